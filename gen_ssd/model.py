@@ -1,0 +1,339 @@
+"""One decoder for Llama, Qwen2/2.5 and Qwen3, by facts of the Hugging Face config.
+
+Dimension letters, here and everywhere: b rows, k branches, t tokens, s slots, n kv heads,
+g query groups, h head dim, d width, f hidden, v vocab, L layers.
+"""
+import dataclasses
+import math
+
+from flax import nnx
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+import numpy as np
+
+from gen_ssd import attention
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """Everything the compiled code may branch on: hashable, static under `jax.jit`.
+
+  The first group are facts of the checkpoint, the second says how this process runs it:
+  dtype of weights and caches, the mesh axes that split batch rows (`rows`) and heads, hidden
+  and vocabulary (`tensor`), and whether layers are a `lax.scan` over stacked leaves (one small
+  program, what a TPU wants) or unrolled over separate leaves (no slice copies on a CPU).
+  """
+  vocab: int
+  width: int
+  layers: int
+  kv_heads: int
+  groups: int
+  head: int
+  hidden: int
+  theta: float = 10000.0
+  rope: tuple = ("default",)  # ("default",) or (type, (name, value), ...) sorted by name
+  eps: float = 1e-6
+  tied: bool = False
+  bias: bool = False
+  qk_norm: bool = False
+
+  dtype: str = "float32"
+  rows: str | tuple | None = "data"
+  tensor: str | None = "model"
+  unroll: bool = False
+
+
+# One line a leaf: name -> (axes, mesh axis roles, when present). Stacked leaves get a leading L.
+# Roles: 't' is split over `Shape.tensor`, 'd' may be split by FSDP training, '.' stays whole.
+LAYER_LEAVES = {
+    "ln1": ("d", "."),
+    "ln2": ("d", "."),
+    "q": ("dngh", "dt.."),
+    "k": ("dnh", "dt."),
+    "v": ("dnh", "dt."),
+    "o": ("nghd", "t..d"),
+    "gate": ("df", "dt"),
+    "up": ("df", "dt"),
+    "down": ("fd", "td"),
+    "qb": ("ngh", "t.."),
+    "kb": ("nh", "t."),
+    "vb": ("nh", "t."),
+    "qn": ("h", "."),
+    "kn": ("h", "."),
+}
+TOP_LEAVES = {"embed": ("vd", ".d"), "norm": ("d", "."), "head": ("dv", "dt")}
+
+
+def leaves(shape):
+  """(top, layer) dicts of name -> dims of the leaves this architecture has, without L."""
+  sizes = dict(d=shape.width, n=shape.kv_heads, g=shape.groups, h=shape.head, f=shape.hidden,
+               v=shape.vocab)
+  absent = set()
+  if shape.tied:
+    absent.add("head")
+  if not shape.bias:
+    absent |= {"qb", "kb", "vb"}
+  if not shape.qk_norm:
+    absent |= {"qn", "kn"}
+  dims = lambda table: {name: tuple(sizes[a] for a in axes)
+                        for name, (axes, _) in table.items() if name not in absent}
+  return dims(TOP_LEAVES), dims(LAYER_LEAVES)
+
+
+def spec(shape, name, fsdp=None):
+  """PartitionSpec of leaf `name`: tensor parallel for generation, or FSDP over mesh axes `fsdp`."""
+  stacked = name in LAYER_LEAVES
+  _, roles = (LAYER_LEAVES if stacked else TOP_LEAVES)[name]
+  if fsdp:
+    parts = [fsdp if r == "d" else None for r in roles]
+  else:
+    parts = [shape.tensor if r == "t" else None for r in roles]
+  return P(*([None] if stacked else []), *parts)
+
+
+class Blocks(nnx.Module):
+  """Weights of all layers, stacked on a leading L (or of one layer, without it)."""
+
+  def __init__(self, arrays):
+    for name, x in arrays.items():
+      setattr(self, name, nnx.Param(x))
+
+
+class Transformer(nnx.Module):
+  """A named pytree of weights; the functions below do the work. f32 norms, `dtype` elsewhere."""
+
+  def __init__(self, shape, make):
+    """`make(name, dims) -> array` is called once a leaf; layer leaves come with a leading L."""
+    self.shape = shape
+    top, layer = leaves(shape)
+    for name, dims in top.items():
+      setattr(self, name, nnx.Param(make(name, dims)))
+    self.blocks = Blocks({n: make(n, (shape.layers, *dims)) for n, dims in layer.items()})
+
+
+def parameters(shape):
+  """Number of parameters (a tied head counts once)."""
+  top, layer = leaves(shape)
+  return sum(map(math.prod, top.values())) + shape.layers * sum(map(math.prod, layer.values()))
+
+
+def initialise(shape, key, fsdp=None):
+  """Random weights placed on the current mesh: normal of std 1/sqrt(fan in), ones for norms."""
+  top, layer = leaves(shape)
+  keys = dict(zip([*top, *layer], jax.random.split(key, len(top) + len(layer))))
+
+  def make(name, dims):
+    if name in ("ln1", "ln2", "norm", "qn", "kn"):
+      x = jnp.ones(dims, jnp.float32)
+    elif name in ("qb", "kb", "vb"):
+      x = jnp.zeros(dims, shape.dtype)
+    else:
+      fan = {"embed": shape.width, "down": shape.hidden,
+             "o": shape.kv_heads * shape.groups * shape.head}.get(name, shape.width)
+      x = jax.random.normal(keys[name], dims, jnp.float32) / math.sqrt(fan)
+      if name in ("o", "down"):
+        x = x / math.sqrt(2 * shape.layers)
+      x = x.astype(shape.dtype)
+    return reshard(x, spec(shape, name, fsdp))
+
+  return jax.jit(lambda: Transformer(shape, make))()
+
+
+def replace_shape(model, **changes):
+  """The same weights under a changed Shape."""
+  graph, state = nnx.split(model)
+  other = nnx.merge(graph, state)
+  other.shape = dataclasses.replace(model.shape, **changes)
+  return other
+
+
+def unstacked(model):
+  """Layers as a tuple of separate leaves when `shape.unroll`, for the generation loops."""
+  if not model.shape.unroll or isinstance(model.blocks, (tuple, list)):
+    return model
+
+  @jax.jit
+  def split(blocks):
+    return [{n: x[...][l] for n, x in _named(blocks).items()} for l in range(model.shape.layers)]
+
+  other = replace_shape(model)
+  other.blocks = nnx.List([Blocks(w) for w in split(model.blocks)])
+  return other
+
+
+def _named(blocks):
+  names = LAYER_LEAVES.keys() & vars(blocks).keys()
+  return {n: getattr(blocks, n) for n in sorted(names)}
+
+
+# ---------------------------------------------------------------- pieces of a layer
+
+def rms_norm(x, weight, eps):
+  y = x.astype(jnp.float32)
+  y = y * lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
+  return (y * weight.astype(jnp.float32)).astype(x.dtype)
+
+
+def rope_frequencies(shape):
+  """Inverse frequencies f32[h/2] and the factor on cos and sin, for the config's rope type.
+
+  `default`, `linear`, `llama3` (Llama 3.1) and `yarn` (arXiv 2309.00071), as transformers 5
+  computes them. Raises ValueError for another type.
+  """
+  h, theta = shape.head, shape.theta
+  kind, p = shape.rope[0], dict(shape.rope[1:])
+  freqs = theta ** -(np.arange(0, h, 2, dtype=np.float64) / h)
+  if kind == "default":
+    return freqs.astype(np.float32), 1.0
+  if kind == "linear":
+    return (freqs / p["factor"]).astype(np.float32), 1.0
+  if kind == "llama3":
+    old, low, high = (p["original_max_position_embeddings"], p["low_freq_factor"],
+                      p["high_freq_factor"])
+    turns = old * freqs / (2 * np.pi)  # full turns inside the original length
+    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (freqs * (smooth + (1 - smooth) / p["factor"])).astype(np.float32), 1.0
+  if kind == "yarn":
+    factor, old = p["factor"], p["original_max_position_embeddings"]
+    magnitude = lambda m: 1.0 if factor <= 1 else 0.1 * m * math.log(factor) + 1.0
+    scale = p.get("attention_factor")
+    if scale is None:
+      if p.get("mscale") and p.get("mscale_all_dim"):
+        scale = magnitude(p["mscale"]) / magnitude(p["mscale_all_dim"])
+      else:
+        scale = magnitude(1.0)
+    where = lambda turns: h * math.log(old / (turns * 2 * math.pi)) / (2 * math.log(theta))
+    low, high = where(p.get("beta_fast") or 32.0), where(p.get("beta_slow") or 1.0)
+    if p.get("truncate", True):
+      low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, h - 1)
+    ramp = np.clip((np.arange(h // 2) - low) / (max(high - low, 0.001)), 0.0, 1.0)
+    return (freqs * (1 - ramp) + freqs / factor * ramp).astype(np.float32), float(scale)
+  raise ValueError(f"rope type {kind!r} is not supported: default, linear, llama3 or yarn")
+
+
+def rope_angles(shape, positions):
+  """cos, sin f32[b,k,t,h/2] for positions [b,k,t]."""
+  freqs, scale = rope_frequencies(shape)
+  angle = positions.astype(jnp.float32)[..., None] * freqs
+  return jnp.cos(angle) * scale, jnp.sin(angle) * scale
+
+
+def rotate(x, cos, sin):
+  """Rotary embedding (half-split) of x [b,k,t,...,h]."""
+  wide = (*cos.shape[:3], *(1,) * (x.ndim - 4), cos.shape[3])
+  cos, sin = cos.reshape(wide), sin.reshape(wide)
+  a, b = jnp.split(x.astype(jnp.float32), 2, -1)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+def embed(model, tokens):
+  """Token embeddings [b,k,t,d], rows split as the Shape says."""
+  shape = model.shape
+  table = model.embed[...]
+  x = table.at[tokens].get(out_sharding=P(shape.rows, None, None, None))
+  return x.astype(shape.dtype)
+
+
+def layer(shape, w, x, angles, attend):
+  """One decoder layer on x [b,k,t,d].
+
+  `attend(q [b,k,t,n,g,h], k [b,k,t,n,h], v) -> (out [b,k,t,n,g,h], extra)` owns caches and
+  masks, so generation and training share everything else. Returns (x, extra).
+  """
+  whole = P(shape.rows, None, None, None)
+  dot = lambda eq, a, b: jnp.einsum(eq, a, b.astype(a.dtype))
+  y = rms_norm(x, w["ln1"], shape.eps)
+  q, k, v = dot("bktd,dngh->bktngh", y, w["q"]), dot("bktd,dnh->bktnh", y, w["k"]), dot(
+      "bktd,dnh->bktnh", y, w["v"])
+  if shape.bias:
+    q, k, v = q + w["qb"].astype(q.dtype), k + w["kb"].astype(k.dtype), v + w["vb"].astype(v.dtype)
+  if shape.qk_norm:
+    q, k = rms_norm(q, w["qn"], shape.eps), rms_norm(k, w["kn"], shape.eps)
+  out, extra = attend(rotate(q, *angles), rotate(k, *angles), v)
+  x = x + jnp.einsum("bktngh,nghd->bktd", out, w["o"].astype(x.dtype), out_sharding=whole)
+  y = rms_norm(x, w["ln2"], shape.eps)
+  y = jax.nn.silu(dot("bktd,df->bktf", y, w["gate"])) * dot("bktd,df->bktf", y, w["up"])
+  return x + jnp.einsum("bktf,fd->bktd", y, w["down"].astype(x.dtype), out_sharding=whole), extra
+
+
+def logits(model, x):
+  """f32 logits [b,k,t,v] of normed hidden states x [b,k,t,d]."""
+  if model.shape.tied:
+    return jnp.einsum("bktd,vd->bktv", x, model.embed[...].astype(x.dtype),
+                      preferred_element_type=jnp.float32)
+  return jnp.einsum("bktd,dv->bktv", x, model.head[...].astype(x.dtype),
+                    preferred_element_type=jnp.float32)
+
+
+# ---------------------------------------------------------------- forward, two uses
+
+def forward(model, tokens, positions, chunk, at, prefix, attend):
+  """Hidden states over a cache: prefill, decode and scoring are this one function.
+
+  Args:
+    tokens, positions: int32[b,k,t]; `t` tokens of each branch, written at `at` of its chunk.
+    chunk: this chunk's keys and values, `attention.KV` of [L,b,k,n,c,h] (a list a layer when
+      unrolled).
+    at: int32 scalar, where in the chunk the first token goes.
+    prefix: `attention.KV` of [L,b,n,s,h], read only, shared by the branches of a row.
+    attend: `attend(q, chunk_l, prefix, l) -> out`, with masks closed over; see attention.py.
+  Returns:
+    (normed hidden [b,k,t,d], chunk with the new keys and values).
+  """
+  shape = model.shape
+  x = embed(model, tokens)
+  angles = rope_angles(shape, positions)
+
+  def run(x, w, chunk, l, prefix):
+    def attend_layer(q, k, v):
+      own, mine = attention.write(chunk, k, v, at, l)
+      return attend(q, mine, prefix, l), own
+    return layer(shape, w, x, angles, attend_layer)
+
+  if shape.unroll:
+    fresh = []
+    for blocks, own, shared in zip(model.blocks, chunk, prefix):
+      w = {n: p[...] for n, p in _named(blocks).items()}
+      x, own = run(x, w, own, None, shared)
+      fresh.append(own)
+    chunk = tuple(fresh)
+  else:
+    w = {n: p[...] for n, p in _named(model.blocks).items()}
+
+    def body(carry, w):
+      x, chunk, l = carry
+      x, chunk = run(x, w, chunk, l, prefix)
+      return (x, chunk, l + 1), None
+
+    (x, chunk, _), _ = lax.scan(body, (x, chunk, jnp.int32(0)), w)
+  return rms_norm(x, model.norm[...], shape.eps), chunk
+
+
+def forward_packed(model, tokens, positions, attend, *, gather=lambda w: w, remat=False):
+  """Hidden states of packed training rows: tokens, positions int32[b,t] -> [b,1,t,d].
+
+  `attend(q, k, v) -> out` masks across segments. `gather` brings one layer's (FSDP-split)
+  weights together; with `remat` it and the layer are recomputed in the backward pass.
+  """
+  shape = model.shape
+  top = gather({"embed": model.embed[...]})
+  x = top["embed"].at[tokens[:, None]].get(out_sharding=P(shape.rows, None, None, None))
+  x = x.astype(shape.dtype)
+  angles = rope_angles(shape, positions[:, None])
+
+  def body(x, w):
+    x, _ = layer(shape, gather(w), x, angles, lambda q, k, v: (attend(q, k, v), None))
+    return x, None
+
+  body = jax.checkpoint(body) if remat else body
+  stacked = {n: p[...] for n, p in _named(model.blocks).items()}
+  if shape.unroll:
+    for l in range(shape.layers):
+      x, _ = body(x, {n: w[l] for n, w in stacked.items()})
+  else:
+    x, _ = lax.scan(body, x, stacked)
+  return rms_norm(x, gather({"norm": model.norm[...]})["norm"], shape.eps)
