@@ -1,0 +1,83 @@
+"""From traces and texts to packed training batches, as a grain pipeline whose position is saved."""
+import dataclasses
+
+import grain
+import jax
+import numpy as np
+
+from gen_ssd import problems as problems_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """Fixed examples for grain: a list of (prompt ids, response ids). Only the response is learned."""
+  pairs: list
+  length: int
+
+  def __len__(self):
+    return len(self.pairs)
+
+  def __getitem__(self, i):
+    return example(*self.pairs[i], self.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+  """Endless bundled texts: `solutions` (a teacher's lessons) or `plain` (a base student's).
+
+  Text i is a pure function of (seed, i), so any position can be resumed.
+  """
+  kind: str
+  tokenizer: object
+  prompt: object  # problem text -> prompt ids
+  eos: int
+  length: int
+  seed: int = 0
+
+  def __len__(self):
+    return 1 << 30
+
+  def __getitem__(self, i):
+    rng = np.random.default_rng([self.seed, i])
+    if self.kind == "plain":
+      return example([], [*self._ids(problems_lib.plain_text(rng)), self.eos], self.length)
+    while True:
+      one = problems_lib.story(rng, int(rng.choice(problems_lib.LEVELS)))
+      if problems_lib.split_of(one.text()) == "train":
+        break
+    text = problems_lib.solution(one, rng)
+    return example(self.prompt(one.text()), [*self._ids(text), self.eos], self.length)
+
+  def _ids(self, text):
+    return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def example(prompt, response, length):
+  """One training example, cut at `length`: tokens and mask int32[t], mask 1 on the response."""
+  tokens = np.array([*prompt, *response], np.int32)[:length]
+  mask = np.array([0] * len(prompt) + [1] * len(response), np.int32)[:length]
+  return {"tokens": tokens, "mask": mask}
+
+
+def batches(source, *, rows, length, seed, bins=64):
+  """Endless iterator of packed batches for this process, in an order fixed by `seed`.
+
+  Each batch holds numpy int32 [rows / processes, length]: tokens, mask, segments (0 is padding),
+  positions. The iterator has get_state / set_state; Orbax saves it with the weights.
+  """
+  if len(source) == 0:
+    raise ValueError("there is nothing to train on: no trace was kept")
+  count = jax.process_count()
+  if rows % count:
+    raise ValueError(f"train.rows is {rows}: it must be a multiple of the {count} processes")
+  data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  data = data[jax.process_index()::count].to_iter_dataset()
+  pack = grain.experimental.FirstFitPackIterDataset(
+      data, length_struct={"tokens": length, "mask": length}, num_packing_bins=bins,
+      shuffle_bins=False)
+  return iter(pack.map(_columns).batch(rows // count, drop_remainder=True))
+
+
+def _columns(packed):
+  return {"tokens": packed["tokens"], "mask": packed["mask"],
+          "segments": packed["tokens_segment_ids"], "positions": packed["tokens_positions"]}

@@ -1,0 +1,53 @@
+"""Numbers of a run: one JSON line each, always; and one progress line on the screen."""
+import json
+import sys
+import time
+
+import jax
+
+
+class Metrics:
+  """Appends rows to `path` (process 0 only). Values must be plain numbers or text."""
+
+  def __init__(self, path):
+    self.file = None
+    if jax.process_index() == 0:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      self.file = open(path, "a", buffering=1)
+
+  def write(self, **row):
+    if self.file:
+      self.file.write(json.dumps(row) + "\n")
+
+  def close(self):
+    if self.file:
+      self.file.close()
+
+
+class Progress:
+  """One line that is rewritten on a terminal, and printed every `every` seconds elsewhere."""
+
+  def __init__(self, title, total, every=20.0):
+    self.title, self.total, self.every = title, total, every
+    self.start = self.last = time.monotonic()
+    self.first = None
+    self.live = sys.stderr.isatty()
+    self.on = jax.process_index() == 0
+
+  def show(self, done, text="", final=False):
+    """`done` of `total`; ETA from the rate since the first call (a resumed run starts above 0)."""
+    now = time.monotonic()
+    if self.first is None:
+      self.first = done
+    if not self.on or not (final or now - self.last >= (0.2 if self.live else self.every)):
+      return
+    self.last = now
+    rate = (done - self.first) / max(now - self.start, 1e-9)
+    left = f"{(self.total - done) / rate:.0f}s left" if rate > 0 and not final else (
+        f"{now - self.start:.1f}s")
+    line = f"{self.title} {done}/{self.total}  {text}  {left}"
+    if self.live:
+      sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if final else ""))
+    else:
+      sys.stderr.write(line + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,152 @@
+"""Fine-tuning: an optax step over packed rows and a loop with Orbax that continues exactly."""
+import dataclasses
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+import optax
+from orbax.checkpoint import v1 as ocp
+
+from gen_ssd import attention
+from gen_ssd import data as data_lib
+from gen_ssd import mesh as mesh_lib
+from gen_ssd import metrics as metrics_lib
+from gen_ssd import model as model_lib
+from gen_ssd import objectives
+
+AXES = mesh_lib.AXES  # training splits rows and weights over every device
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+  """Everything a step changes; donated. `model` in f32, `optimizer` is optax's state."""
+  model: model_lib.Transformer
+  optimizer: optax.OptState
+  step: jax.Array
+
+
+def fsdp_axes(shape):
+  """The mesh axes that split the width of the weights, or None when they do not divide it."""
+  return AXES if shape.width % jax.sharding.get_mesh().size == 0 else None
+
+
+def optimizer(config):
+  """AdamW with warm-up and cosine, clipped by global norm; no decay on norms and biases."""
+  schedule = optax.warmup_cosine_decay_schedule(
+      0.0, config.learning_rate, config.warmup, max(config.steps, config.warmup + 1),
+      config.learning_rate * config.final_rate)
+  decay = lambda params: jax.tree.map_with_path(
+      lambda path, x: path[0].name in ("embed", "head") or path[-2].name in (
+          "q", "k", "v", "o", "gate", "up", "down") if len(path) > 1 else False, params)
+  return optax.chain(
+      optax.clip_by_global_norm(config.clip),
+      optax.adamw(schedule, b1=config.beta1, b2=config.beta2,
+                  weight_decay=config.weight_decay, mask=decay))
+
+
+def loss_sum(model, batch, config):
+  """(sum of response nll, number of targets) of one packed batch of int32[b,t] arrays."""
+  shape = model.shape
+  whole = lambda w: jax.tree.map(lambda x: reshard(x.astype(shape.dtype), P()), w)
+  block = min(config.block, config.length)
+  hidden = model_lib.forward_packed(
+      model, batch["tokens"], batch["positions"],
+      lambda q, k, v: attention.attend_packed(q, k, v, batch["segments"], block=block),
+      gather=whole, remat=config.remat)
+  targets, weights = objectives.shift_targets(batch["tokens"], batch["mask"], batch["segments"])
+  head = "embed" if shape.tied else "head"
+  top = model_lib.replace_shape(model)
+  setattr(top, head, type(getattr(model, head))(whole(getattr(model, head)[...])))
+  return objectives.nll_sum(top, hidden, targets, weights, block=block)
+
+
+def train_step(state, batch, *, tx, config):
+  """One update from `accumulate` micro-batches: int32[a,b,t] arrays. Returns (state, metrics).
+
+  The gradient is that of the summed nll over the *global* number of target tokens, so micro-
+  batches, rows and processes with more targets weigh more, as in one large batch.
+  """
+  grad = jax.value_and_grad(lambda m, part: loss_sum(m, part, config), has_aux=True)
+
+  def body(carry, part):
+    total, count, grads = carry
+    (loss, n), g = grad(state.model, part)
+    return (total + loss, count + n, jax.tree.map(jnp.add, grads, g)), None
+
+  parts = [jax.tree.map(lambda x: x[i], batch) for i in range(config.accumulate)]
+  (total, count), grads = grad(state.model, parts[0])
+  if config.accumulate > 1:
+    rest = jax.tree.map(lambda x: x[1:], batch)
+    (total, count, grads), _ = lax.scan(body, (total, count, grads), rest)
+  count = jnp.maximum(count, 1)
+  grads = jax.tree.map(lambda g: g / count, grads)
+  updates, opt = tx.update(grads, state.optimizer, state.model)
+  norm = optax.global_norm(grads)
+  state = TrainState(optax.apply_updates(state.model, updates), opt, state.step + 1)
+  return state, {"loss": total / count, "targets": count, "gradient_norm": norm}
+
+
+def fit(model, source, config, folder, *, title="train"):
+  """Trains `model` on `source` for `config.steps` updates and returns it.
+
+  Checkpoints (weights, optimizer, data position) go to `folder`; running it again continues to
+  the same result as if it had never stopped. Raises FloatingPointError when the loss is not
+  finite, naming the step.
+  """
+  tx = optimizer(config)
+  model = model_lib.replace_shape(model, rows=AXES, tensor=None, dtype=config.dtype,
+                                  unroll=config.unroll)
+  state = jax.jit(lambda m: TrainState(m, tx.init(m), jnp.int32(0)))(model)
+  step = jax.jit(lambda s, b: train_step(s, b, tx=tx, config=config), donate_argnums=0)
+  batches = data_lib.batches(source, rows=config.rows, length=config.length, seed=config.seed)
+  when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies
+  log = metrics_lib.Metrics(folder / "metrics.jsonl")
+  line = metrics_lib.Progress(title, config.steps)
+  with ocp.training.Checkpointer(
+      str(folder.absolute()),
+      save_decision_policy=when.AnySavePolicy(
+          [when.FixedIntervalPolicy(config.save_every), when.PreemptionCheckpointingPolicy()]),
+      preservation_policy=keep.LatestN(1)) as saver:
+    start = 0
+    if saver.latest is not None:
+      abstract = jax.tree.map(
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+      state = saver.load_checkpointables(None, {"state": abstract, "data": batches})["state"]
+      start = saver.latest.step
+    pending = None
+    for i in range(start, config.steps):
+      state, now = step(state, _next(batches, config))
+      _report(pending, i, config, log, line)  # of the step before: the host never waits for this one
+      pending = now
+      if jax.default_backend() == "cpu":
+        jax.block_until_ready(now)
+      saver.save_checkpointables_async(i + 1, {"state": state, "data": batches},
+                                       force=i + 1 == config.steps)
+    _report(pending, config.steps, config, log, line, final=True)
+  log.close()
+  return state.model
+
+
+def _next(batches, config):
+  parts = [next(batches) for _ in range(config.accumulate)]
+  return jax.tree.map(lambda *xs: jax.make_array_from_process_local_data(
+      jax.NamedSharding(jax.sharding.get_mesh(), P(None, AXES, None)),
+      _stack(xs)), *parts)
+
+
+def _stack(xs):
+  import numpy as np
+  return np.stack(xs)
+
+
+def _report(pending, i, config, log, line, final=False):
+  if pending is None or not (final or i % config.log_every == 0):
+    return
+  row = {k: float(v) for k, v in mesh_lib.host(pending).items()}
+  if not all(v == v and abs(v) != float("inf") for v in row.values()):
+    raise FloatingPointError(f"training step {i}: {row}; lower train.learning_rate or look at the data")
+  log.write(step=i, **row)
+  line.show(i, f"loss {row['loss']:.3f}", final=final)
