@@ -23,7 +23,7 @@ THINGS = ("apples", "cakes", "cookies", "eggs", "grapes", "muffins", "nuts", "pe
           "plums", "rolls", "sweets")
 GAINS = ("buys", "finds", "gets", "makes", "picks", "wins")
 LOSSES = ("breaks", "drops", "eats", "loses", "sells", "uses")
-LAST = "The answer is \\boxed{{{}}}."
+LAST = "So \\boxed{{{}}}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,7 @@ def vocabulary():
   """Every word of the bundled family (digits and punctuation apart), for its tokenizer."""
   he = {he for he in PEOPLE.values()}
   words = {*PEOPLE, *he, *(h.lower() for h in he), *THINGS, *GAINS, *LOSSES}
-  return sorted(words | set("has and How many does have now The answer is".split()))
+  return sorted(words | set("has and How many does have now So".split()))
 
 
 def read(path, *, split="train", limit=None):

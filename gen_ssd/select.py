@@ -1,0 +1,325 @@
+"""The compiled heart: expand, score, select, commit as one jitted step over donated state."""
+import dataclasses
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+
+from gen_ssd import attention
+from gen_ssd import model as model_lib
+from gen_ssd import sample
+from gen_ssd import scores as scores_lib
+from gen_ssd import selectors as selectors_lib
+
+IDLE, RUNNING, ENDED, PRUNED, LENGTH = range(5)  # State.why
+STOPS = {ENDED: "ended", PRUNED: "pruned", LENGTH: "length"}
+CONTINUES, DELIMITER, EOS = range(3)  # Knobs.ends
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Prefix:
+  """One model's view of the rows: what it has read, and the newest token, which it has not."""
+  kv: attention.KV   # ring of chunk slots [L,b,n,s,h] (a tuple a layer when unrolled)
+  valid: jax.Array   # bool[b,s]  slots that hold a token of the row
+  length: jax.Array  # int32[b]   tokens in the ring, which is the position of `last`
+  last: jax.Array    # int32[b]   newest token, not yet in the ring
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class State:
+  """Everything a round needs and returns; donated. Rows advance one ring slot range together."""
+  teacher: Prefix
+  student: Prefix | None
+  key: jax.Array     # typed keys [b], of (seed, problem, attempt)
+  chunk: jax.Array   # int32[b]   chunks kept so far
+  retry: jax.Array   # int32[b]   times this chunk was drawn again
+  room: jax.Array    # int32[b]   tokens the trace may still grow
+  age: jax.Array     # int32[b]   ring slots passed since the row was admitted
+  recent: jax.Array  # int32[b,w-1] newest tokens of the trace, -1 before its start
+  why: jax.Array     # int32[b]   IDLE, RUNNING or why it stopped
+  slot: jax.Array    # int32[]    next ring slot, the same for every row
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Knobs:
+  """What a sweep may change without compiling again."""
+  temperature: jax.Array  # f32[]
+  top_k: jax.Array        # int32[], 0 is off
+  top_p: jax.Array        # f32[], 1 is off
+  threshold: jax.Array    # f32[], inf is off
+  margin: jax.Array       # f32[] nats, -inf is off
+  resamples: jax.Array    # int32[], draws again before a row is pruned
+  vocab: jax.Array        # int32[], ids both models share
+  ends: jax.Array         # int8[v] CONTINUES, DELIMITER or EOS
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Report:
+  """What the host reads of a round; small and replicated."""
+  tokens: jax.Array       # int32[b,k,c] all candidates
+  count: jax.Array        # int32[b,k]   their lengths
+  score: jax.Array        # f32[b,k]     the scorer's, lower is better
+  valid: jax.Array        # bool[b,k]    not empty, not a repetition
+  student_nll: jax.Array  # f32[b,k,c]   nats (zeros without a student)
+  teacher_nll: jax.Array  # f32[b,k,c]   nats at temperature 1, before filters
+  choice: jax.Array       # int32[b]     winner, -1 when nothing was kept
+  why: jax.Array          # int32[b]     state of the row after the round
+  bad: jax.Array          # bool[b]      a logit was not finite
+  steps: jax.Array        # int32[]      teacher token steps taken (early exit)
+
+
+def blank_prefix(shape, b, s):
+  spec = P(shape.rows)
+  zeros = functools.partial(jnp.zeros, dtype=jnp.int32, out_sharding=spec)
+  return Prefix(attention.blank_prefix(shape, b, s),
+                jnp.zeros((b, s), bool, out_sharding=P(shape.rows, None)), zeros((b,)), zeros((b,)))
+
+
+@functools.partial(jax.jit, static_argnames=("teacher", "student", "b", "s", "window"))
+def blank_state(*, teacher, student, b, s, window):
+  """Idle rows for model Shapes `teacher` and `student` (or None): b rows, s ring slots."""
+  rows = teacher.rows
+  zeros = lambda *tail: jnp.zeros((b, *tail), jnp.int32,
+                                  out_sharding=P(rows, *[None] * len(tail)))
+  key = jax.random.wrap_key_data(jnp.zeros((b, 2), jnp.uint32, out_sharding=P(rows, None)))
+  return State(blank_prefix(teacher, b, s), student and blank_prefix(student, b, s), key,
+               zeros(), zeros(), zeros(), zeros(), zeros(window - 1) - 1, zeros() + IDLE,
+               jnp.zeros((), jnp.int32, out_sharding=P()))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Admission:
+  """Traces that start, or go on, in the rows marked `new`; the other rows' entries are ignored."""
+  new: jax.Array       # bool[b]
+  teacher: jax.Array   # int32[b,p] prompt and kept tokens in the teacher's template
+  teacher_length: jax.Array  # int32[b]
+  student: jax.Array   # int32[b,p], the same in the student's
+  student_length: jax.Array  # int32[b]
+  key: jax.Array       # uint32[b,2] key data
+  chunk: jax.Array     # int32[b] chunks already kept
+  room: jax.Array      # int32[b] tokens that may follow
+  recent: jax.Array    # int32[b,w-1]
+
+
+@functools.partial(jax.jit, static_argnames=("c", "block"), donate_argnums=2)
+def admit(teacher, student, state, start, *, c, block):
+  """Reads `start` into the rows marked new, a chunk of `c` tokens at a time; others stay as is.
+
+  The tokens end right before the current ring slot. The trip count follows the longest, so one
+  program serves prompts and half-written traces. `teacher_length - 1` tokens must fit the ring.
+  """
+  pieces = (jnp.max(jnp.where(start.new, start.teacher_length - 1, 0)) + c - 1) // c
+  if state.student is not None:
+    other = jnp.max(jnp.where(start.new, start.student_length - 1, 0))
+    pieces = jnp.maximum(pieces, (other + c - 1) // c)
+  first = state.slot - pieces * c
+  rows = lambda old, fresh: _where(start.new, fresh, old)
+  return State(
+      _read(teacher, state.teacher, start.new, start.teacher, start.teacher_length, first, pieces,
+            c, block),
+      state.student and _read(student, state.student, start.new, start.student,
+                              start.student_length, first, pieces, c, block),
+      jax.random.wrap_key_data(rows(jax.random.key_data(state.key), start.key)),
+      rows(state.chunk, start.chunk), rows(state.retry, jnp.zeros_like(state.retry)),
+      rows(state.room, start.room), rows(state.age, jnp.zeros_like(state.age) + pieces * c),
+      rows(state.recent, start.recent),
+      rows(state.why, jnp.zeros_like(state.why) + RUNNING), state.slot)
+
+
+def _where(new, fresh, old):
+  return jnp.where(new.reshape(new.shape + (1,) * (old.ndim - 1)), fresh, old)
+
+
+def _read(model, prefix, new, tokens, length, first, pieces, c, block):
+  """`admit` for one model."""
+  shape = model.shape
+  new, length = reshard(new, P(shape.rows)), reshard(length, P(shape.rows))
+  tokens = reshard(tokens, P(shape.rows, None))
+  b, slots = prefix.valid.shape
+  valid = jnp.where(new[:, None], False, prefix.valid)
+  index = jnp.arange(c, dtype=jnp.int32)
+  causal = index[None, :] <= index[:, None]
+
+  def piece(i, carry):
+    valid, kv = carry
+    at = (first + i * c) % slots
+    text = lax.dynamic_slice_in_dim(tokens, i * c, c, 1)[:, None]
+    positions = jnp.broadcast_to(i * c + index, (b, 1, c))
+    used = _used(valid & new[:, None], block)
+    attend = functools.partial(attention.attend_branches, causal=causal, valid=valid, used=used,
+                               block=block)
+    _, chunk = model_lib.forward(model, text, positions, attention.blank_chunk(shape, b, 1, c),
+                                 jnp.int32(0), kv, attend)
+
+    def put(buffer, fresh):  # [(L),b,n,s,h], [(L),b,1,n,c,h]
+      fresh = lax.squeeze(fresh, [fresh.ndim - 4])
+      old = lax.dynamic_slice_in_dim(buffer, at, c, buffer.ndim - 2)
+      mine = new.reshape((1,) * (buffer.ndim - 4) + (b, 1, 1, 1))
+      return lax.dynamic_update_slice_in_dim(buffer, jnp.where(mine, fresh, old), at,
+                                             buffer.ndim - 2)
+
+    kv = jax.tree.map(put, kv, chunk)
+    real = (i * c + index)[None] < (length - 1)[:, None]
+    old = lax.dynamic_slice_in_dim(valid, at, c, 1)
+    valid = lax.dynamic_update_slice_in_dim(valid, jnp.where(new[:, None], real, old), at, 1)
+    return valid, kv
+
+  valid, kv = lax.fori_loop(0, pieces, piece, (valid, prefix.kv))
+  newest = jnp.arange(tokens.shape[1]) == (length - 1)[:, None]
+  last = jnp.sum(jnp.where(newest, tokens, 0), 1)
+  return Prefix(kv, valid, jnp.where(new, length - 1, prefix.length),
+                jnp.where(new, last, prefix.last))
+
+
+def _used(valid, block):
+  """Blocks of the ring that hold anything: int32 scalar."""
+  top = jnp.max(jnp.where(valid, jnp.arange(1, valid.shape[1] + 1, dtype=jnp.int32), 0))
+  return (top + block - 1) // block
+
+
+@functools.partial(jax.jit, static_argnames=("k", "c", "scorer", "selector", "block", "window"),
+                   donate_argnums=2)
+def select_step(teacher, student, state, knobs, *, k, c, scorer, selector=selectors_lib.argmin,
+                block, window):
+  """One round for every running row: expand, score, select, commit.
+
+  Args:
+    teacher, student: Transformers on the current mesh; student None is plain sampling (k = 1).
+    state: State, donated. knobs: Knobs, traced.
+    k, c: candidates a row and most tokens of each. scorer, selector: see scores, selectors.
+    block: ring slots attended at a time; divides the ring. window: see selectors.loops.
+  Returns:
+    (State, Report).
+  """
+  if student is None and k > 1:
+    raise ValueError(f"select.k is {k}: choosing among candidates needs a student")
+  rows = teacher.shape.rows
+  running = state.why == RUNNING
+  u = sample.uniforms(state.key, state.chunk, state.retry, k, c + 1)
+  tokens, count, ended, teacher_nll, chunk, bad, steps = _expand(
+      teacher, state, knobs, running, u[:, :, 1:], k, c, block)
+  if student is None:
+    student_nll, score = jnp.zeros_like(teacher_nll), jnp.zeros_like(count, dtype=jnp.float32)
+  else:
+    student_nll, score, read = _score(student, state.student, tokens, count, running, u[:, :, 0, 0],
+                                      scorer, block)
+    student_nll, score = reshard(student_nll, P(rows, None, None)), reshard(score, P(rows, None))
+  live = jnp.arange(c) < count[..., None]
+  bad |= running & jnp.any(jnp.where(live, ~jnp.isfinite(student_nll), False), (1, 2))
+  valid = (count > 0) & ~selectors_lib.loops(state.recent, tokens, count, window)
+  choice, suitable = selector(score, valid, knobs)
+  suitable &= running
+  state = _commit(state, knobs, chunk, None if student is None else read, running, suitable,
+                  choice, tokens, count, ended, window, c)
+  whole = lambda x: reshard(x, P(*[None] * x.ndim))
+  report = Report(tokens, count, score, valid, student_nll, teacher_nll,
+                  jnp.where(suitable, choice, -1), state.why, bad, steps)
+  return state, jax.tree.map(whole, report)
+
+
+def _expand(teacher, state, knobs, running, u, k, c, block):
+  """At most c teacher tokens for k branches a row; stops when every branch ended."""
+  shape, prefix = teacher.shape, state.teacher
+  b, rows = prefix.last.shape[0], teacher.shape.rows
+  spread = lambda x: jnp.broadcast_to(x[:, None], (b, k))
+  used = _used(prefix.valid & running[:, None], block)
+  zeros = lambda dtype, *tail: jnp.zeros((b, k, *tail), dtype,
+                                         out_sharding=P(rows, None, *[None] * len(tail)))
+
+  def body(carry):
+    t, last, tokens, count, end, nll, bad, chunk = carry
+    causal = (jnp.arange(c) <= t)[None]
+    attend = functools.partial(attention.attend_branches, causal=causal, valid=prefix.valid,
+                               used=used, block=block)
+    positions = (spread(prefix.length) + t)[..., None]
+    hidden, chunk = model_lib.forward(teacher, last[..., None], positions, chunk, t, prefix.kv,
+                                      attend)
+    scores = model_lib.logits(teacher, hidden)[:, :, 0]
+    now = lax.dynamic_index_in_dim(u, t, 2, keepdims=False)
+    token, logp = sample.draw(now, scores, temperature=knobs.temperature, top_k=knobs.top_k,
+                              top_p=knobs.top_p, vocab=knobs.vocab, shape=shape)
+    on = end == CONTINUES
+    token = jnp.where(on, token, 0)
+    bad |= jnp.any(on & ~jnp.isfinite(logp), -1)
+    put = lambda x, y: lax.dynamic_update_slice(x, y[..., None], (0, 0, t))
+    tokens, nll = put(tokens, token), put(nll, jnp.where(on, -logp, 0))
+    count = count + on
+    code = knobs.ends.at[token].get(out_sharding=P(rows, None)).astype(jnp.int32)
+    code = jnp.where((code == CONTINUES) & spread(t + 1 >= state.room), DELIMITER, code)
+    return t + 1, token, tokens, count, jnp.where(on, code, end), nll, bad, chunk
+
+  def unfinished(carry):
+    return (carry[0] < c) & jnp.any(carry[4] == CONTINUES)
+
+  start = (jnp.int32(0), spread(prefix.last), zeros(jnp.int32, c), zeros(jnp.int32),
+           spread(jnp.where(running, CONTINUES, DELIMITER)), zeros(jnp.float32, c),
+           jnp.zeros_like(running), attention.blank_chunk(shape, b, k, c))
+  t, _, tokens, count, end, nll, bad, chunk = lax.while_loop(unfinished, body, start)
+  return tokens, count, end == EOS, nll, chunk, bad, t
+
+
+def _score(student, prefix, tokens, count, running, noise, scorer, block):
+  """Student statistics of every candidate in one forward: inputs are [last, tokens[:-1]]."""
+  shape = student.shape
+  there = lambda x: reshard(x, P(shape.rows, *[None] * (x.ndim - 1)))
+  tokens, count, running, noise = map(there, (tokens, count, running, noise))
+  b, k, c = tokens.shape
+  index = jnp.arange(c, dtype=jnp.int32)
+  last = jnp.broadcast_to(prefix.last[:, None, None], (b, k, 1))
+  inputs = jnp.concatenate([last, tokens[..., :-1]], -1)
+  positions = jnp.broadcast_to(prefix.length[:, None, None] + index, (b, k, c))
+  attend = functools.partial(attention.attend_branches, causal=index[None] <= index[:, None],
+                             valid=prefix.valid, used=_used(prefix.valid & running[:, None], block),
+                             block=block)
+  hidden, chunk = model_lib.forward(student, inputs, positions,
+                                    attention.blank_chunk(shape, b, k, c), jnp.int32(0), prefix.kv,
+                                    attend)
+  found = scores_lib.token_statistics(student, hidden, tokens)
+  live = index < count[..., None]
+  return jnp.where(live, found.nll, 0), scorer(found, live, noise), chunk
+
+
+def _commit(state, knobs, chunk, read, running, suitable, choice, tokens, count, ended, window, c):
+  """The winner's tokens go into both rings at the shared slot; every row's clock advances."""
+  pick = lambda x: jnp.take_along_axis(x, choice.reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
+  slots = state.teacher.valid.shape[1]
+  kept = jnp.where(suitable, pick(count), 0)
+  won = pick(tokens)
+  again = running & ~suitable & (state.retry < knobs.resamples)
+  room = state.room - kept
+  age = jnp.where(running, state.age + c, state.age)
+  why = jnp.where(suitable & pick(ended), ENDED,
+                  jnp.where((room <= 0) | (age + c > slots), LENGTH, RUNNING))
+  why = jnp.where(running, jnp.where(suitable | again, why, PRUNED), state.why)
+  text = jnp.concatenate([state.recent, won], 1)
+  recent = jnp.take_along_axis(text, kept[:, None] + jnp.arange(window - 1), 1)
+
+  def grow(prefix, chunk):
+    rows = P(jax.typeof(prefix.last).sharding.spec[0])
+    at, n, fresh = reshard(choice, rows), reshard(kept, rows), reshard(won, P(rows[0], None))
+
+    def put(buffer, branches):  # [(L),b,n,s,h], [(L),b,k,n,c,h]
+      lead = branches.ndim - 5
+      index = at.reshape((1,) * lead + (-1, 1, 1, 1, 1))
+      mine = jnp.take_along_axis(branches, index, lead + 1)
+      return lax.dynamic_update_slice_in_dim(buffer, lax.squeeze(mine, [lead + 1]), state.slot,
+                                             buffer.ndim - 2)
+
+    valid = lax.dynamic_update_slice_in_dim(
+        prefix.valid, jnp.arange(c)[None] < n[:, None], state.slot, 1)
+    newest = jnp.arange(c) == (n - 1)[:, None]
+    last = jnp.where(n > 0, jnp.sum(jnp.where(newest, fresh, 0), 1), prefix.last)
+    return Prefix(jax.tree.map(put, prefix.kv, chunk), valid, prefix.length + n, last)
+
+  return State(
+      grow(state.teacher, chunk), state.student and grow(state.student, read), state.key,
+      state.chunk + suitable, jnp.where(again, state.retry + 1, 0), room, age, recent, why,
+      (state.slot + c) % slots)
