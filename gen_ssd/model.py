@@ -152,7 +152,7 @@ def replace_shape(model, **changes):
 
 def unstacked(model):
   """Layers as a tuple of separate leaves when `shape.unroll`, for the generation loops."""
-  if not model.shape.unroll or isinstance(model.blocks, (tuple, list)):
+  if not model.shape.unroll or isinstance(model.blocks, nnx.List):
     return model
 
   @jax.jit

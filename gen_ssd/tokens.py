@@ -1,0 +1,169 @@
+"""Tokenizers: prompts from chat templates, shared vocabularies, a small word-level tokenizer."""
+import json
+import os
+
+import numpy as np
+
+
+def load_tokenizer(path):
+  """The Hugging Face tokenizer in local directory `path`; ValueError when there is none."""
+  from transformers import AutoTokenizer
+  if not os.path.isfile(os.path.join(path, "tokenizer_config.json")):
+    raise ValueError(f"{path}: no tokenizer_config.json there. A local Hugging Face directory is "
+                     "needed; `hf download NAME --local-dir DIR` makes one")
+  return AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def eos_ids(path, tokenizer):
+  """Ids that end a trace: of generation_config.json (else config.json), then the tokenizer's."""
+  ids = []
+  for name in ("generation_config.json", "config.json"):
+    file = os.path.join(path, name)
+    if not ids and os.path.isfile(file):
+      with open(file, encoding="utf-8") as f:
+        found = json.load(f).get("eos_token_id")
+      ids = found if isinstance(found, list) else [found]
+      ids = [i for i in ids if i is not None]
+  if tokenizer.eos_token_id is not None:
+    ids = [*ids, tokenizer.eos_token_id]
+  if not ids:
+    raise ValueError(f"{path}: neither its configs nor its tokenizer name an end token")
+  return tuple(dict.fromkeys(ids))
+
+
+# ---------------------------------------------------------------- chat templates
+
+def chat_prompt(tokenizer, problem, system=None, **template_kwargs):
+  """Ids of the prompt up to where the assistant's answer starts, by the tokenizer's own template.
+
+  `template_kwargs` go to the template (`enable_thinking=False` for Qwen3). The template decides
+  about BOS; it is never doubled. ValueError without a chat template.
+  """
+  ids = _render(tokenizer, _messages(problem, system), True, True, template_kwargs)
+  bos = tokenizer.bos_token_id
+  while bos is not None and ids[:2] == [bos, bos]:
+    ids = ids[1:]
+  return ids
+
+
+def render_row(tokenizer, problem, trace_ids, system=None, check=True, **template_kwargs):
+  """The student's training row: (prompt ids + trace ids, where the trace starts).
+
+  The trace goes in as ids, never as text. `check` renders the dialogue with the template as well
+  and raises ValueError when the trace is not whole in it (whitespace aside), because the student
+  would then be served prompts and answers it was not trained on: DeepSeek-R1-Distill's template
+  drops everything before `</think>`.
+  """
+  prompt, trace = chat_prompt(tokenizer, problem, system, **template_kwargs), list(trace_ids)
+  if check:
+    body = list(trace)
+    while body and body[-1] in tokenizer.all_special_ids:  # the template writes its own end
+      body.pop()
+    text = tokenizer.decode(body, skip_special_tokens=False)
+    dialogue = [*_messages(problem, system), {"role": "assistant", "content": text}]
+    rendered = _render(tokenizer, dialogue, False, False, template_kwargs)
+    if "".join(text.split()) not in "".join(rendered.split()):
+      raise ValueError(
+          f"the chat template of {tokenizer.name_or_path or type(tokenizer).__name__} changes the "
+          f"trace: {_clip(text)!r} is not whole in {_clip(rendered, end=True)!r}. Give the student "
+          "a template that keeps assistant turns as they are, or pass check=False")
+  return prompt + trace, len(prompt)
+
+
+def _messages(problem, system):
+  head = [] if system is None else [{"role": "system", "content": system}]
+  return [*head, {"role": "user", "content": problem}]
+
+
+def _render(tokenizer, messages, generate, tokenize, kwargs):
+  if not tokenizer.chat_template:
+    raise ValueError(f"{tokenizer.name_or_path or type(tokenizer).__name__} has no chat template: "
+                     "use the tokenizer of an instruction-tuned model, or set "
+                     "tokenizer.chat_template")
+  more = {"return_dict": False} if tokenize else {}
+  out = tokenizer.apply_chat_template(messages, add_generation_prompt=generate, tokenize=tokenize,
+                                      **more, **kwargs)
+  return list(out) if tokenize else out
+
+
+def _clip(text, size=60, end=False):
+  if len(text) <= size:
+    return text
+  return "..." + text[-size:] if end else text[:size] + "..."
+
+
+# ---------------------------------------------------------------- vocabularies
+
+def shared_vocabulary(teacher, student):
+  """Number of ids both tokenizers share: every teacher id below it means the same to the student.
+
+  Logits at and beyond it (padded embedding rows, ids only the student knows) are the caller's to
+  mask. ValueError lists up to 10 ids with both strings when an id means different things, or when
+  the teacher has ids the student lacks.
+  """
+  mine, theirs = ({i: s for s, i in t.get_vocab().items()} for t in (teacher, student))
+  differ = sorted(i for i, s in mine.items() if theirs.get(i) != s)
+  if differ:
+    lines = [f"{i}: teacher {mine[i]!r}, student {theirs.get(i)!r}" for i in differ[:10]]
+    raise ValueError("\n  ".join(
+        [f"teacher ({teacher.name_or_path}) and student ({student.name_or_path}) must share a "
+         f"vocabulary; {len(differ):,} of {len(mine):,} ids differ:", *lines]))
+  return max(mine) + 1
+
+
+def delimiter_mask(tokenizer, delimiters, size):
+  """bool[size]: tokens after which the text so far ends with one of the strings `delimiters`.
+
+  A token is looked at alone: "\\n\\n" written as two tokens "\\n" is not found.
+  """
+  mask = np.zeros(size, bool)
+  if not delimiters:
+    return mask
+  # Behind an anchor, because decoders strip the space in front of a text's first token.
+  anchor = tokenizer.encode("1", add_special_tokens=False)
+  n = min(size, len(tokenizer))
+  texts = tokenizer.batch_decode([[*anchor, i] for i in range(n)],
+                                 clean_up_tokenization_spaces=False)
+  skip = len(tokenizer.decode(anchor))
+  mask[:n] = [text[skip:].endswith(tuple(delimiters)) for text in texts]
+  return mask
+
+
+# ---------------------------------------------------------------- a small tokenizer
+
+SPECIALS = ("<pad>", "<eos>", "<user>", "<assistant>", "<unk>")
+PUNCTUATION = ".,?!;:%})]"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}"
+    "{% elif m.role == 'assistant' %}<assistant>{{ m.content }}<eos>"
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}")
+
+
+def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=4096):
+  """Writes a fast Hugging Face tokenizer over whole `words` and single digits; returns it loaded.
+
+  A token that starts a word carries "▁": "Tom has 57" is ▁Tom ▁has ▁5 7. Digits, the characters of
+  PUNCTUATION and newlines stand alone, with and without "▁", so text round-trips as long as its
+  words are known; others become <unk>. Ids: SPECIALS, these characters, then `words` in order.
+  """
+  from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+  from transformers import PreTrainedTokenizerFast
+
+  singles = [*"0123456789", *PUNCTUATION, "\n"]
+  entries = dict.fromkeys([*SPECIALS, *singles, *("▁" + w for w in (*singles, *words))])
+  core = Tokenizer(models.WordLevel({t: i for i, t in enumerate(entries)}, unk_token="<unk>"))
+  # A newline starts a word too: give it a space on the way in, take it away on the way out.
+  core.normalizer = normalizers.Replace("\n", "\n ")
+  single = Regex(r"▁?[0-9\n" + "".join("\\" + c for c in PUNCTUATION) + "]")
+  core.pre_tokenizer = pre_tokenizers.Sequence([
+      pre_tokenizers.Metaspace("▁", "always"), pre_tokenizers.Split(single, "isolated")])
+  core.decoder = decoders.Sequence([
+      decoders.Replace("▁", " "), decoders.Fuse(), decoders.Replace("\n ", "\n"),
+      decoders.Strip(" ", 1, 0)])
+  fast = PreTrainedTokenizerFast(
+      tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
+      additional_special_tokens=["<user>", "<assistant>"], chat_template=chat_template,
+      clean_up_tokenization_spaces=False, model_max_length=max_length)
+  fast.save_pretrained(path)
+  return load_tokenizer(path)
