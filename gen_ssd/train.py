@@ -4,10 +4,13 @@ import dataclasses
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
+import numpy as np
 import optax
 from orbax.checkpoint import v1 as ocp
+import transformers
 
 from gen_ssd import attention
 from gen_ssd import data as data_lib
@@ -15,6 +18,9 @@ from gen_ssd import mesh as mesh_lib
 from gen_ssd import metrics as metrics_lib
 from gen_ssd import model as model_lib
 from gen_ssd import objectives
+from gen_ssd import problems
+from gen_ssd import tokens
+from gen_ssd import weights
 
 AXES = mesh_lib.AXES  # training splits rows and weights over every device
 
@@ -131,15 +137,11 @@ def fit(model, source, config, folder, *, title="train"):
 
 
 def _next(batches, config):
+  """The next `accumulate` micro-batches as int32[a,b,t] on the mesh."""
+  sharding = NamedSharding(jax.sharding.get_mesh(), P(None, AXES, None))
   parts = [next(batches) for _ in range(config.accumulate)]
-  return jax.tree.map(lambda *xs: jax.make_array_from_process_local_data(
-      jax.NamedSharding(jax.sharding.get_mesh(), P(None, AXES, None)),
-      _stack(xs)), *parts)
-
-
-def _stack(xs):
-  import numpy as np
-  return np.stack(xs)
+  return jax.tree.map(
+      lambda *xs: jax.make_array_from_process_local_data(sharding, np.stack(xs)), *parts)
 
 
 def _report(pending, i, config, log, line, final=False):
@@ -150,3 +152,26 @@ def _report(pending, i, config, log, line, final=False):
     raise FloatingPointError(f"training step {i}: {row}; lower train.learning_rate or look at the data")
   log.write(step=i, **row)
   line.show(i, f"loss {row['loss']:.3f}", final=final)
+
+
+def pretrain(config, workdir):
+  """Makes a bundled model from nothing: tokenizer, random weights, training, export."""
+  p = config.pretrain
+  born = workdir / "born"
+  tokenizer = tokens.word_level_tokenizer([*problems.vocabulary(), "+", "-", "=", "\\boxed{"],
+                                          str(born))
+  transformers.Qwen3Config(
+      vocab_size=-(-len(tokenizer) // 128) * 128, hidden_size=p.width, num_hidden_layers=p.layers,
+      num_attention_heads=p.heads, num_key_value_heads=p.heads, head_dim=p.head,
+      intermediate_size=p.hidden, tie_word_embeddings=True, max_position_embeddings=512,
+      eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+      architectures=["Qwen3ForCausalLM"]).save_pretrained(born)
+  shape = weights.read_shape(str(born))
+  model = model_lib.initialise(shape, jax.random.key(config.train.seed))
+  source = data_lib.Documents(p.documents, tokenizer,
+                              lambda text: tokens.chat_prompt(tokenizer, text),
+                              tokenizer.eos_token_id, config.train.length, config.train.seed)
+  model = fit(model, source, config.train, workdir / "pretrain", title=f"pretrain {config.name}")
+  model = model_lib.replace_shape(model, **{f: getattr(shape, f) for f in (
+      "rows", "tensor", "dtype", "unroll")})
+  weights.save(p.out or str(workdir / "model"), model, str(born), dtype="bfloat16")

@@ -1,0 +1,344 @@
+"""ml_collections ConfigDict -> frozen dataclasses, checked once, before any compute.
+
+The dataclasses are the whole list of settings: name, type, default and meaning stand here.
+"""
+import dataclasses
+import difflib
+import json
+import math
+import pathlib
+import types
+import typing
+
+import ml_collections
+
+from gen_ssd import problems as problems_lib
+from gen_ssd import scores
+from gen_ssd import selectors
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A Hugging Face directory and how to run it."""
+  path: str = ""
+  dtype: str = "float32"  # of weights and caches while generating: float32 or bfloat16
+  unroll: bool = False    # separate layers: faster on a CPU, slower to compile
+
+
+@dataclasses.dataclass(frozen=True)
+class Problems:
+  """Where problems come from and how many: `bundled` or paths of JSONL files."""
+  source: str = "bundled"
+  cold_start_source: str = ""  # empty: same as source
+  test_source: str = ""        # empty: same as source
+  train: int = 512
+  cold_start: int = 128
+  held_out: int = 32           # of cold_start, kept from training to calibrate the threshold
+  test: int = 320
+  seed: int = 0
+  system: str = ""             # system message of every prompt; empty for none
+
+
+@dataclasses.dataclass(frozen=True)
+class Select:
+  """One way of collecting traces. Arms are this with some fields changed."""
+  k: int = 4                   # candidates a row
+  c: int = 8                   # most tokens of a candidate
+  rows: int = 32               # traces written at a time
+  prompt: int = 64             # most prompt tokens
+  max_tokens: int = 128        # most tokens of a trace
+  block: int = 0               # ring slots attended at a time; 0: the whole ring
+  temperature: float = 1.0
+  top_k: int = 0               # 0 is off
+  top_p: float = 1.0           # 1 is off
+  delimiters: tuple = ()       # texts that end a candidate early, such as "\n\n"; () for none
+  scorer: str = "perplexity"
+  selector: str = "argmin"
+  threshold: str | float = "off"  # off, calibrated (see quantile), or nats: a winner's worst score
+  quantile: float = 0.99       # of cold-start chunk scores, for a calibrated threshold
+  margin: str | float = "off"  # off, or nats a winner must be below the mean of the candidates
+  resamples: int = 0           # times a chunk is drawn again before its trace is pruned
+  attempts: int = 1            # traces a problem
+  keep: str = "right"          # right: answers verified. all: every trace that ended
+  pick: str = "each"           # each kept trace, or lowest: the lowest-perplexity one a problem
+  loop_window: int = 32        # tokens looked at for repetitions
+  shard_rounds: int = 64       # rounds between files, which is the work lost when killed
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """One fine-tuning run."""
+  steps: int = 200
+  rows: int = 32               # packed rows of a micro-batch, over all devices
+  length: int = 128            # tokens of a packed row
+  accumulate: int = 1          # micro-batches an update
+  learning_rate: float = 1e-3
+  warmup: int = 20
+  final_rate: float = 0.1      # of learning_rate, at the end of the cosine
+  weight_decay: float = 0.1
+  clip: float = 1.0
+  beta1: float = 0.9
+  beta2: float = 0.95
+  block: int = 1024            # keys and logits held at a time
+  remat: bool = False
+  dtype: str = "float32"       # of activations; weights and optimizer stay float32
+  unroll: bool = False
+  save_every: int = 200
+  log_every: int = 10
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """How students are measured."""
+  rows: int = 64
+  temperature: float = 0.0     # 0 is greedy
+  top_p: float = 1.0
+  samples: int = 1             # answers a problem; accuracy is their mean
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+  """How a bundled model was made from nothing: see configs/bundled.py."""
+  documents: str = "solutions"  # solutions (a teacher) or plain (a base student)
+  out: str = ""
+  width: int = 128
+  layers: int = 4
+  heads: int = 4
+  head: int = 32
+  hidden: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  name: str = "run"
+  stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")
+  model_parallel: int = 1      # devices that share one copy of the teacher
+  teacher: Model = Model()
+  student: Model = Model()
+  problems: Problems = Problems()
+  select: Select = Select()
+  cold_start: Select = Select(k=1, temperature=0.6)  # how cold-start traces are written
+  arms: tuple = ()             # ((name, Select), ...)
+  warm_up: Train = Train()     # the student's cold start
+  train: Train = Train()
+  evaluate: Evaluate = Evaluate()
+  pretrain: Pretrain = Pretrain()
+
+
+STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
+
+
+def default():
+  """The Config as an ml_collections ConfigDict, for config files to change and flags to override."""
+  return ml_collections.ConfigDict({**_plain(Config()), "arms": {"gen_ssd": {}}})
+
+
+def _plain(value):
+  if dataclasses.is_dataclass(value):
+    return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+  return value
+
+
+def parse(config):
+  """Checked Config of a ConfigDict or dict. ValueError names the field, the value, what is right."""
+  raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+  arms = raw.pop("arms", {})
+  built = _build(Config, raw, "config")
+  if not isinstance(arms, dict):
+    _fail("arms", arms, "a dict of arm name to changed select fields")
+  chosen = tuple((name, _build(Select, {**_plain(built.select), **_changes(name, changes)},
+                               f"arms.{name}")) for name, changes in arms.items())
+  built = dataclasses.replace(built, arms=chosen)
+  _check(built)
+  return built
+
+
+def _changes(name, changes):
+  if not isinstance(changes, dict):
+    _fail(f"arms.{name}", changes, "a dict of changed select fields")
+  return changes
+
+
+def _fail(field, value, right):
+  raise ValueError(f"{field} is {value!r}: it must be {right}")
+
+
+def _build(kind, raw, where):
+  known = {f.name: f for f in dataclasses.fields(kind)}
+  hints = typing.get_type_hints(kind)
+  out = {}
+  for name, value in raw.items():
+    path = name if where == "config" else f"{where}.{name}"
+    if name not in known:
+      near = difflib.get_close_matches(name, known, 1)
+      hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+      raise ValueError(f"{path} is not a field{hint}")
+    hint = hints[name]
+    if dataclasses.is_dataclass(hint):
+      if not isinstance(value, dict):
+        _fail(path, value, "a dict of fields")
+      out[name] = _build(hint, value, path)
+    else:
+      out[name] = _typed(value, hint, path)
+  return kind(**out)
+
+
+def _typed(value, hint, path):
+  options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+  if isinstance(value, list) and tuple in options:
+    value = tuple(value)
+  if isinstance(value, int) and not isinstance(value, bool) and float in options:
+    value = float(value)
+  if not any(type(value) is o for o in options):
+    _fail(path, value, "of type " + " or ".join(o.__name__ for o in options))
+  return value
+
+
+def _check(config):
+  for stage in config.stages:
+    if stage not in STAGES:
+      _fail("stages", stage, f"made of {', '.join(STAGES)}")
+  if config.model_parallel < 1:
+    _fail("model_parallel", config.model_parallel, "at least 1")
+  for who in ("teacher", "student"):
+    model = getattr(config, who)
+    if model.dtype not in ("float32", "bfloat16"):
+      _fail(f"{who}.dtype", model.dtype, "float32 or bfloat16")
+    if not model.path and "pretrain" not in config.stages:
+      _fail(f"{who}.path", model.path, "a Hugging Face directory")
+  _check_problems(config.problems)
+  for where, select in [("select", config.select), ("cold_start", config.cold_start),
+                        *[(f"arms.{n}", s) for n, s in config.arms]]:
+    _check_select(select, where)
+  if config.cold_start.k != 1:
+    _fail("cold_start.k", config.cold_start.k, "1: there is no student yet to choose")
+  if config.cold_start.threshold != "off" or config.cold_start.margin != "off":
+    _fail("cold_start.threshold", config.cold_start.threshold, "off: there is no student yet")
+  for where, train in (("warm_up", config.warm_up), ("train", config.train)):
+    _check_train(train, where)
+  if config.evaluate.samples < 1:
+    _fail("evaluate.samples", config.evaluate.samples, "at least 1")
+  if config.evaluate.temperature < 0:
+    _fail("evaluate.temperature", config.evaluate.temperature, "0 (greedy) or more")
+  if config.evaluate.samples > 1 and config.evaluate.temperature == 0:
+    _fail("evaluate.samples", config.evaluate.samples, "1 when evaluate.temperature is 0")
+  if config.pretrain.documents not in ("solutions", "plain"):
+    _fail("pretrain.documents", config.pretrain.documents, "solutions or plain")
+
+
+def _check_problems(p):
+  for name in ("train", "cold_start", "test"):
+    if getattr(p, name) < 1:
+      _fail(f"problems.{name}", getattr(p, name), "at least 1")
+  if not 0 <= p.held_out < p.cold_start:
+    _fail("problems.held_out", p.held_out, f"0 to {p.cold_start - 1} (problems.cold_start - 1)")
+  for name in ("source", "cold_start_source", "test_source"):
+    path = getattr(p, name)
+    if path not in ("", "bundled") and not pathlib.Path(path).is_file():
+      _fail(f"problems.{name}", path, "bundled or the path of a JSONL file that exists")
+  if p.source != "bundled" and not (p.cold_start_source and p.test_source):
+    _fail("problems.test_source", p.test_source, "named, like cold_start_source, when source is a "
+          "file: training on test problems would go unnoticed")
+
+
+def _check_select(s, where):
+  positive = ("k", "c", "rows", "prompt", "max_tokens", "attempts", "shard_rounds")
+  for name in positive:
+    if getattr(s, name) < 1:
+      _fail(f"{where}.{name}", getattr(s, name), "at least 1")
+  for name in ("prompt", "max_tokens"):
+    if getattr(s, name) % s.c:
+      _fail(f"{where}.{name}", getattr(s, name), f"a multiple of {where}.c ({s.c})")
+  slots = ring_slots(s)
+  if s.block and (s.block % s.c or slots % s.block):
+    _fail(f"{where}.block", s.block, f"0, or a multiple of c ({s.c}) that divides the ring's "
+          f"{slots} slots (prompt + max_tokens + resamples * c)")
+  if s.temperature <= 0 and s.k > 1:
+    _fail(f"{where}.temperature", s.temperature, "above 0 when k > 1: greedy candidates are equal")
+  if s.temperature < 0:
+    _fail(f"{where}.temperature", s.temperature, "0 (greedy) or more")
+  if s.top_k < 0:
+    _fail(f"{where}.top_k", s.top_k, "0 (off) or more")
+  if not 0 < s.top_p <= 1:
+    _fail(f"{where}.top_p", s.top_p, "above 0 and at most 1 (off)")
+  for name, table in (("scorer", scores.SCORERS), ("selector", selectors.SELECTORS)):
+    if getattr(s, name) not in table:
+      _fail(f"{where}.{name}", getattr(s, name), f"one of {', '.join(table)}")
+  for name, words in (("threshold", ("off", "calibrated")), ("margin", ("off",))):
+    value = getattr(s, name)
+    if isinstance(value, str) and value not in words:
+      _fail(f"{where}.{name}", value, f"{' or '.join(words)}, or a number of nats")
+    if isinstance(value, float) and not math.isfinite(value):
+      _fail(f"{where}.{name}", value, "off or a finite number")
+  if s.k == 1 and s.margin != "off":
+    _fail(f"{where}.margin", s.margin, "off when k is 1: there is nothing to compare with")
+  if not 0 < s.quantile <= 1:
+    _fail(f"{where}.quantile", s.quantile, "above 0 and at most 1")
+  if s.resamples < 0:
+    _fail(f"{where}.resamples", s.resamples, "0 or more")
+  if s.loop_window < 8 or s.loop_window % 4:
+    _fail(f"{where}.loop_window", s.loop_window, "a multiple of 4, at least 8")
+  if s.keep not in ("right", "all"):
+    _fail(f"{where}.keep", s.keep, "right or all")
+  if s.pick not in ("each", "lowest"):
+    _fail(f"{where}.pick", s.pick, "each or lowest")
+
+
+def ring_slots(s):
+  """Slots of the prefix ring: prompt, trace and room for the chunks that are drawn again."""
+  spare = s.resamples * s.c + (s.max_tokens if s.delimiters else 0)
+  slots = s.prompt + s.max_tokens + spare
+  return slots if not s.block else -(-slots // s.block) * s.block
+
+
+def _check_train(t, where):
+  for name in ("steps", "rows", "accumulate", "save_every", "log_every"):
+    if getattr(t, name) < 1:
+      _fail(f"{where}.{name}", getattr(t, name), "at least 1")
+  if t.length < 2:
+    _fail(f"{where}.length", t.length, "at least 2")
+  if t.length % min(t.block, t.length):
+    _fail(f"{where}.block", t.block, f"a divisor of {where}.length ({t.length})")
+  if t.dtype not in ("float32", "bfloat16"):
+    _fail(f"{where}.dtype", t.dtype, "float32 or bfloat16")
+  if not t.learning_rate > 0:
+    _fail(f"{where}.learning_rate", t.learning_rate, "above 0")
+  if t.warmup < 0:
+    _fail(f"{where}.warmup", t.warmup, "0 or more")
+
+
+def claim(workdir, config, models=None):
+  """Makes `workdir` the home of this config, or raises ValueError naming the field that differs.
+
+  Stages may differ between runs of one workdir; nothing else may.
+  """
+  plain = json.loads(json.dumps({**_plain(config), "arms": {n: _plain(s) for n, s in config.arms},
+                                 "models": models or {}}))
+  path = pathlib.Path(workdir) / "config.json"
+  if path.exists():
+    old = json.loads(path.read_text())
+    for field, mine, theirs in _differences(plain, old, ""):
+      if field != "stages":
+        raise ValueError(f"workdir {workdir} belongs to another config: {field} is {theirs!r} "
+                         f"there and {mine!r} here; name another --workdir")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_atomically(path, json.dumps(plain, indent=1))
+
+
+def _differences(a, b, where):
+  for key in sorted({*a, *b}):
+    x, y, path = a.get(key), b.get(key), f"{where}{key}"
+    if isinstance(x, dict) and isinstance(y, dict):
+      yield from _differences(x, y, f"{path}.")
+    elif x != y:
+      yield path, x, y
+
+
+def write_atomically(path, text):
+  """The file is there whole or not at all."""
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(text)
+  partial.replace(path)
