@@ -68,7 +68,7 @@ def floor(p, top_k, top_p):
 
 def _largest(holds, p):
   """The largest x in [0, 1] with `holds(x)`: bisection over the bits of f32, exact in 31 steps."""
-  low = jnp.zeros_like(p[..., :1], dtype=jnp.int32)
+  low = jnp.zeros_like(jnp.max(p, -1, keepdims=True), dtype=jnp.int32)
   high = low + jnp.int32(0x3F800001)  # one past the bits of 1.0
   value = lambda bits: lax.bitcast_convert_type(bits, jnp.float32)
 

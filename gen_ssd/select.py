@@ -105,6 +105,7 @@ class Admission:
   student_length: jax.Array  # int32[b]
   key: jax.Array       # uint32[b,2] key data
   chunk: jax.Array     # int32[b] chunks already kept
+  retry: jax.Array     # int32[b] draws of the coming chunk that were not suitable
   room: jax.Array      # int32[b] tokens that may follow
   recent: jax.Array    # int32[b,w-1]
 
@@ -128,7 +129,7 @@ def admit(teacher, student, state, start, *, c, block):
       state.student and _read(student, state.student, start.new, start.student,
                               start.student_length, first, pieces, c, block),
       jax.random.wrap_key_data(rows(jax.random.key_data(state.key), start.key)),
-      rows(state.chunk, start.chunk), rows(state.retry, jnp.zeros_like(state.retry)),
+      rows(state.chunk, start.chunk), rows(state.retry, start.retry),
       rows(state.room, start.room), rows(state.age, jnp.zeros_like(state.age) + pieces * c),
       rows(state.recent, start.recent),
       rows(state.why, jnp.zeros_like(state.why) + RUNNING), state.slot)

@@ -1,5 +1,6 @@
 """Fine-tuning: an optax step over packed rows and a loop with Orbax that continues exactly."""
 import dataclasses
+import functools
 
 import jax
 from jax import lax
@@ -69,7 +70,14 @@ def loss_sum(model, batch, config):
   return objectives.nll_sum(top, hidden, targets, weights, block=block)
 
 
-def train_step(state, batch, *, tx, config):
+@functools.partial(jax.jit, static_argnames="config")
+def start(model, *, config):
+  """TrainState of a model that has not been trained; one jit, so that nothing is uncommitted."""
+  return TrainState(model, optimizer(config).init(model), jnp.int32(0))
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnums=0)
+def train_step(state, batch, *, config):
   """One update from `accumulate` micro-batches: int32[a,b,t] arrays. Returns (state, metrics).
 
   The gradient is that of the summed nll over the *global* number of target tokens, so micro-
@@ -89,7 +97,7 @@ def train_step(state, batch, *, tx, config):
     (total, count, grads), _ = lax.scan(body, (total, count, grads), rest)
   count = jnp.maximum(count, 1)
   grads = jax.tree.map(lambda g: g / count, grads)
-  updates, opt = tx.update(grads, state.optimizer, state.model)
+  updates, opt = optimizer(config).update(grads, state.optimizer, state.model)
   norm = optax.global_norm(grads)
   state = TrainState(optax.apply_updates(state.model, updates), opt, state.step + 1)
   return state, {"loss": total / count, "targets": count, "gradient_norm": norm}
@@ -102,11 +110,9 @@ def fit(model, source, config, folder, *, title="train"):
   the same result as if it had never stopped. Raises FloatingPointError when the loss is not
   finite, naming the step.
   """
-  tx = optimizer(config)
   model = model_lib.replace_shape(model, rows=AXES, tensor=None, dtype=config.dtype,
                                   unroll=config.unroll)
-  state = jax.jit(lambda m: TrainState(m, tx.init(m), jnp.int32(0)))(model)
-  step = jax.jit(lambda s, b: train_step(s, b, tx=tx, config=config), donate_argnums=0)
+  state = start(model, config=config)
   batches = data_lib.batches(source, rows=config.rows, length=config.length, seed=config.seed)
   when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies
   log = metrics_lib.Metrics(folder / "metrics.jsonl")
@@ -116,15 +122,15 @@ def fit(model, source, config, folder, *, title="train"):
       save_decision_policy=when.AnySavePolicy(
           [when.FixedIntervalPolicy(config.save_every), when.PreemptionCheckpointingPolicy()]),
       preservation_policy=keep.LatestN(1)) as saver:
-    start = 0
+    begin = 0
     if saver.latest is not None:
       abstract = jax.tree.map(
           lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
       state = saver.load_checkpointables(None, {"state": abstract, "data": batches})["state"]
-      start = saver.latest.step
+      begin = saver.latest.step
     pending = None
-    for i in range(start, config.steps):
-      state, now = step(state, _next(batches, config))
+    for i in range(begin, config.steps):
+      state, now = train_step(state, _next(batches, config), config=config)
       _report(pending, i, config, log, line)  # of the step before: the host never waits for this one
       pending = now
       if jax.default_backend() == "cpu":

@@ -182,7 +182,7 @@ def _headers(path):
   return found, broken
 
 
-def _check(path, shape):
+def check_files(path, shape):
   """{name: file} after comparing headers with `shape`; one ValueError lists all that is wrong."""
   found, problems = _headers(path)
   want = {name: dims for name, _, _, dims in _tensors(shape)}
@@ -220,7 +220,7 @@ def load(path, shape, fsdp=None):
   with the name, shape found and shape wanted of every tensor that is missing, unexpected,
   truncated or mis-shaped.
   """
-  where = _check(path, shape)
+  where = check_files(path, shape)
   mesh = jax.sharding.get_mesh()
   with contextlib.ExitStack() as stack:
     handle = functools.cache(lambda file: stack.enter_context(safe_open(file, "numpy")))
@@ -400,7 +400,7 @@ def check(path):
   """Prints what is in a directory, and how far our logits are from transformers' on a prompt."""
   meshes.start(devices=jax.local_devices()[:1])
   shape = read_shape(path, rows=None)
-  _check(path, shape)
+  check_files(path, shape)
   dtypes = sorted({FLOATS[e[1]] for e in _headers(path)[0].values()})
   print(f"architecture  {_config(path)['model_type']}: {shape}")
   print(f"parameters    {models.parameters(shape):,}")

@@ -1,0 +1,258 @@
+"""The host loop around the compiled step: admit, run a round, harvest, write, resume."""
+import dataclasses
+import math
+import time
+
+import jax
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from gen_ssd import config as config_lib
+from gen_ssd import mesh as mesh_lib
+from gen_ssd import metrics
+from gen_ssd import model as model_lib
+from gen_ssd import sample
+from gen_ssd import scores
+from gen_ssd import select as engine
+from gen_ssd import selectors
+from gen_ssd import tokens
+from gen_ssd import traces as traces_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+  """Who writes and who chooses: models (unstacked when they unroll) with their tokenizers."""
+  teacher: model_lib.Transformer
+  teacher_tokenizer: object
+  ends: tuple                 # ids that end a trace
+  student: model_lib.Transformer | None = None
+  student_tokenizer: object = None
+  system: str | None = None
+
+
+def knobs(writer, select, threshold):
+  """The traced settings of a collection on the mesh; ids both tokenizers lack are never drawn."""
+  size = writer.teacher.shape.vocab
+  if writer.student is None:
+    shared = min(size, len(writer.teacher_tokenizer))
+  else:
+    shared = tokens.shared_vocabulary(writer.teacher_tokenizer, writer.student_tokenizer)
+  ends = np.zeros(size, np.int8)
+  if select.delimiters:
+    ends[tokens.delimiter_mask(writer.teacher_tokenizer, select.delimiters, size)] = (
+        engine.DELIMITER)
+  ends[list(writer.ends)] = engine.EOS
+  margin = -math.inf if select.margin == "off" else select.margin
+  values = (np.float32(select.temperature), np.int32(select.top_k), np.float32(select.top_p),
+            np.float32(threshold), np.float32(margin), np.int32(select.resamples),
+            np.int32(shared), ends)
+  return engine.Knobs(*map(mesh_lib.place, values))
+
+
+def check_prompts(problems, tokenizers, select, system):
+  """{uuid: (teacher's prompt ids, student's)}; ValueError names the first that does not fit."""
+  found = {}
+  for p in problems:
+    found[p.uuid] = [tokens.chat_prompt(t, p.problem, system) for t in tokenizers]
+    longest = max(map(len, found[p.uuid]))
+    if longest > select.prompt + 1:  # the newest token is not in the ring yet
+      raise ValueError(f"select.prompt is {select.prompt}: problem {p.uuid} has {longest} prompt "
+                       f"tokens; {-(-(longest - 1) // select.c) * select.c} would hold it")
+  return found
+
+
+def collect(writer, problems, select, folder, *, verifier, threshold=math.inf, title="collect"):
+  """Writes `select.attempts` traces for every problem and returns their rows (see traces.row).
+
+  Killed at any instant and called again, it continues to the same files: the loop has fences
+  every `select.shard_rounds` rounds where finished traces are written and every trace under way
+  is read again from its tokens, so a resumed run starts from what a fence leaves.
+  Raises ValueError for a prompt that does not fit, FloatingPointError (problem and round named)
+  when a model's numbers are not finite.
+  """
+  loop = _Loop(writer, problems, select, folder, verifier, threshold, title)
+  if loop.pending or any(loop.rows):
+    loop.run()
+  order = {p.uuid: i for i, p in enumerate(problems)}
+  return sorted(loop.finished, key=lambda r: (order[r["uuid"]], r["attempt"]))
+
+
+class _Loop:
+  """State of one collection on the host."""
+
+  def __init__(self, writer, problems, select, folder, verifier, threshold, title):
+    self.writer, self.select, self.verifier = writer, select, verifier
+    self.problems = {p.uuid: p for p in problems}
+    self.threshold, self.title = threshold, title
+    self.shards = traces_lib.Shards(folder)
+    found, in_flight = self.shards.resume()
+    self.finished = [r for r in found if r["uuid"] in self.problems]
+    self.rows = in_flight or [None] * select.rows
+    gone = {(r["uuid"], r["attempt"]) for r in self.finished}
+    gone |= {(t.uuid, t.attempt) for t in self.rows if t}
+    jobs = [(p.uuid, a) for p in problems for a in range(select.attempts)]
+    self.pending = [j for j in jobs if j not in gone][::-1]
+    self.total = len(jobs)
+    self.prompts = check_prompts(
+        problems, (writer.teacher_tokenizer, writer.student_tokenizer or writer.teacher_tokenizer),
+        select, writer.system)
+    self.new_rows, self.new_losers = [], []  # since the last fence
+
+  def run(self):
+    s, w = self.select, self.writer
+    shapes = dict(teacher=w.teacher.shape, student=w.student and w.student.shape)
+    slots = config_lib.ring_slots(s)
+    blank = lambda: engine.blank_state(**shapes, b=s.rows, s=slots, window=s.loop_window)
+    knob = knobs(w, s, self.threshold)
+    line = metrics.Progress(self.title, self.total)
+    start, proposed, rounds, state = time.monotonic(), 0, 0, None
+    first, harvest = len(self.finished), []
+    while True:
+      fence = state is None or rounds % s.shard_rounds == 0
+      if fence:
+        if state is not None:
+          self._write()
+        state = blank()
+      free = [i for i, t in enumerate(self.rows) if t is None]
+      new = [i for i, t in enumerate(self.rows) if t] if fence else []
+      if self.pending and (fence or len(free) >= max(1, s.rows // 4)):
+        for i in free[:len(self.pending)]:
+          self.rows[i] = traces_lib.Trace(*self.pending.pop())
+          new.append(i)
+      if not any(self.rows):
+        break
+      if new:
+        state = engine.admit(w.teacher, w.student, state, self._admission(new), c=s.c,
+                             block=s.block or slots)
+      state, report = engine.select_step(
+          w.teacher, w.student, state, knob, k=s.k, c=s.c, scorer=scores.SCORERS[s.scorer],
+          selector=selectors.SELECTORS[s.selector], block=s.block or slots, window=s.loop_window)
+      for trace, stop in harvest:  # verified and put into words while the devices work
+        self._finish(trace, stop)
+      report = mesh_lib.host(report)
+      rounds += 1
+      harvest = self._advance(report, rounds)
+      if not self.pending and not any(self.rows):
+        for trace, stop in harvest:
+          self._finish(trace, stop)
+        harvest = []
+      elif rounds % s.shard_rounds == 0:  # the fence writes what is finished
+        for trace, stop in harvest:
+          self._finish(trace, stop)
+        harvest = []
+      proposed += int(report.count.sum())
+      done = len(self.finished)
+      good = sum(r["verdict"] == "right" for r in self.finished) / max(done, 1)
+      rate = proposed / (time.monotonic() - start)
+      line.show(done, f"right {good:.0%}  {rate:,.0f} tok/s  scoring {self._share(report):.0%} of "
+                f"FLOPs ")
+    self._write()
+    line.show(len(self.finished), f"right {good:.0%}  {rate:,.0f} tok/s "
+              f"({len(self.finished) - first} traces, {rounds} rounds)", final=True)
+
+  def _share(self, report):
+    """The student's part of the round's multiplications."""
+    if self.writer.student is None:
+      return 0.0
+    mine, theirs = (model_lib.parameters(m.shape) for m in (self.writer.teacher,
+                                                            self.writer.student))
+    spent = mine * max(int(report.steps), 1)
+    return theirs * self.select.c / (spent + theirs * self.select.c)
+
+  def _admission(self, new):
+    """The Admission of rows `new`, on the mesh."""
+    s = self.select
+    size = config_lib.ring_slots(s) + 1
+    text = np.zeros((2, s.rows, size), np.int32)
+    length, key = np.ones((2, s.rows), np.int32), np.zeros((s.rows, 2), np.uint32)
+    mark = np.zeros(s.rows, bool)
+    chunk, retry, room = (np.zeros(s.rows, np.int32) for _ in range(3))
+    recent = np.full((s.rows, s.loop_window - 1), -1, np.int32)
+    for i in new:
+      trace = self.rows[i]
+      mark[i] = True
+      for m, prompt in enumerate(self.prompts[trace.uuid]):
+        ids = [*prompt, *trace.ids]
+        text[m, i, :len(ids)], length[m, i] = ids, len(ids)
+      key[i] = jax.random.key_data(sample.row_key(s.seed, trace.uuid, trace.attempt))
+      chunk[i], retry[i] = len(trace.chunks), trace.retry
+      room[i] = s.max_tokens - len(trace.ids)
+      tail = trace.ids[-(s.loop_window - 1):]
+      if tail:
+        recent[i, -len(tail):] = tail
+    put = lambda x: mesh_lib.place(x, P("data", *[None] * (x.ndim - 1)))
+    return engine.Admission(*map(put, (mark, text[0], length[0], text[1], length[1], key, chunk,
+                                       retry, room, recent)))
+
+  def _advance(self, report, rounds):
+    """Adds a round to every running trace; returns those that stopped, with the cause."""
+    stopped = []
+    for i, trace in enumerate(self.rows):
+      if trace is None:
+        continue
+      if report.bad[i]:
+        raise FloatingPointError(f"problem {trace.uuid}, round {trace.rounds}: a model's numbers are "
+                                 "not finite; try dtype float32, or check the weights")
+      count, choice = report.count[i], int(report.choice[i])
+      score = [_number(x) if ok else None for x, ok in zip(report.score[i], report.valid[i])]
+      trace.teacher_tokens += int(count.sum())
+      trace.rounds += 1
+      for k in range(self.select.k):
+        if k != choice:
+          trace.losers.append({
+              "chunk": len(trace.chunks), "branch": k, "retry": trace.retry,
+              "ids": report.tokens[i, k, :count[k]].tolist(), "count": int(count[k]),
+              "score": score[k], "student_nll": _mean(report.student_nll[i, k, :count[k]])})
+      if choice < 0:
+        trace.retry += 1
+      else:
+        n = int(count[choice])
+        trace.chunks.append({"count": n, "choice": choice, "score": score[choice],
+                             "scores": score, "resamples": trace.retry})
+        trace.ids += report.tokens[i, choice, :n].tolist()
+        trace.teacher_logprobs += [-float(x) for x in report.teacher_nll[i, choice, :n]]
+        if self.writer.student is not None:
+          trace.student_nlls += [float(x) for x in report.student_nll[i, choice, :n]]
+        trace.retry = 0
+      if report.why[i] != engine.RUNNING:
+        stopped.append((trace, engine.STOPS[int(report.why[i])]))
+        self.rows[i] = None
+    return stopped
+
+  def _finish(self, trace, stop):
+    """A stopped trace becomes a row: decoded, verified."""
+    problem, decode = self.problems[trace.uuid], self.writer.teacher_tokenizer.decode
+    text = decode(trace.ids, skip_special_tokens=True)
+    verdict = self.verifier.verify(problem.answer, text) if stop == "ended" else "wrong"
+    at = 0
+    starts = []
+    for chunk in trace.chunks:
+      starts.append(at)
+      chunk["text"] = self._words(trace, at, trace.ids[at:at + chunk["count"]])
+      at += chunk["count"]
+    starts.append(at)
+    row = traces_lib.row(trace, problem, text, stop, verdict)
+    self.finished.append(row)
+    self.new_rows.append(row)
+    for loser in trace.losers:
+      self.new_losers.append({"uuid": trace.uuid, "attempt": trace.attempt, **loser, "text":
+                              self._words(trace, starts[loser["chunk"]], loser["ids"])})
+
+  def _words(self, trace, at, ids):
+    """Text of `ids` that follow the trace's first `at` tokens, spaces in front included."""
+    decode = self.writer.teacher_tokenizer.decode
+    before = trace.ids[max(at - 4, 0):at] or self.prompts[trace.uuid][0][-1:]
+    return decode([*before, *ids])[len(decode(before)):]
+
+  def _write(self):
+    if jax.process_index() == 0:
+      self.shards.write(self.new_rows, self.new_losers, self.rows)
+    self.new_rows, self.new_losers = [], []
+
+
+def _number(x):
+  return round(float(x), 5)
+
+
+def _mean(x):
+  return _number(np.mean(x)) if len(x) else None

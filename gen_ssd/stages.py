@@ -1,0 +1,222 @@
+"""The story of a run, one function a stage. Everything is under workdir; a finished part is kept.
+
+    workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
+    workdir/arms/NAME/    traces, student and answers of one way of choosing
+    workdir/results.json, report.html
+"""
+import dataclasses
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+
+from gen_ssd import answers
+from gen_ssd import collect as collect_lib
+from gen_ssd import config as config_lib
+from gen_ssd import data
+from gen_ssd import evaluate as evaluate_lib
+from gen_ssd import model as model_lib
+from gen_ssd import problems as problems_lib
+from gen_ssd import report as report_lib
+from gen_ssd import tokens
+from gen_ssd import traces
+from gen_ssd import train as train_lib
+from gen_ssd import weights
+
+BUNDLED = pathlib.Path(__file__).parent / "bundled"
+
+
+def directory(path):
+  """A model path of a config: `bundled/teacher` is inside the package, others are as they are."""
+  return str(BUNDLED / path.removeprefix("bundled/")) if path.startswith("bundled/") else path
+
+
+def check(config):
+  """Everything that can be wrong without computing: models, vocabularies, problem files."""
+  if config.stages == ("pretrain",):
+    return
+  for who in ("teacher", "student"):
+    model = getattr(config, who)
+    weights.check_files(directory(model.path), weights.read_shape(directory(model.path),
+                                                                  dtype=model.dtype))
+  pair = [tokens.load_tokenizer(directory(m.path)) for m in (config.teacher, config.student)]
+  tokens.shared_vocabulary(*pair)
+  for split in ("cold_start", "train", "test"):
+    problems = _problems(config, split)
+    if len(problems) < getattr(config.problems, split):
+      raise ValueError(f"problems.{split} is {getattr(config.problems, split)}: there are only "
+                       f"{len(problems)}")
+    for _, select in (("select", config.select), *config.arms):
+      collect_lib.check_prompts(problems, pair, select, config.problems.system or None)
+
+
+def cold_start(config, workdir):
+  """Teacher traces on a few problems, and the student fine-tuned on the right ones."""
+  folder = workdir / "cold_start"
+  if (folder / "student").exists():
+    return
+  problems = _problems(config, "cold_start")[config.problems.held_out:]
+  rows = _collect(config, workdir, config.cold_start, folder / "traces", problems, student=None,
+                  title="cold start")
+  kept = traces.kept(rows, keep=config.cold_start.keep, pick=config.cold_start.pick)
+  _train(config, kept, config.warm_up, folder, title="cold-start training")
+
+
+def collect(config, workdir):
+  """Every arm's traces; the cold-started student chooses."""
+  for name, select in config.arms:
+    folder = workdir / "arms" / name
+    rows = _collect(config, workdir, select, folder / "traces", _problems(config, "train"),
+                    student=str(workdir / "cold_start" / "student"), title=f"collect {name}")
+    kept = traces.kept(rows, keep=select.keep, pick=select.pick)
+    if jax.process_index() == 0:
+      traces.write_parquet(folder / "traces.parquet", rows, system=config.problems.system)
+      config_lib.write_atomically(folder / "kept.json",
+                                  json.dumps([[r["uuid"], r["attempt"]] for r in kept]))
+
+
+def train(config, workdir):
+  """A student for every arm, from the same start and with the same number of updates."""
+  for name, select in config.arms:
+    folder = workdir / "arms" / name
+    if (folder / "student").exists():
+      continue
+    rows = _rows(folder / "traces")
+    _train(config, traces.kept(rows, keep=select.keep, pick=select.pick), config.train, folder,
+           title=f"train {name}")
+
+
+def evaluate(config, workdir):
+  """Every student on the test problems; results.json and a table."""
+  problems = _problems(config, "test")
+  e, results, answered = config.evaluate, {}, {}
+  for name, select in config.arms:
+    folder = workdir / "arms" / name
+    as_writer = dataclasses.replace(
+        config.select, k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p, top_k=0,
+        attempts=e.samples, seed=e.seed, threshold="off", margin="off", delimiters=(), resamples=0)
+    answered[name] = _collect(config, workdir, as_writer, folder / "answers", problems,
+                              teacher=str(folder / "student"), student=None,
+                              title=f"evaluate {name}")
+    rows = _rows(folder / "traces")
+    kept = traces.kept(rows, keep=select.keep, pick=select.pick)
+    results[name] = {**evaluate_lib.accuracy(answered[name], len(problems)),
+                     **collected(rows, kept, len(_problems(config, "train")))}
+  base = "standard_kd" if "standard_kd" in results else next(iter(results))
+  found = {"arms": results, "paired": {
+      f"{name}-{base}": evaluate_lib.paired(answered[name], answered[base])
+      for name in results if name != base}}
+  if jax.process_index() == 0:
+    config_lib.write_atomically(workdir / "results.json", json.dumps(found, indent=1))
+    print(table(found))
+
+
+def report(config, workdir):
+  """report.html: one page to look at."""
+  if jax.process_index() == 0:
+    print(f"report: {report_lib.write_report(workdir)}")
+
+
+def pretrain(config, workdir):
+  train_lib.pretrain(config, workdir)
+
+
+def collected(rows, kept, problems):
+  """What a collection cost and gave: figures of results.json."""
+  nll = sum(r["student_nll"] * r["num_tokens"] for r in kept if r["student_nll"] is not None)
+  count = sum(r["num_tokens"] for r in kept if r["student_nll"] is not None)
+  return {"student_nll": nll / count if count else None, "kept": len(kept), "problems": problems,
+          "kept_tokens": sum(r["num_tokens"] for r in kept),
+          "teacher_tokens": sum(r["teacher_tokens"] for r in rows),
+          "pruned": sum(r["stop"] == "pruned" for r in rows) / max(len(rows), 1),
+          "teacher_right": sum(r["verdict"] == "right" for r in rows) / max(len(rows), 1)}
+
+
+def table(found):
+  """results.json as text for a terminal."""
+  lines = [f"{'arm':<14}{'accuracy':>9}  {'95% interval':<15}{'n':>5}{'tokens':>8}"
+           f"{'student nll':>13}{'kept':>6}{'teacher tokens':>16}"]
+  for name, r in found["arms"].items():
+    nll = "-" if r["student_nll"] is None else f"{r['student_nll']:.3f}"
+    low, high = r["ci"]
+    lines.append(f"{name:<14}{r['accuracy']:>9.1%}  {f'{low:.1%} - {high:.1%}':<15}{r['n']:>5}"
+                 f"{r['mean_tokens']:>8.1f}{nll:>13}{r['kept']:>6}{r['teacher_tokens']:>16,}")
+  for name, p in found["paired"].items():
+    low, high = p["ci"]
+    lines.append(f"{name}: {p['difference']:+.1%} ({low:+.1%} to {high:+.1%})")
+  return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- shared by the stages
+
+def _problems(config, split):
+  p = config.problems
+  source = {"train": "", "cold_start": p.cold_start_source, "test": p.test_source}[split]
+  return problems_lib.load(source or p.source, split, getattr(p, split), p.seed)
+
+
+def _load(path, dtype="float32", unroll=False, **placement):
+  shape = weights.read_shape(path, dtype=dtype, unroll=unroll, **placement)
+  return weights.load(path, shape), tokens.load_tokenizer(path)
+
+
+def _collect(config, workdir, select, folder, problems, *, student, title, teacher=None):
+  """Rows of one collection. Models are loaded only when there is something left to write."""
+  teacher = teacher or directory(config.teacher.path)
+  mine, tokenizer = _load(teacher, config.teacher.dtype, config.teacher.unroll)
+  chooser, its_tokenizer = (None, None) if student is None else _load(
+      student, config.student.dtype, config.student.unroll, rows=("data", "model"), tensor=None)
+  writer = collect_lib.Writer(
+      model_lib.unstacked(mine), tokenizer, tokens.eos_ids(teacher, tokenizer),
+      chooser and model_lib.unstacked(chooser), its_tokenizer, config.problems.system or None)
+  threshold = math.inf if select.threshold == "off" else select.threshold
+  if threshold == "calibrated":
+    threshold = _calibrate(config, workdir, select, student)
+  with answers.Verifier() as verifier:
+    return collect_lib.collect(writer, problems, select, folder, verifier=verifier,
+                               threshold=threshold, title=title)
+
+
+def _calibrate(config, workdir, select, student):
+  """The threshold: a quantile of the student's chunk scores on held-out cold-start problems.
+
+  The teacher writes them as it wrote the cold start, one candidate a chunk, so this is what the
+  student finds in ordinary teacher text.
+  """
+  if not config.problems.held_out:
+    raise ValueError("problems.held_out is 0: a calibrated threshold needs held-out problems")
+  problems = _problems(config, "cold_start")[:config.problems.held_out]
+  plain = dataclasses.replace(select, k=1, temperature=config.cold_start.temperature,
+                              threshold="off", margin="off", attempts=1)
+  rows = _collect(config, workdir, plain,
+                  workdir / "cold_start" / f"calibration-{select.scorer}-{select.c}", problems,
+                  student=student, title="calibrate")
+  found = [c["score"] for r in rows for c in r["chunks"] if c["score"] is not None]
+  return float(np.quantile(found, select.quantile))
+
+
+def _train(config, rows, settings, folder, *, title):
+  """Fine-tunes the base student on trace rows and exports it to folder/student."""
+  path = directory(config.student.path)
+  tokenizer = tokens.load_tokenizer(path)
+  ends, own = tokens.eos_ids(directory(config.teacher.path), tokenizer), tokenizer.eos_token_id
+  pairs = []
+  for r in rows:
+    ids = [*r["ids"][:-1], own] if r["ids"][-1] in ends else r["ids"]
+    row, start = tokens.render_row(tokenizer, r["problem"], ids, config.problems.system or None)
+    pairs.append((row[:start], row[start:]))
+  shape = weights.read_shape(path, dtype="float32", rows=train_lib.AXES, tensor=None)
+  model = weights.load(path, shape, fsdp=train_lib.fsdp_axes(shape))
+  model = train_lib.fit(model, data.Rows(pairs, settings.length), settings, folder / "checkpoints",
+                        title=title)
+  plain = weights.read_shape(path, dtype=config.student.dtype)
+  weights.save(str(folder / "student"), model_lib.replace_shape(
+      model, **{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}), path,
+      dtype="float32")
+
+
+def _rows(folder):
+  """Finished rows of a collection on disk."""
+  return traces.Shards(folder).resume()[0]
