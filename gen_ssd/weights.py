@@ -225,7 +225,8 @@ def load(path, shape, fsdp=None):
     view = lambda name: handle(where[name]).get_slice(name)
     if shape.tied and "lm_head.weight" in where:
       head, embed = view("lm_head.weight"), view("model.embed_tokens.weight")
-      if any((head[i:i + 4096] != embed[i:i + 4096]).any() for i in range(0, shape.vocab, 4096)):
+      cuts = (slice(i, min(i + 4096, shape.vocab)) for i in range(0, shape.vocab, 4096))
+      if any((head[cut] != embed[cut]).any() for cut in cuts):
         raise ValueError(f"{path}: config.json ties the embeddings, but lm_head.weight is not "
                          "model.embed_tokens.weight: set tie_word_embeddings to false")
 
@@ -247,6 +248,12 @@ def load(path, shape, fsdp=None):
         return parts[bounds]
 
       sharding = NamedSharding(mesh, models.spec(shape, leaf, fsdp))
+      try:
+        sharding.shard_shape(dims)
+      except ValueError as error:
+        raise ValueError(f"{path}: leaf {leaf} {dims} cannot be split as {sharding.spec} over a "
+                         f"mesh of {dict(mesh.shape)}: choose mesh.model (or the FSDP axes) to "
+                         f"divide its {shape.kv_heads} key-value heads and other sizes") from error
       return jax.block_until_ready(jax.make_array_from_callback(dims, sharding, part))
 
     return models.Transformer(shape, make)
