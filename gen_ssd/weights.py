@@ -89,19 +89,17 @@ def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=Fal
     refuse(f"model_type {kind!r}", ", ".join(MODEL_TYPES))
   config = AutoConfig.from_pretrained(path, local_files_only=True)
   has = lambda name: getattr(config, name, None)
-  if has("hidden_act") not in ("silu", "swish"):
-    refuse(f"hidden_act {has('hidden_act')!r}", "silu")
-  if has("quantization_config"):
-    refuse("a quantised checkpoint", "float32, bfloat16 or float16 weights")
-  if has("use_sliding_window") or (kind == "mistral" and has("sliding_window")):
-    refuse("a sliding window in use", "full attention in every layer")
-  if set(has("layer_types") or ()) - {"full_attention"}:
-    refuse(f"layer_types {sorted(set(config.layer_types))}", "full_attention in every layer")
-  if has("attention_bias"):
-    refuse("attention_bias (it biases o_proj too)", "qwen2's biases on q, k and v")
-  if has("mlp_bias"):
-    refuse("mlp_bias", "mlp without biases")
-
+  layers = set(has("layer_types") or ()) - {"full_attention"}
+  window = has("use_sliding_window") or (kind == "mistral" and has("sliding_window"))
+  for wrong, what, instead in (
+      (has("hidden_act") not in ("silu", "swish"), f"hidden_act {has('hidden_act')!r}", "silu"),
+      (has("quantization_config"), "a quantised checkpoint", "float32, bfloat16 or float16"),
+      (window, "a sliding window in use", "full attention in every layer"),
+      (layers, f"layer_types {sorted(layers)}", "full_attention in every layer"),
+      (has("attention_bias"), "attention_bias (it biases o_proj too)", "qwen2's on q, k and v"),
+      (has("mlp_bias"), "mlp_bias", "mlp without biases")):
+    if wrong:
+      refuse(what, instead)
   heads = config.num_attention_heads
   kv_heads = has("num_key_value_heads") or heads
   if heads % kv_heads:
@@ -155,12 +153,13 @@ def _headers(path):
       files = sorted(set(json.load(f)["weight_map"].values()))
   elif os.path.isfile(os.path.join(path, "model.safetensors")):
     files = ["model.safetensors"]
-  elif glob.glob(os.path.join(glob.escape(path), "*.bin")):
-    raise ValueError(f"{path}: only .bin weights. Those are pickles, which can run code when read; "
-                     "convert once where you trust them: transformers' AutoModelForCausalLM"
-                     ".from_pretrained(DIR).save_pretrained(NEW) writes safetensors")
   else:
-    raise ValueError(f"{path}: no model.safetensors or model.safetensors.index.json there")
+    pickles = os.path.join(glob.escape(path), "pytorch_model*.bin*")
+    raise ValueError(
+        f"{path}: only .bin weights. Those are pickles, which can run code when read; convert once "
+        "where you trust them: transformers' AutoModelForCausalLM.from_pretrained(DIR)"
+        ".save_pretrained(NEW) writes safetensors" if glob.glob(pickles) else
+        f"{path}: no model.safetensors or model.safetensors.index.json there")
   found, broken = {}, []
   for file in files:
     full = os.path.join(path, file)
@@ -204,9 +203,8 @@ def _check(path, shape):
   problems += [f"unexpected: {name} {list(found[name][2])}"
                for name in sorted(found.keys() - want.keys() - spare)]
   if problems:
-    more = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
-    raise ValueError("\n  ".join([f"{path}: the weights are not those of its config.json",
-                                  *problems[:20], *more]))
+    problems[20:] = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
+    raise ValueError("\n  ".join([f"{path}: the weights are not those asked for", *problems]))
   return {name: found[name][0] for name in want if name in found}
 
 
@@ -238,13 +236,12 @@ def load(path, shape, fsdp=None):
       def part(index):
         bounds = tuple(s.indices(n)[:2] for s, n in zip(index, dims))
         if bounds not in parts:
-          out = np.empty([b - a for a, b in bounds], dtype)
+          out = parts[bounds] = np.empty([b - a for a, b in bounds], dtype)
           if stacked:
             for i, l in enumerate(range(*bounds[0])):
               out[i] = _cut(view(name.format(l)), leaf, bounds[1:], dims[1:])
           else:
             out[...] = _cut(view(name), leaf, bounds, dims)
-          parts[bounds] = out
         return parts[bounds]
 
       sharding = NamedSharding(mesh, models.spec(shape, leaf, fsdp))

@@ -144,7 +144,7 @@ def test_block_size_changes_neither_values_nor_gradients():
     return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
 
   want = results(t)
-  for block in (1, 8, 12):
+  for block in (1, 8):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), results(block), want)
 
 

@@ -24,8 +24,9 @@ LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_fac
 CASES = {
     # transformers 4 JSON: rope_theta and rope_scaling beside each other, no head_dim
     "llama": dict(model_type="llama", rope_theta=5e5, rope_scaling=LLAMA3, head_dim=None),
-    "llama_linear": dict(model_type="llama", head_dim=6, num_key_value_heads=1, rope_parameters=dict(
-        rope_type="linear", rope_theta=2e4, factor=4.0)),
+    "llama_linear": dict(
+        model_type="llama", head_dim=6, num_key_value_heads=1, rope_parameters=dict(
+            rope_type="linear", rope_theta=2e4, factor=4.0)),
     "qwen2": dict(model_type="qwen2", tie_word_embeddings=True, rope_theta=3e5,
                   use_sliding_window=False, sliding_window=32),
     "qwen2_yarn": dict(model_type="qwen2", rope_theta=1e6, rope_scaling=dict(
