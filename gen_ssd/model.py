@@ -210,7 +210,7 @@ def rope_frequencies(shape):
     if p.get("truncate", True):
       low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, h - 1)
-    ramp = np.clip((np.arange(h // 2) - low) / (max(high - low, 0.001)), 0.0, 1.0)
+    ramp = np.clip((np.arange(h // 2) - low) / ((high - low) or 0.001), 0.0, 1.0)
     return (freqs * (1 - ramp) + freqs / factor * ramp).astype(np.float32), float(scale)
   raise ValueError(f"rope type {kind!r} is not supported: default, linear, llama3 or yarn")
 

@@ -81,31 +81,27 @@ def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=Fal
   """
   from transformers import AutoConfig  # seconds to import, and most of this module does without
 
-  raw = _config(path)
-  kind = raw.get("model_type")
+  def refuse(what, instead):
+    raise ValueError(f"{path}: {what} is not supported, only {instead}")
 
-  def refuse(what, supported):
-    raise ValueError(f"{path}: {what} is not supported: {supported}")
-
-  if kind not in MODEL_TYPES:
+  kind = _config(path).get("model_type")
+  if kind not in MODEL_TYPES:  # before transformers, which does not know every type either
     refuse(f"model_type {kind!r}", ", ".join(MODEL_TYPES))
-  if raw.get("quantization_config"):
-    refuse("a quantised checkpoint", "float32, bfloat16 or float16 weights")
   config = AutoConfig.from_pretrained(path, local_files_only=True)
   has = lambda name: getattr(config, name, None)
-  if has("hidden_act") not in ("silu", "swish"):
-    refuse(f"hidden_act {has('hidden_act')!r}", "silu")
-  if has("use_sliding_window") or (kind == "mistral" and has("sliding_window")):
-    refuse("a sliding window in use", "full attention in every layer")
-  if set(has("layer_types") or ()) - {"full_attention"}:
-    refuse(f"layer_types {sorted(set(config.layer_types))}", "full_attention in every layer")
-  if has("attention_bias"):
-    refuse("attention_bias (it biases o_proj too)", "qwen2's biases on q, k and v")
-  if has("mlp_bias"):
-    refuse("mlp_bias", "mlp without biases")
-
-  heads, kv_heads = config.num_attention_heads, has("num_key_value_heads")
-  kv_heads = kv_heads or heads
+  layers = set(has("layer_types") or ()) - {"full_attention"}
+  window = has("use_sliding_window") or (kind == "mistral" and has("sliding_window"))
+  for wrong, what, instead in (
+      (has("hidden_act") not in ("silu", "swish"), f"hidden_act {has('hidden_act')!r}", "silu"),
+      (has("quantization_config"), "a quantised checkpoint", "float32, bfloat16 or float16"),
+      (window, "a sliding window in use", "full attention in every layer"),
+      (layers, f"layer_types {sorted(layers)}", "full_attention in every layer"),
+      (has("attention_bias"), "attention_bias (it biases o_proj too)", "qwen2's on q, k and v"),
+      (has("mlp_bias"), "mlp_bias", "mlp without biases")):
+    if wrong:
+      refuse(what, instead)
+  heads = config.num_attention_heads
+  kv_heads = has("num_key_value_heads") or heads
   if heads % kv_heads:
     refuse(f"{heads} heads over {kv_heads} key-value heads", "a multiple")
   theta, rope = _rope(config, refuse)
@@ -157,12 +153,13 @@ def _headers(path):
       files = sorted(set(json.load(f)["weight_map"].values()))
   elif os.path.isfile(os.path.join(path, "model.safetensors")):
     files = ["model.safetensors"]
-  elif glob.glob(os.path.join(glob.escape(path), "*.bin")):
-    raise ValueError(f"{path}: only .bin weights. Those are pickles, which can run code when read; "
-                     "convert once where you trust them: transformers' AutoModelForCausalLM"
-                     ".from_pretrained(DIR).save_pretrained(NEW) writes safetensors")
   else:
-    raise ValueError(f"{path}: no model.safetensors or model.safetensors.index.json there")
+    pickles = os.path.join(glob.escape(path), "pytorch_model*.bin*")
+    raise ValueError(
+        f"{path}: only .bin weights. Those are pickles, which can run code when read; convert once "
+        "where you trust them: transformers' AutoModelForCausalLM.from_pretrained(DIR)"
+        ".save_pretrained(NEW) writes safetensors" if glob.glob(pickles) else
+        f"{path}: no model.safetensors or model.safetensors.index.json there")
   found, broken = {}, []
   for file in files:
     full = os.path.join(path, file)
@@ -206,9 +203,8 @@ def check_files(path, shape):
   problems += [f"unexpected: {name} {list(found[name][2])}"
                for name in sorted(found.keys() - want.keys() - spare)]
   if problems:
-    more = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
-    raise ValueError("\n  ".join([f"{path}: the weights are not those of its config.json",
-                                  *problems[:20], *more]))
+    problems[20:] = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
+    raise ValueError("\n  ".join([f"{path}: the weights are not those asked for", *problems]))
   return {name: found[name][0] for name in want if name in found}
 
 
@@ -226,27 +222,35 @@ def load(path, shape, fsdp=None):
     handle = functools.cache(lambda file: stack.enter_context(safe_open(file, "numpy")))
     view = lambda name: handle(where[name]).get_slice(name)
     if shape.tied and "lm_head.weight" in where:
-      _check_tied(path, view("lm_head.weight"), view("model.embed_tokens.weight"))
+      head, embed = view("lm_head.weight"), view("model.embed_tokens.weight")
+      cuts = (slice(i, min(i + 4096, shape.vocab)) for i in range(0, shape.vocab, 4096))
+      if any((head[cut] != embed[cut]).any() for cut in cuts):
+        raise ValueError(f"{path}: config.json ties the embeddings, but lm_head.weight is not "
+                         "model.embed_tokens.weight: set tie_word_embeddings to false")
 
     def make(leaf, dims):
-      name, _ = TABLE[leaf]
-      stacked = leaf in models.LAYER_LEAVES
+      name, stacked = TABLE[leaf][0], leaf in models.LAYER_LEAVES
+      dtype = np.float32 if leaf in NORMS else jnp.dtype(shape.dtype)
       parts = {}  # replicas share one copy on the host
 
       def part(index):
         bounds = tuple(s.indices(n)[:2] for s, n in zip(index, dims))
         if bounds not in parts:
-          out = np.empty([b - a for a, b in bounds],
-                         np.float32 if leaf in NORMS else jnp.dtype(shape.dtype))
+          out = parts[bounds] = np.empty([b - a for a, b in bounds], dtype)
           if stacked:
             for i, l in enumerate(range(*bounds[0])):
               out[i] = _cut(view(name.format(l)), leaf, bounds[1:], dims[1:])
           else:
             out[...] = _cut(view(name), leaf, bounds, dims)
-          parts[bounds] = out
         return parts[bounds]
 
       sharding = NamedSharding(mesh, models.spec(shape, leaf, fsdp))
+      try:
+        sharding.shard_shape(dims)
+      except ValueError as error:
+        raise ValueError(f"{path}: leaf {leaf} {dims} cannot be split as {sharding.spec} over a "
+                         f"mesh of {dict(mesh.shape)}: choose mesh.model (or the FSDP axes) to "
+                         f"divide its {shape.kv_heads} key-value heads and other sizes") from error
       return jax.block_until_ready(jax.make_array_from_callback(dims, sharding, part))
 
     return models.Transformer(shape, make)
@@ -264,13 +268,6 @@ def _cut(view, leaf, bounds, dims):
   return x.transpose([order.index(a) for a in AXES[leaf]])
 
 
-def _check_tied(path, head, embed, step=4096):
-  for i in range(0, embed.get_shape()[0], step):
-    if not np.array_equal(head[i:i + step], embed[i:i + step]):
-      raise ValueError(f"{path}: config.json ties the embeddings, but lm_head.weight differs from "
-                       "model.embed_tokens.weight. Set tie_word_embeddings to false, or drop one")
-
-
 # ---------------------------------------------------------------- writing
 
 def save(path, model, source, dtype=None, shard_bytes=5 * 10**9):
@@ -285,12 +282,10 @@ def save(path, model, source, dtype=None, shard_bytes=5 * 10**9):
   shape = model.shape
   dtype = jnp.dtype(dtype or shape.dtype)
   path = os.path.normpath(path)
-  described = read_shape(source, dtype=shape.dtype, rows=shape.rows, tensor=shape.tensor,
-                         unroll=shape.unroll)
-  if described != shape:
-    differ = [f"{f.name}: {getattr(described, f.name)!r} there, {getattr(shape, f.name)!r} here"
-              for f in dataclasses.fields(shape)
-              if getattr(described, f.name) != getattr(shape, f.name)]
+  here, there = dataclasses.asdict(shape), dataclasses.asdict(read_shape(source))
+  differ = [f"{name}: {there[name]!r} there, {here[name]!r} here" for name in here
+            if name not in ("dtype", "rows", "tensor", "unroll") and here[name] != there[name]]
+  if differ:
     raise ValueError(f"{source}: its config.json describes another model. " + "; ".join(differ))
   if os.path.exists(path) and (os.path.samefile(path, source)
                                or not os.path.isfile(os.path.join(path, "config.json"))):
@@ -309,6 +304,7 @@ def save(path, model, source, dtype=None, shard_bytes=5 * 10**9):
   if first:
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
+    _copy_companions(source, partial, dtype)
   names = {}
   for i, tensors in enumerate(files):
     file = "model.safetensors" if len(files) == 1 else (
@@ -317,13 +313,18 @@ def save(path, model, source, dtype=None, shard_bytes=5 * 10**9):
     names.update(dict.fromkeys(arrays, file))
     if first:
       save_file(arrays, os.path.join(partial, file), metadata={"format": "pt"})
+      # save_file makes files that only their owner can read
+      shutil.copymode(os.path.join(partial, "config.json"), os.path.join(partial, file))
   if first:
     if len(files) > 1:
       total = sum(math.prod(t[3]) for t in _tensors(shape)) * dtype.itemsize
       _write_json(os.path.join(partial, "model.safetensors.index.json"),
                   {"metadata": {"total_size": total}, "weight_map": names})
-    _copy_companions(source, partial, dtype)
-    _replace(partial, path)
+    shutil.rmtree(path + ".old", ignore_errors=True)
+    if os.path.exists(path):
+      os.rename(path, path + ".old")
+    os.rename(partial, path)
+    shutil.rmtree(path + ".old", ignore_errors=True)
   multihost_utils.sync_global_devices(f"gen_ssd.weights.save {path}")
 
 
@@ -359,15 +360,6 @@ def _write_json(path, value):
   with open(path, "w", encoding="utf-8") as f:
     json.dump(value, f, indent=2, ensure_ascii=False)
     f.write("\n")
-
-
-def _replace(partial, path):
-  old = path + ".old"
-  shutil.rmtree(old, ignore_errors=True)
-  if os.path.exists(path):
-    os.rename(path, old)
-  os.rename(partial, path)
-  shutil.rmtree(old, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- python -m gen_ssd.weights

@@ -1,0 +1,67 @@
+"""Writes tests/golden/*.npz: tiny random models of transformers, their weights and their logits.
+
+    pip install torch && python tests/golden/make.py
+
+Needed again only when an architecture or rope type is added; the tests themselves need no torch.
+Each file holds `config` (config.json as text, some in the format of transformers 4), `tokens`
+int32[t], `logits` f32[t, v] and `w:NAME` f16 weights. Norms and biases are random too, weights are
+large enough for attention to be sharp, and no rope theta is the default one.
+"""
+import json
+import os
+import tempfile
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+T, V = 56, 40
+BASE = dict(vocab_size=V, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+            hidden_act="silu", rms_norm_eps=1e-5)
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=16)
+CASES = {
+    # transformers 4 JSON: rope_theta and rope_scaling beside each other, no head_dim
+    "llama": dict(model_type="llama", rope_theta=5e5, rope_scaling=LLAMA3, head_dim=None),
+    "llama_linear": dict(
+        model_type="llama", head_dim=6, num_key_value_heads=1, rope_parameters=dict(
+            rope_type="linear", rope_theta=2e4, factor=4.0)),
+    "qwen2": dict(model_type="qwen2", tie_word_embeddings=True, rope_theta=3e5,
+                  use_sliding_window=False, sliding_window=32),
+    "qwen2_yarn": dict(model_type="qwen2", rope_theta=1e6, rope_scaling=dict(
+        type="yarn", factor=4.0, original_max_position_embeddings=16)),
+    "qwen3": dict(model_type="qwen3", head_dim=8, rope_parameters=dict(
+        rope_type="default", rope_theta=5e6)),
+    "qwen3_yarn": dict(model_type="qwen3", head_dim=8, tie_word_embeddings=True,
+                       rope_parameters=dict(
+                           rope_type="yarn", rope_theta=5e4, factor=2.5, beta_fast=12.0,
+                           beta_slow=2.0, truncate=False, mscale=1.3, mscale_all_dim=0.7,
+                           original_max_position_embeddings=20)),
+}
+
+
+def make(name, config):
+  with tempfile.TemporaryDirectory() as folder:
+    with open(os.path.join(folder, "config.json"), "w") as f:
+      json.dump(config, f)
+    facts = AutoConfig.from_pretrained(folder)
+  model = AutoModelForCausalLM.from_config(facts, attn_implementation="eager").float().eval()
+  torch.manual_seed(len(name))
+  with torch.no_grad():
+    for key, w in model.named_parameters():
+      norm = key.endswith("norm.weight")
+      std = 0.3 if norm or key.endswith("bias") else 1.5 * w.shape[-1] ** -0.5
+      w.copy_((torch.randn(w.shape) * std + norm).half().float())
+    tokens = torch.randint(0, V, (1, T))
+    logits = model(tokens).logits[0].numpy()
+  weights = {f"w:{k}": w.detach().numpy().astype(np.float16) for k, w in model.named_parameters()}
+  np.savez_compressed(os.path.join(os.path.dirname(__file__), f"{name}.npz"),
+                      config=json.dumps(config), tokens=tokens[0].numpy().astype(np.int32),
+                      logits=logits, **weights)
+  print(name, "logits up to", np.abs(logits).max())
+
+
+if __name__ == "__main__":
+  for name, changes in CASES.items():
+    make(name, {**BASE, "tie_word_embeddings": False, **changes})

@@ -1,0 +1,202 @@
+"""Prompts, rows and vocabularies, on a tokenizer made here and on real ones where they are."""
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from gen_ssd import tokens
+
+WORDS = "Tom has apples He buys more + - = \\boxed{ How many now <think> </think>".split()
+REAL = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tokenizers"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+  return tokens.word_level_tokenizer(WORDS, tmp_path_factory.mktemp("small"))
+
+
+def real(name):
+  folder = REAL / name
+  if not (folder / "tokenizer.json").is_file():
+    pytest.skip(f"the tokenizer {name} is not at {folder}")
+  return tokens.load_tokenizer(folder)
+
+
+def template_of(name):
+  file = REAL / name / "tokenizer_config.json"
+  if not file.is_file():
+    pytest.skip(f"the tokenizer config of {name} is not at {file}")
+  return json.loads(file.read_text())["chat_template"]
+
+
+# ---------------------------------------------------------------- the small tokenizer
+
+@pytest.mark.parametrize("text", [
+    "Tom has 57 apples . He buys 8 more . 57 + 8 = 65 . \\boxed{65}",
+    "Tom has 57 apples. He buys 8 more; 1,000 - 3.5 = 996.5!\n\nHow many now?\n\\boxed{ 100%}",
+    "7", "Tom", ""])
+def test_text_round_trips(small, text):
+  ids = small.encode(text)
+  assert small.unk_token_id not in ids
+  assert small.decode(ids) == text
+  assert small.decode([*ids, small.eos_token_id], skip_special_tokens=True) == text
+
+
+def test_digits_are_single_and_the_first_carries_the_word_start(small):
+  assert small.convert_ids_to_tokens(small.encode("57 apples ?")) == ["▁5", "7", "▁apples", "▁?"]
+  assert small.convert_ids_to_tokens(small.encode("Jerry has")) == ["<unk>", "▁has"]
+
+
+def test_special_ids_and_template(small):
+  assert (small.pad_token, small.eos_token, small.unk_token) == ("<pad>", "<eos>", "<unk>")
+  assert (small.pad_token_id, small.eos_token_id) == (0, 1)
+  prompt = small.convert_ids_to_tokens(tokens.chat_prompt(small, "How many ?"))
+  assert prompt == ["<user>", "▁How", "▁many", "▁?", "<assistant>"]
+  with_system = small.convert_ids_to_tokens(tokens.chat_prompt(small, "now", system="Tom has"))
+  assert with_system == ["▁Tom", "▁has", "<user>", "▁now", "<assistant>"]
+
+
+def test_same_words_same_ids_and_more_words_come_after(small, tmp_path):
+  more = tokens.word_level_tokenizer([*WORDS, "pears"], tmp_path)
+  assert len(more) == len(small) + 1
+  assert tokens.shared_vocabulary(small, more) == len(small)
+
+
+# ---------------------------------------------------------------- rows and end tokens
+
+def test_row_is_prompt_ids_and_trace_ids(small):
+  trace = [*small.encode("He buys 8 more ."), small.eos_token_id]
+  ids, start = tokens.render_row(small, "Tom has 5 .", trace)
+  assert ids[:start] == tokens.chat_prompt(small, "Tom has 5 .") and ids[start:] == trace
+
+
+def test_template_that_drops_thoughts_is_refused(small, tmp_path):
+  dropping = tokens.CHAT_TEMPLATE.replace(
+      "<assistant>{{ m.content }}", "<assistant>{{ m.content.split('</think>')[-1] }}")
+  student = tokens.word_level_tokenizer(WORDS, tmp_path, chat_template=dropping)
+  tokens.render_row(student, "How many ?", student.encode("57 apples"))
+  trace = student.encode("<think> 50 + 7 = 57 </think> 57 apples")
+  with pytest.raises(ValueError, match=f"chat template of {tmp_path} changes the trace.*50"):
+    tokens.render_row(student, "How many ?", trace)
+  ids, start = tokens.render_row(student, "How many ?", trace, check=False)
+  assert ids[start:] == trace
+
+
+def test_no_chat_template(small, tmp_path):
+  bare = tokens.word_level_tokenizer(WORDS, tmp_path, chat_template=None)
+  with pytest.raises(ValueError, match=f"{tmp_path} has no chat template"):
+    tokens.chat_prompt(bare, "How many ?")
+
+
+def test_bos_is_never_doubled(tmp_path):
+  doubling = "{{ bos_token }}{{ bos_token }}" + tokens.CHAT_TEMPLATE
+  tokenizer = tokens.word_level_tokenizer(WORDS, tmp_path, chat_template=doubling)
+  tokenizer.bos_token = "<pad>"
+  ids = tokens.chat_prompt(tokenizer, "How many ?")
+  assert tokenizer.convert_ids_to_tokens(ids[:2]) == ["<pad>", "<user>"]
+
+
+def test_end_ids(small, tmp_path):
+  def ends(**files):
+    for name in ("config", "generation_config"):
+      (tmp_path / f"{name}.json").write_text(json.dumps({"eos_token_id": files.get(name)}))
+    return tokens.eos_ids(tmp_path, small)
+
+  assert ends(generation_config=[7, 5]) == (7, 5, 1)
+  assert ends(generation_config=1, config=3) == (1,)
+  assert ends(config=3) == (3, 1)
+  assert ends() == (1,)
+  assert tokens.eos_ids(tmp_path / "nowhere", small) == (1,)
+  small_without = tokens.word_level_tokenizer(WORDS, tmp_path / "other")
+  small_without.eos_token = None
+  with pytest.raises(ValueError, match="end token"):
+    tokens.eos_ids(tmp_path, small_without)
+
+
+def test_no_tokenizer_there(tmp_path):
+  with pytest.raises(ValueError, match="no tokenizer_config.json.*hf download"):
+    tokens.load_tokenizer(tmp_path)
+
+
+# ---------------------------------------------------------------- vocabularies
+
+def test_vocabularies_that_disagree_are_listed(small, tmp_path):
+  swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
+  other = tokens.word_level_tokenizer(swapped, tmp_path / "swapped")
+  at = small.convert_tokens_to_ids("▁Tom")
+  with pytest.raises(ValueError) as caught:
+    tokens.shared_vocabulary(small, other)
+  message = str(caught.value)
+  assert f"2 of {len(small)} ids differ" in message and str(tmp_path / "swapped") in message
+  assert f"\n  {at}: teacher '▁Tom', student '▁has'" in message
+
+  fewer = tokens.word_level_tokenizer(WORDS[:3], tmp_path / "fewer")
+  with pytest.raises(ValueError) as caught:
+    tokens.shared_vocabulary(small, fewer)
+  assert f"{len(WORDS) - 3} of" in str(caught.value) and "student None" in str(caught.value)
+  assert str(caught.value).count("teacher '") == 10
+
+
+def test_delimiters(small):
+  size = len(small) + 3
+  mask = tokens.delimiter_mask(small, [" .", "\n"], size)
+  assert mask.shape == (size,) and mask.dtype == bool
+  assert small.convert_ids_to_tokens(np.nonzero(mask)[0].tolist()) == ["\n", "▁.", "▁\n"]
+  with_dot = tokens.delimiter_mask(small, ["."], size)
+  assert small.convert_ids_to_tokens(np.nonzero(with_dot)[0].tolist()) == [".", "▁."]
+  assert not tokens.delimiter_mask(small, [], size).any()
+  assert tokens.delimiter_mask(small, [" ."], 10).shape == (10,)
+
+
+# ---------------------------------------------------------------- real tokenizers
+
+def test_qwen3_template_with_and_without_thinking():
+  qwen = real("qwen3")
+  think = tokens.chat_prompt(qwen, "How many?")
+  assert qwen.decode(think) == "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"
+  direct = tokens.chat_prompt(qwen, "How many?", enable_thinking=False)
+  assert direct[:len(think)] == think
+  assert qwen.decode(direct[len(think):]) == "<think>\n\n</think>\n\n"
+  system = tokens.chat_prompt(qwen, "How many?", system="Be brief.")
+  assert qwen.decode(system).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
+  for text in ("<think>\nTwo.\n\nOr three.\n</think>\n\n\\boxed{3}<|im_end|>", "Three.<|im_end|>"):
+    trace = qwen.encode(text)
+    ids, start = tokens.render_row(qwen, "How many?", trace)
+    assert ids == think + trace and start == len(think)
+  ids, _ = tokens.render_row(qwen, "How many?", trace, enable_thinking=False)
+  assert ids == direct + trace
+
+
+def test_template_of_deepseek_r1_distill_is_found_out():
+  template, qwen = template_of("deepseek_r1_distill_qwen"), real("qwen3")
+  qwen.chat_template, qwen.bos_token = template, "<|endoftext|>"
+  prompt = tokens.chat_prompt(qwen, "How many?")
+  assert prompt.count(qwen.bos_token_id) == 1 and prompt[0] == qwen.bos_token_id
+  with pytest.raises(ValueError, match="qwen3 changes the trace: '<think>"):
+    tokens.render_row(qwen, "How many?", qwen.encode("<think>\nTwo.\n</think>\n\nThree."))
+  tokens.render_row(qwen, "How many?", qwen.encode("Three."))
+
+
+def test_default_system_prompt_of_qwen25_leaves_the_trace_whole():
+  template, qwen = template_of("qwen2.5"), real("qwen3")
+  qwen.chat_template = template
+  assert "You are" in qwen.decode(tokens.chat_prompt(qwen, "How many?"))
+  tokens.render_row(qwen, "How many?", qwen.encode("<think>\nTwo.\n</think>\n\nThree.<|im_end|>"))
+
+
+def test_phi_has_its_start_token_once_at_most_and_another_vocabulary():
+  phi, qwen = real("phi-3-mini"), real("qwen3")
+  assert tokens.chat_prompt(phi, "How many?").count(phi.bos_token_id) <= 1
+  with pytest.raises(ValueError, match="0: teacher '<unk>', student '!'"):
+    tokens.shared_vocabulary(phi, qwen)
+
+
+def test_qwen3_delimiters_and_padded_rows():
+  qwen = real("qwen3")
+  shared = tokens.shared_vocabulary(qwen, qwen)
+  assert shared == len(qwen) < 151936
+  mask = tokens.delimiter_mask(qwen, ["\n\n"], 151936)
+  assert not mask[shared:].any()
+  assert all(mask[qwen.encode(text)[-1]] for text in ("a\n\n", "a.\n\n", "a:\n\n"))
+  assert not mask[qwen.encode("a\n")[-1]]
