@@ -1,16 +1,17 @@
 """Take answers out of texts and compare them: 'right', 'wrong' or 'unverifiable'."""
 
+from collections import Counter
 import contextlib
+from fractions import Fraction
 import json
 import math
-import re
-import sys
-import weakref
-from collections import Counter
-from fractions import Fraction
 from multiprocessing.connection import wait
 from pathlib import Path
-from subprocess import PIPE, Popen
+import re
+from subprocess import PIPE
+from subprocess import Popen
+import sys
+import weakref
 
 CHILD = str(Path(__file__).resolve().with_name("answers_child.py"))
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"

@@ -11,7 +11,8 @@ import resource
 import signal
 import sys
 
-from math_verify import parse, verify
+from math_verify import parse
+from math_verify import verify
 
 
 def judge(gold: str, answer: str) -> str:

@@ -12,7 +12,6 @@ import typing
 
 import ml_collections
 
-from gen_ssd import problems as problems_lib
 from gen_ssd import scores
 from gen_ssd import selectors
 

@@ -147,7 +147,12 @@ def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=40
   PUNCTUATION and newlines stand alone, with and without "▁", so text round-trips as long as its
   words are known; others become <unk>. Ids: SPECIALS, these characters, then `words` in order.
   """
-  from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+  from tokenizers import Regex
+  from tokenizers import Tokenizer
+  from tokenizers import decoders
+  from tokenizers import models
+  from tokenizers import normalizers
+  from tokenizers import pre_tokenizers
   from transformers import PreTrainedTokenizerFast
 
   singles = [*"0123456789", *PUNCTUATION, "\n"]

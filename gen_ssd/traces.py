@@ -107,7 +107,7 @@ def read(path):
   for line in lines:
     try:
       found = json.loads(line)
-      found["uuid"], found["attempt"]  # noqa: B018  KeyError when it is not one of ours
+      found["uuid"], found["attempt"]
       good.append(found)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
       pass

@@ -3,27 +3,25 @@
 import json
 import math
 import os
+from pathlib import Path
 import signal
 import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
 from gen_ssd import answers
-from gen_ssd.answers import (
-  Verifier,
-  compare,
-  extract_boxed,
-  extract_last_number,
-  last_number_right,
-  majority,
-  pass_at_k,
-  verdict,
-)
+from gen_ssd.answers import Verifier
+from gen_ssd.answers import compare
+from gen_ssd.answers import extract_boxed
+from gen_ssd.answers import extract_last_number
+from gen_ssd.answers import last_number_right
+from gen_ssd.answers import majority
+from gen_ssd.answers import pass_at_k
+from gen_ssd.answers import verdict
 
 GSM8K = Path(__file__).resolve().parents[2] / "shared/data/gsm8k"
 

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from gen_ssd import attention, mesh, model, weights
+from gen_ssd import attention
+from gen_ssd import mesh
+from gen_ssd import model
+from gen_ssd import weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))

@@ -4,12 +4,16 @@ import json
 
 import jax
 import jax.numpy as jnp
+from model_test import CASES
+from model_test import all_logits
+from model_test import golden
 import numpy as np
 import pytest
-from model_test import CASES, all_logits, golden
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save_file
 
-from gen_ssd import mesh, weights
+from gen_ssd import mesh
+from gen_ssd import weights
 
 
 @pytest.fixture(autouse=True)

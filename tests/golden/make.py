@@ -13,7 +13,8 @@ import tempfile
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
+from transformers import AutoModelForCausalLM
 
 T, V = 56, 40
 BASE = dict(vocab_size=V, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
