@@ -1,0 +1,400 @@
+"""The invariants of the compiled step. Each fails when its property is broken."""
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from gen_ssd import attention
+from gen_ssd import mesh
+from gen_ssd import model
+from gen_ssd import objectives
+from gen_ssd import scores
+from gen_ssd import select
+
+
+def start(parallel=1, devices=1):
+  mesh.start(parallel, jax.devices()[:devices])
+
+
+def play(rounds=5, stagger=False, n=8, wanted=None, **kwargs):
+  """Texts and nll after `rounds` rounds a trace; `stagger` admits at different times and rows."""
+  engine = tiny.Engine(**kwargs)
+  todo = [(ids, name) for name, ids in enumerate(tiny.prompts(n))]
+  todo = [t for t in todo if wanted is None or t[1] in wanted]
+  if not stagger:
+    engine.admit(dict(enumerate(todo)))
+    for _ in range(rounds):
+      engine.round()
+    return engine
+  todo, age = todo[::-1], {}
+  for turn in range(60):
+    free = [i for i in range(engine.b) if engine.names[i] is None][::-1]
+    new = {i: todo.pop() for i in free[:1 + turn % 2] if todo}
+    if new:
+      engine.admit(new)
+      age |= dict.fromkeys((name for _, name in new.values()), 0)
+    if not any(n is not None for n in engine.names):
+      return engine
+    engine.round()
+    for i, name in enumerate(engine.names):
+      if name is not None:
+        age[name] += 1
+        if age[name] == rounds:
+          engine.names[i] = None  # harvested; the row is overwritten by a later admission
+  raise AssertionError("traces left over")
+
+
+@functools.cache
+def reference():
+  start()
+  return play()
+
+
+@jax.jit
+def forced_nll(net, tokens, mask, segments):
+  """Teacher-forced nll f32[b,t] of whole texts, from the training forward."""
+  b, t = tokens.shape
+  positions = jnp.broadcast_to(jnp.arange(t), (b, t))
+  hidden = model.forward_packed(net, tokens, positions, lambda q, k, v: attention.attend_packed(
+      q, k, v, segments, block=t))
+  targets, weights = objectives.shift_targets(tokens, mask, segments)
+  return objectives.token_nll(model.logits(net, hidden)[:, 0], targets) * weights
+
+
+def full_nll(shape, texts, prompts):
+  """Nll of every token after the prompt, without any cache, for a tiny model of `shape`."""
+  net = tiny.build(shape.__class__(**{**shape.__dict__, "rows": None, "tensor": None}))
+  found = []
+  for text, prompt in zip(texts, prompts):
+    tokens = np.zeros((1, 64), np.int32)
+    tokens[0, :len(text)] = text
+    live = (np.arange(64) < len(text)).astype(np.int32)[None]
+    mask = live * (np.arange(64) >= len(prompt))
+    nll = np.asarray(forced_nll(net, *map(mesh.place, (tokens, mask.astype(np.int32), live))))[0]
+    found.append(nll[len(prompt) - 1:len(text) - 1])
+  return found
+
+
+def test_cached_chunk_nll_is_the_teacher_forced_nll_of_the_whole_text():
+  start()
+  engine = reference()
+  want = full_nll(tiny.STUDENT, engine.texts.values(), tiny.prompts(8))
+  for name, nll in enumerate(want):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+
+
+def test_teacher_log_probs_are_of_the_unfiltered_distribution_at_temperature_one():
+  start()
+  engine = tiny.Engine(k=1, student=None, knob=tiny.knobs(
+      temperature=np.float32(0.7), top_k=np.int32(5), vocab=np.int32(192)))
+  engine.admit({0: (tiny.prompts(1)[0], 0)})
+  got = np.concatenate([r.teacher_nll[0, 0, :r.count[0, 0]] for r in
+                        (engine.round() for _ in range(4))])
+  want = full_nll(tiny.TEACHER, [engine.texts[0]], tiny.prompts(1))[0]
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("parallel,devices", [(2, 4), (2, 8)])
+def test_same_tokens_on_every_mesh(parallel, devices):
+  want = reference().texts
+  start(parallel, devices)
+  before = tiny.compiled("select_step"), tiny.compiled("admit")
+  engine = play()
+  assert engine.texts == want
+  assert (tiny.compiled("select_step"), tiny.compiled("admit")) == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.parametrize("options", [dict(unroll=True), dict(block=8), dict(slots=64, block=16),
+                                     dict(unroll=True, block=12)])
+def test_layers_unrolled_and_prefix_in_blocks_change_nothing(options):
+  want = reference().texts
+  start()
+  assert play(**options).texts == want
+
+
+def test_same_tokens_in_any_row_in_any_company_at_any_time():
+  want = reference().texts
+  start()
+  assert play(stagger=True).texts == want
+  alone = play(wanted={3}).texts
+  assert alone[3] == want[3]
+
+
+def test_the_ring_wraps():
+  start()
+  engine = play(stagger=True, slots=40, block=8)
+  assert engine.texts == reference().texts
+
+
+def test_reading_a_half_written_trace_again_continues_it():
+  """Kill and resume: caches are never saved, a trace is its tokens."""
+  want = reference().texts
+  start()
+  half = play(rounds=2)
+  engine = tiny.Engine()
+  entries = {7 - i: (half.texts[name], name) for i, name in enumerate(half.names)}
+  engine.admit(entries, kept=2)
+  for _ in range(3):
+    engine.round()
+  assert all(engine.texts[n] == want[n] for n in want
+             if len(half.texts[n]) < len(want[n]))
+
+
+def test_caches_after_rounds_are_those_of_a_fresh_prefill():
+  start()
+  engine = play(rounds=3)
+  fresh = tiny.Engine()
+  fresh.admit({i: (engine.texts[n], n) for i, n in enumerate(engine.names)})
+  for mine, theirs in ((engine.state.teacher, fresh.state.teacher),
+                       (engine.state.student, fresh.state.student)):
+    np.testing.assert_array_equal(mine.length, theirs.length)
+    np.testing.assert_array_equal(mine.last, theirs.last)
+    for a, b in zip(jax.tree.leaves(mine.kv), jax.tree.leaves(theirs.kv)):
+      for row in range(8):
+        # Slots in the order of admission: the ring starts at the row's oldest slot.
+        slots = lambda p, x, s: np.roll(np.asarray(x)[:, row], -int(s), axis=2)[
+            :, :, np.roll(np.asarray(p.valid)[row], -int(s))]
+        np.testing.assert_allclose(slots(mine, a, engine.state.slot),
+                                   slots(theirs, b, fresh.state.slot), atol=1e-5)
+
+
+def test_one_candidate_is_plain_teacher_sampling():
+  """The token at each place is the inverse-CDF draw from the teacher's full forward."""
+  start()
+  engine = tiny.Engine(k=1, knob=tiny.knobs(vocab=np.int32(192)))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  plain = tiny.Engine(k=1, student=None, knob=tiny.knobs(vocab=np.int32(192)))
+  plain.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  for _ in range(4):
+    engine.round()
+    plain.round()
+  assert engine.texts == plain.texts
+
+
+def test_the_first_of_k_candidates_does_not_depend_on_k():
+  start()
+  found = []
+  for k in (1, 3, 5):
+    engine = tiny.Engine(k=k)
+    engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+    found.append(engine.round().tokens[:, 0])
+  np.testing.assert_array_equal(found[0], found[1])
+  np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_random_choice_has_the_token_marginals_of_one_candidate():
+  """Chi-square on the first kept token over many traces; perplexity's choice must not pass."""
+  start()
+  prompt = tiny.prompts(1)[0]
+  b, draws, edges = 64, 12, None
+  counts = {}
+  for label, k, scorer in (("one", 1, scores.perplexity), ("random", 3, scores.random),
+                           ("perplexity", 3, scores.perplexity)):
+    tokens = []
+    for turn in range(draws):
+      engine = tiny.Engine(b=b, k=k, scorer=scorer)
+      base = turn * b + (1 << 20) * (label != "one")  # other traces: independent samples
+      engine.admit({i: (prompt, base + i) for i in range(b)})
+      report = engine.round()
+      tokens += [report.tokens[i, report.choice[i], 0] for i in range(b)]
+    if edges is None:
+      edges = np.quantile(tokens, np.linspace(0, 1, 9)[1:-1])
+    counts[label] = np.bincount(np.searchsorted(edges, tokens), minlength=8)
+  chi = lambda a, b: np.sum((a - b) ** 2 / np.maximum(a + b, 1))
+  assert chi(counts["one"], counts["random"]) < 24.3  # 99.9 % of chi-square, 7 degrees
+  assert chi(counts["one"], counts["perplexity"]) > 24.3
+
+
+def test_one_chunk_of_the_whole_trace_is_post_hoc_best_of_k():
+  start()
+  k, length = 4, 16
+  engine = tiny.Engine(k=k, c=length, slots=48, room=length)
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  report = engine.round()
+  for i, prompt in enumerate(tiny.prompts(8)):
+    traces = [prompt + report.tokens[i, j, :report.count[i, j]].tolist() for j in range(k)]
+    nll = [x.mean() for x in full_nll(tiny.STUDENT, traces, [prompt] * k)]
+    np.testing.assert_allclose(report.score[i], nll, atol=1e-4)
+    assert report.choice[i] == np.argmin(nll)
+  assert set(report.why) <= {select.ENDED, select.LENGTH}
+
+
+def test_nothing_after_eos_is_scored_kept_or_counted():
+  start()
+  loud = lambda name, x: x * 0 if name == "head" else x  # uniform over few ids: EOS comes soon
+  ends = np.zeros(192, np.int8)
+  ends[:40] = select.EOS
+  engine = tiny.Engine(teacher=tiny.build(tiny.TEACHER, loud), knob=tiny.knobs(ends=ends))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  reports = [engine.round() for _ in range(5)]
+  stopped = 0
+  for report in reports:
+    for i in range(8):
+      for k in range(3):
+        n = report.count[i, k]
+        assert (report.tokens[i, k, n:] == 0).all() and (report.student_nll[i, k, n:] == 0).all()
+        assert (report.teacher_nll[i, k, n:] == 0).all()
+        assert (report.tokens[i, k, :max(n - 1, 0)] >= 40).all()
+  for name, text in engine.texts.items():
+    new = text[len(tiny.prompts(8)[name]):]
+    assert all(t >= 40 for t in new[:-1])
+    stopped += new[-1] < 40
+  assert stopped >= 6
+  np.testing.assert_array_equal(reports[-1].count[np.asarray(engine.state.why) != select.RUNNING],
+                                reports[-1].count[np.asarray(engine.state.why) != select.RUNNING])
+  done = [i for i in range(8) if reports[-2].why[i] == select.ENDED]
+  assert done and (reports[-1].count[done] == 0).all()
+
+
+def test_early_exit_when_every_branch_ended():
+  start()
+  ends = np.full(192, select.EOS, np.int8)
+  engine = tiny.Engine(knob=tiny.knobs(ends=ends))
+  engine.admit({0: (tiny.prompts(1)[0], 0)})
+  assert engine.round().steps == 1
+
+
+def test_a_delimiter_ends_the_candidate_and_not_the_trace():
+  start()
+  ends = np.zeros(192, np.int8)
+  ends[:90] = select.DELIMITER
+  engine = tiny.Engine(knob=tiny.knobs(ends=ends))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  report = engine.round()
+  for i in range(8):
+    for k in range(3):
+      n = report.count[i, k]
+      ended = report.tokens[i, k, n - 1] < 90
+      assert ended or n == 4
+      assert (report.tokens[i, k, :n - 1] >= 90).all()
+  assert (report.why == select.RUNNING).all() and (report.count < 4).any()
+  engine.round()
+  want = full_nll(tiny.STUDENT, engine.texts.values(), tiny.prompts(8))
+  for name, nll in enumerate(want):  # the unused slots of short chunks are invisible
+    np.testing.assert_allclose(engine.nll[name], nll, atol=1e-4)
+
+
+def test_length_limit_is_exact():
+  start()
+  engine = tiny.Engine(room=6)
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  engine.round()
+  report = engine.round()
+  for name, text in engine.texts.items():
+    assert len(text) - len(tiny.prompts(8)[name]) <= 6
+  assert set(report.why) <= {select.LENGTH, select.ENDED} and (report.why == select.LENGTH).any()
+
+
+def test_unsuitable_candidates_are_drawn_again_and_then_pruned():
+  start()
+  engine = tiny.Engine(knob=tiny.knobs(threshold=np.float32(0.01), resamples=np.int32(2)))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  reports = [engine.round() for _ in range(3)]
+  assert all((r.choice == -1).all() for r in reports)
+  assert (reports[0].why == select.RUNNING).all() and (reports[1].why == select.RUNNING).all()
+  assert (reports[2].why == select.PRUNED).all()
+  assert (reports[0].tokens != reports[1].tokens).any()  # other keys
+  assert all(engine.texts[n] == ids for n, ids in enumerate(tiny.prompts(8)))
+
+
+def test_a_chunk_drawn_again_leaves_no_hole():
+  """After an unsuitable round the row goes on as if nothing had been in the slots."""
+  start()
+  engine = tiny.Engine(knob=tiny.knobs(threshold=np.float32(5.3), resamples=np.int32(50)),
+                       slots=96)
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  rounds = [engine.round() for _ in range(10)]
+  choices = np.stack([r.choice for r in rounds])
+  assert (choices == -1).any() and (choices >= 0).any()
+  want = full_nll(tiny.STUDENT, engine.texts.values(), tiny.prompts(8))
+  for name, nll in enumerate(want):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+
+
+def test_different_templates_keep_their_own_lengths():
+  start()
+  other = lambda ids: [7, 8, 9, *ids]
+  engine = tiny.Engine()
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8)) if len(ids) <= 8},
+               student=other)
+  for _ in range(4):
+    engine.round()
+  names = list(engine.texts)
+  prompts = [tiny.prompts(8)[n] for n in names]
+  texts = [other(engine.texts[n]) for n in names]
+  want = full_nll(tiny.STUDENT, texts, [other(p) for p in prompts])
+  for name, nll in zip(names, want):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+
+
+def test_ids_beyond_the_shared_vocabulary_are_never_drawn():
+  start()
+  engine = tiny.Engine(knob=tiny.knobs(vocab=np.int32(20)))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  assert max(engine.round().tokens.max() for _ in range(4)) < 20
+
+
+def test_numbers_that_are_not_finite_are_reported():
+  start()
+  broken = lambda name, x: np.where(np.arange(x.shape[-1]) == 3, np.nan, x).astype(
+      np.float32) if name == "down" else x
+  for options in (dict(teacher=tiny.build(tiny.TEACHER, broken)),
+                  dict(student=tiny.build(tiny.STUDENT, broken))):
+    engine = tiny.Engine(**options)
+    engine.admit({0: (tiny.prompts(1)[0], 0)})
+    report = engine.round()
+    assert report.bad[0] and not report.bad[1:].any()
+
+
+def test_one_program_whatever_the_knobs():
+  start()
+  engine = tiny.Engine(slots=44)
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  before = tiny.compiled("select_step"), tiny.compiled("admit")
+  for change in ({}, dict(temperature=np.float32(0.3)), dict(top_p=np.float32(0.8)),
+                 dict(top_k=np.int32(9)), dict(threshold=np.float32(6)),
+                 dict(margin=np.float32(0.1)), dict(resamples=np.int32(3))):
+    engine.knob = tiny.knobs(**change)
+    engine.round()
+  engine.admit({3: (tiny.prompts(1)[0], 9)})
+  assert (tiny.compiled("select_step"), tiny.compiled("admit")) == (before[0] + 1, before[1])
+
+
+def compiled_text(parallel, devices, **options):
+  start(parallel, devices)
+  engine = tiny.Engine(slots=704, c=4, block=64, **options)
+  return select.select_step.lower(engine.teacher, engine.student, engine.state, engine.knob,
+                                  **engine.static).compile().as_text(), engine
+
+
+@pytest.mark.parametrize("parallel,devices", [(1, 1), (2, 8)])
+def test_no_copy_and_no_gather_of_a_cache_in_the_compiled_step(parallel, devices):
+  """The ring is 704 slots, a size nothing else has: no instruction may move it whole."""
+  text, _ = compiled_text(parallel, devices)
+  moving = re.compile(r"= \S*\[[0-9,]*\b704\b[0-9,]*\]\S* "
+                      r"(copy|all-gather|all-to-all|collective-permute|transpose|concatenate)\(")
+  found = [line.strip()[:160] for line in text.splitlines() if moving.search(line)
+           and not re.search(r"= (pred|s32)\[", line)]  # bool[b,s] is not a cache
+  assert not found, found
+
+
+def test_donated_state_is_written_in_place():
+  _, engine = compiled_text(1, 1)
+  caches = jax.tree.leaves((engine.state.teacher.kv, engine.state.student.kv))
+  where = [x.unsafe_buffer_pointer() for x in caches]
+  engine.admit({0: (tiny.prompts(1)[0], 0)})
+  engine.round()
+  now = jax.tree.leaves((engine.state.teacher.kv, engine.state.student.kv))
+  assert [x.unsafe_buffer_pointer() for x in now] == where
+  assert all(x.is_deleted() for x in caches)
+
+
+def test_choosing_needs_a_student():
+  start()
+  engine = tiny.Engine(k=2, student=None)
+  with pytest.raises(ValueError, match="select.k is 2"):
+    engine.round()
