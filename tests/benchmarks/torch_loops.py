@@ -117,10 +117,11 @@ def generate_loop(teacher, student, prompts, *, K, C, rounds, temperature=1.0, s
 #   one buffer per row, branches as masked queries (below), sdpa                 1400    29300
 #   the same with matmul + softmax in place of sdpa                              1310    33000
 #   + weights packed for oneDNN, one uniform number per sample (below)           2750    38000
-# No gain beyond noise or under 5 %: F.rms_norm, silu and product fused into the packed linears,
-# one rope for q and k, fused qkv and gate-up, transposed weights, packed MKL.
-# torch.compile(dynamic=True) on the teacher before packing: two minutes of warm-up, recompilation
-# as the cache grows, 150-650 tokens/s; it refuses packed weights, and its own linears are MKL ones.
+# Within noise or under 5 %, so left out: F.rms_norm, silu and product inside the packed linears,
+# one rope for q and k. As products alone, no faster at 32 rows: fused qkv and gate-up, transposed
+# weights, weights packed for MKL.
+# torch.compile(dynamic=True) on the teacher before packing, on a less quiet machine: two minutes of
+# warm-up, then 150-650 tokens/s for "mid", slower than not compiled. It refuses packed weights.
 
 class RowCache:
   """Keys and values [L, B, n, S, h] of whole rows, with room for the chunk tokens of K branches.
