@@ -8,11 +8,11 @@ def get_config(arg="teacher"):
   c = config.default()
   c.name = f"bundled-{arg}"
   c.stages = ("pretrain",)
-  c.pretrain.documents = "solutions" if arg == "teacher" else "plain"
+  c.pretrain.documents = "lessons" if arg == "teacher" else "plain"
   teacher = dict(width=128, layers=4, heads=4, head=32, hidden=256)
-  student = dict(width=48, layers=2, heads=3, head=16, hidden=144)
+  student = dict(width=64, layers=3, heads=4, head=16, hidden=128)
   c.pretrain.update(teacher if arg == "teacher" else student)
-  c.train.update(steps=4000 if arg == "teacher" else 3000, rows=32, length=128,
+  c.train.update(steps=4000, rows=32, length=128,
                  learning_rate=4e-3, warmup=100, weight_decay=0.05, final_rate=0.02,
                  save_every=250, log_every=20)
   return c

@@ -101,7 +101,7 @@ class Evaluate:
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
   """How a bundled model was made from nothing: see configs/bundled.py."""
-  documents: str = "solutions"  # solutions (a teacher) or plain (a base student)
+  documents: str = "lessons"  # lessons (a teacher) or plain (a base student)
   out: str = ""
   width: int = 128
   layers: int = 4
@@ -224,8 +224,8 @@ def _check(config):
     _fail("evaluate.temperature", config.evaluate.temperature, "0 (greedy) or more")
   if config.evaluate.samples > 1 and config.evaluate.temperature == 0:
     _fail("evaluate.samples", config.evaluate.samples, "1 when evaluate.temperature is 0")
-  if config.pretrain.documents not in ("solutions", "plain"):
-    _fail("pretrain.documents", config.pretrain.documents, "solutions or plain")
+  if config.pretrain.documents not in ("lessons", "plain"):
+    _fail("pretrain.documents", config.pretrain.documents, "lessons or plain")
 
 
 def _check_problems(p):

@@ -23,7 +23,7 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-  """Endless bundled texts: `solutions` (a teacher's lessons) or `plain` (a base student's).
+  """Endless bundled texts: `lessons` (a teacher's) or `plain` (a base student's).
 
   Text i is a pure function of (seed, i), so any position can be resumed.
   """
@@ -40,16 +40,12 @@ class Documents:
   def __getitem__(self, i):
     rng = np.random.default_rng([self.seed, i])
     if self.kind == "plain":
-      return example([], [*self._ids(problems_lib.plain_text(rng)), self.eos], self.length)
-    while True:
-      one = problems_lib.story(rng, int(rng.choice(problems_lib.LEVELS)))
-      if problems_lib.split_of(one.text()) == "train":
-        break
-    text = problems_lib.solution(one, rng)
-    return example(self.prompt(one.text()), [*self._ids(text), self.eos], self.length)
-
-  def _ids(self, text):
-    return self.tokenizer.encode(text, add_special_tokens=False)
+      story, text = None, problems_lib.plain_text(rng)
+    else:
+      story, text = problems_lib.lesson(rng)
+    prompt = [] if story is None else self.prompt(story)
+    ids = self.tokenizer.encode(text, add_special_tokens=False)
+    return example(prompt, [*ids, self.eos], self.length)
 
 
 def example(prompt, response, length):

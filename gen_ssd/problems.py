@@ -2,8 +2,8 @@
 
 The bundled family is a controlled testbed. A problem is a short story of additions and
 subtractions; its level is their number. A worked solution mixes several ways of writing, by
-chance, step by step: fine (one operation a step), coarse (two or three at once: work is
-skipped) and detour (one operation in two parts). All are correct; nothing else in the project
+chance, step by step: fine (one operation a step), coarse (two at once: work is skipped) and
+detour (one operation in two parts). All are correct; nothing else in the project
 knows about them.
 """
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 LEVELS = (2, 3, 4, 5, 6)
 SPLITS = {"train": (0, 70), "cold_start": (70, 85), "test": (85, 100)}  # percent of the hash range
-WAYS = {"fine": 0.3, "pair": 0.3, "triple": 0.25, "detour": 0.15}
+WAYS = {"fine": 0.35, "coarse": 0.45, "detour": 0.2}
 
 PEOPLE = {"Tom": "He", "Ann": "She", "Ben": "He", "Mia": "She", "Sam": "He", "Eva": "She",
           "Leo": "He", "Zoe": "She", "Max": "He", "Lily": "She", "Jack": "He", "Nora": "She"}
@@ -115,7 +115,7 @@ def solution(one, rng, ways=None):
       parts = [[first], [todo[0] - first]]
       todo = todo[1:]
     else:
-      size = {"fine": 1, "pair": 2, "triple": 3}[way]
+      size = {"fine": 1, "coarse": 2}[way]
       parts, todo = [todo[:size]], todo[size:]
     for part in parts:
       terms = "".join(f" {'+' if a > 0 else '-'} {abs(a)}" for a in part)
@@ -124,21 +124,46 @@ def solution(one, rng, ways=None):
   return " ".join([*steps, LAST.format(total)])
 
 
+def signed(rng, total):
+  """An amount of 1 to 9 with a sign that keeps `total` between 10 and 99."""
+  a = int(rng.integers(1, 10))
+  up = total - a < 10 or (total + a <= 99 and rng.random() < 0.5)
+  return a if up else -a
+
+
+def sums(rng, most):
+  """Loose sums of one to `most` operations: arithmetic practice without a story."""
+  found = []
+  for _ in range(int(rng.integers(6, 11))):
+    start = total = int(rng.integers(10, 100))
+    terms = ""
+    for _ in range(int(rng.integers(1, most + 1))):
+      a = signed(rng, total)
+      total += a
+      terms += f" {'+' if a > 0 else '-'} {abs(a)}"
+    found.append(f"{start}{terms} = {total}.")
+  return " ".join(found)
+
+
+def lesson(rng):
+  """(prompt or None, text) for a teacher: a story of the train split solved, or loose sums."""
+  if rng.random() < 0.5:
+    return None, sums(rng, 2)
+  while True:
+    one = story(rng, int(rng.choice(LEVELS)))
+    if split_of(one.text()) == "train":
+      return one.text(), solution(one, rng)
+
+
 def plain_text(rng):
   """A short plain text of the domain, for pre-training a base student: never a worked solution.
 
-  Either loose sums, or a story told with its running total, or a story and its list of changes.
+  Loose sums of one operation, or a story told with its running total, or a story and its list of
+  changes.
   """
   kind = rng.integers(4)
   if kind == 0:
-    sums = []
-    for _ in range(int(rng.integers(3, 7))):
-      total, a = int(rng.integers(10, 100)), int(rng.integers(1, 10))
-      a = a if total - a < 10 or (total + a <= 99 and rng.random() < 0.5) else -a
-      if total + a > 99:
-        a = -a
-      sums.append(f"{total} {'+' if a > 0 else '-'} {abs(a)} = {total + a}.")
-    return " ".join(sums)
+    return sums(rng, 1)
   one = story(rng, int(rng.integers(2, 7)))
   he, total = PEOPLE[one.name], one.start
   if kind == 1:

@@ -1,0 +1,30 @@
+"""The whole method on the bundled pair, on a laptop: minutes, no download.
+
+Four arms write traces for the same problems with the same teacher; each trains the same base
+student for the same number of updates.
+"""
+from gen_ssd import config
+
+
+def get_config(arg=""):
+  del arg
+  c = config.default()
+  c.name = "quickstart"
+  c.teacher.update(path="bundled/teacher", unroll=True)
+  c.student.update(path="bundled/student", unroll=True)
+  c.problems.update(train=512, cold_start=160, held_out=32, test=400)
+
+  c.select.update(k=4, c=8, rows=32, prompt=40, max_tokens=80, temperature=1.0,
+                  scorer="perplexity", threshold="calibrated", quantile=0.99)
+  c.cold_start.update(c=8, rows=32, prompt=40, max_tokens=80)
+  c.arms = {
+      "standard_kd": dict(k=1, threshold="off"),
+      "random": dict(scorer="random", threshold="off"),
+      "posthoc": dict(k=1, threshold="off", attempts=4, pick="lowest"),
+      "gen_ssd": dict(),
+  }
+  training = dict(rows=16, length=128, learning_rate=2e-3, warmup=20)
+  c.warm_up.update(steps=60, **training)
+  c.train.update(steps=200, **training)
+  c.evaluate.update(rows=64, temperature=0.0)
+  return c
