@@ -254,7 +254,9 @@ def layer(shape, w, x, angles, attend):
   if shape.qk_norm:
     q, k = rms_norm(q, w["qn"], shape.eps), rms_norm(k, w["kn"], shape.eps)
   out, extra = attend(rotate(q, *angles), rotate(k, *angles), v)
-  x = x + jnp.einsum("bktngh,nghd->bktd", out, w["o"].astype(x.dtype), out_sharding=whole)
+  # Not einsum, which orders the contracted axes in its own way and transposes the weight.
+  x = x + lax.dot_general(out, w["o"].astype(x.dtype), (((3, 4, 5), (0, 1, 2)), ((), ())),
+                          out_sharding=whole)
   y = rms_norm(x, w["ln2"], shape.eps)
   y = jax.nn.silu(dot("bktd,df->bktf", y, w["gate"])) * dot("bktd,df->bktf", y, w["up"])
   return x + jnp.einsum("bktf,fd->bktd", y, w["down"].astype(x.dtype), out_sharding=whole), extra
@@ -276,10 +278,10 @@ def forward(model, tokens, positions, chunk, at, prefix, attend):
 
   Args:
     tokens, positions: int32[b,k,t]; `t` tokens of each branch, written at `at` of its chunk.
-    chunk: this chunk's keys and values, `attention.KV` of [L,b,k,n,c,h] (a list a layer when
+    chunk: this chunk's keys and values, `attention.KV` of [L,b,k,n,*] (a tuple a layer when
       unrolled).
     at: int32 scalar, where in the chunk the first token goes.
-    prefix: `attention.KV` of [L,b,n,s,h], read only, shared by the branches of a row.
+    prefix: `attention.KV` of [L,b,n,*], read only, shared by the branches of a row.
     attend: `attend(q, chunk_l, prefix, l) -> out`, with masks closed over; see attention.py.
   Returns:
     (normed hidden [b,k,t,d], chunk with the new keys and values).

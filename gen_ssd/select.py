@@ -23,7 +23,7 @@ CONTINUES, DELIMITER, EOS = range(3)  # Knobs.ends
 @dataclasses.dataclass
 class Prefix:
   """One model's view of the rows: what it has read, and the newest token, which it has not."""
-  kv: attention.KV   # ring of chunk slots [L,b,n,s,h] (a tuple a layer when unrolled)
+  kv: attention.KV   # ring of chunk slots [L,b,n,*] (a tuple a layer when unrolled)
   valid: jax.Array   # bool[b,s]  slots that hold a token of the row
   length: jax.Array  # int32[b]   tokens in the ring, which is the position of `last`
   last: jax.Array    # int32[b]   newest token, not yet in the ring
@@ -160,14 +160,13 @@ def _read(model, prefix, new, tokens, length, first, pieces, c, block):
     _, chunk = model_lib.forward(model, text, positions, attention.blank_chunk(shape, b, 1, c),
                                  jnp.int32(0), kv, attend)
 
-    def put(buffer, fresh):  # [(L),b,n,s,h], [(L),b,1,n,c,h]
+    def put(axis, buffer, fresh):  # [(L),b,n,*], [(L),b,1,n,*]
       fresh = lax.squeeze(fresh, [fresh.ndim - 4])
-      old = lax.dynamic_slice_in_dim(buffer, at, c, buffer.ndim - 2)
+      old = lax.dynamic_slice_in_dim(buffer, at, c, axis)
       mine = new.reshape((1,) * (buffer.ndim - 4) + (b, 1, 1, 1))
-      return lax.dynamic_update_slice_in_dim(buffer, jnp.where(mine, fresh, old), at,
-                                             buffer.ndim - 2)
+      return lax.dynamic_update_slice_in_dim(buffer, jnp.where(mine, fresh, old), at, axis)
 
-    kv = jax.tree.map(put, kv, chunk)
+    kv = attention.each(put, kv, chunk)
     real = (i * c + index)[None] < (length - 1)[:, None]
     old = lax.dynamic_slice_in_dim(valid, at, c, 1)
     valid = lax.dynamic_update_slice_in_dim(valid, jnp.where(new[:, None], real, old), at, 1)
@@ -307,18 +306,18 @@ def _commit(state, knobs, chunk, read, running, suitable, choice, tokens, count,
     rows = P(jax.typeof(prefix.last).sharding.spec[0])
     at, n, fresh = reshard(choice, rows), reshard(kept, rows), reshard(won, P(rows[0], None))
 
-    def put(buffer, branches):  # [(L),b,n,s,h], [(L),b,k,n,c,h]
+    def put(axis, buffer, branches):  # [(L),b,n,*], [(L),b,k,n,*]
       lead = branches.ndim - 5
       index = at.reshape((1,) * lead + (-1, 1, 1, 1, 1))
       mine = jnp.take_along_axis(branches, index, lead + 1)
       return lax.dynamic_update_slice_in_dim(buffer, lax.squeeze(mine, [lead + 1]), state.slot,
-                                             buffer.ndim - 2)
+                                             axis)
 
     valid = lax.dynamic_update_slice_in_dim(
         prefix.valid, jnp.arange(c)[None] < n[:, None], state.slot, 1)
     newest = jnp.arange(c) == (n - 1)[:, None]
     last = jnp.where(n > 0, jnp.sum(jnp.where(newest, fresh, 0), 1), prefix.last)
-    return Prefix(jax.tree.map(put, prefix.kv, chunk), valid, prefix.length + n, last)
+    return Prefix(attention.each(put, prefix.kv, chunk), valid, prefix.length + n, last)
 
   return State(
       grow(state.teacher, chunk), state.student and grow(state.student, read), state.key,

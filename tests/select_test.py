@@ -153,13 +153,15 @@ def test_caches_after_rounds_are_those_of_a_fresh_prefill():
                        (engine.state.student, fresh.state.student)):
     np.testing.assert_array_equal(mine.length, theirs.length)
     np.testing.assert_array_equal(mine.last, theirs.last)
-    for a, b in zip(jax.tree.leaves(mine.kv), jax.tree.leaves(theirs.kv)):
-      for row in range(8):
-        # Slots in the order of admission: the ring starts at the row's oldest slot.
-        slots = lambda p, x, s: np.roll(np.asarray(x)[:, row], -int(s), axis=2)[
-            :, :, np.roll(np.asarray(p.valid)[row], -int(s))]
-        np.testing.assert_allclose(slots(mine, a, engine.state.slot),
-                                   slots(theirs, b, fresh.state.slot), atol=1e-5)
+    for row in range(8):
+      def tokens(p, slot):  # keys and values in the order of admission, oldest first
+        held = np.roll(np.asarray(p.valid)[row], -int(slot))
+        last = lambda axis, x: np.moveaxis(np.asarray(x)[:, row], axis, -1)
+        kv = attention.each(last, p.kv)
+        return [np.roll(x, -int(slot), axis=-1)[..., held] for x in (kv.k, kv.v)]
+      for a, b in zip(tokens(mine, engine.state.slot), tokens(theirs, fresh.state.slot)):
+        assert a.shape[-1] == mine.length[row]
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_one_candidate_is_plain_teacher_sampling():
