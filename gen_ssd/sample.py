@@ -84,7 +84,8 @@ def _largest(holds, p):
 def invert(u, p, shape):
   """Inverse-CDF draw from unnormalised p [b,k,v]: first a block of ids, then an id inside it."""
   b, k, v = p.shape
-  pad = -v % WIDTH
+  shards = jax.sharding.get_abstract_mesh().shape[shape.tensor] if shape.tensor else 1
+  pad = -v % (WIDTH * shards)  # whole blocks a shard; empty blocks change no draw
   if pad:
     p = jnp.pad(p, ((0, 0), (0, 0), (0, pad)))
   blocks = (v + pad) // WIDTH
