@@ -1,0 +1,104 @@
+"""Scorers by hand, and statistics against the plain formulas."""
+import jax
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+import tiny
+
+from gen_ssd import mesh
+from gen_ssd import model
+from gen_ssd import scores
+
+# One row, three candidates of three tokens; the second has one token, the third none.
+NLL = np.float32([[[1, 2, 6], [4, 7, 7], [9, 9, 9]]])
+RANK = np.float32([[[1, 5, 300], [20, 99, 99], [8, 8, 8]]])
+LIVE = np.array([[[True, True, True], [True, False, False], [False, False, False]]])
+NOISE = np.float32([[0.3, 0.1, 0.2]])
+
+
+@pytest.mark.parametrize("name,want", [
+    ("perplexity", [3, 4, 0]),                       # (1+2+6)/3, 4/1
+    ("anti", [-3, -4, 0]),
+    ("random", [0.3, 0.1, 0.2]),
+    ("rsr", [(1 + 5 + 100) / (1 + 2 + 6), 20 / 4, 0])])  # the rank 300 counts as 100
+def test_scorers_by_hand(name, want):
+  found = scores.SCORERS[name](scores.Statistics(NLL, RANK, NLL), LIVE, NOISE)
+  np.testing.assert_allclose(found, [want], rtol=1e-6)
+
+
+def test_every_scorer_is_tested():
+  assert set(scores.SCORERS) == {"perplexity", "anti", "random", "rsr"}
+
+
+@pytest.mark.parametrize("name", scores.SCORERS)
+def test_what_is_not_live_does_not_count(name):
+  """Not even when it is not a number."""
+  score = scores.SCORERS[name]
+  dirt = lambda x: np.where(LIVE, x, np.nan)
+  np.testing.assert_array_equal(
+      score(scores.Statistics(dirt(NLL), dirt(RANK), dirt(NLL)), LIVE, NOISE),
+      score(scores.Statistics(NLL, RANK, NLL), LIVE, NOISE))
+
+
+def test_rank_is_clipped_at_a_hundred_and_certain_text_does_not_divide_by_zero():
+  one = lambda rank, nll: float(scores.rsr(scores.Statistics(
+      np.float32([[[nll]]]), np.float32([[[rank]]]), None), np.ones((1, 1, 1), bool), None)[0, 0])
+  assert one(99, 2) == 49.5
+  assert one(100, 2) == one(101, 2) == one(1e5, 2) == 50
+  assert np.isfinite(one(1, 0))
+
+
+def naive(net, hidden, targets):
+  """Statistics by the textbook, in float64."""
+  x = np.float64(model.logits(net, hidden))
+  logp = x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(
+      -1, keepdims=True)
+  chosen = np.take_along_axis(logp, targets[..., None], -1)
+  return -chosen[..., 0], 1 + (logp > chosen).sum(-1), -(np.exp(logp) * logp).sum(-1)
+
+
+@pytest.fixture(scope="module")
+def case():
+  mesh.start(devices=jax.devices()[:1])
+  rng = np.random.default_rng(0)
+  net = tiny.build(tiny.STUDENT)
+  hidden = rng.normal(size=(2, 3, 6, tiny.STUDENT.width)).astype(np.float32) * 3
+  targets = rng.integers(0, tiny.STUDENT.vocab, (2, 3, 6)).astype(np.int32)
+  x = np.asarray(model.logits(net, hidden))
+  targets[0, 0] = x[0, 0].argmax(-1)  # ranks 1 and last are among them
+  targets[1, 2] = x[1, 2].argmin(-1)
+  return net, hidden, targets
+
+
+def test_statistics_are_those_of_the_plain_formulas(case):
+  net, hidden, targets = case
+  found = scores.token_statistics(net, hidden, targets)
+  for got, want in zip((found.nll, found.rank, found.entropy), naive(*case)):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+  assert (np.asarray(found.rank)[0, 0] == 1).all()
+  assert (np.asarray(found.rank)[1, 2] == tiny.STUDENT.vocab).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4, 6])  # 4 does not divide 6: three at a time
+def test_statistics_in_blocks_are_those_of_the_whole(case, tokens):
+  net, hidden, targets = case
+  place = lambda x: mesh.place(x, P(("data", "model")))
+  limit = 2 * 3 * tokens * tiny.STUDENT.vocab
+  small = jax.jit(lambda h, t: scores.token_statistics(net, h, t, limit=limit))
+  want = scores.token_statistics(net, hidden, targets)
+  got = small(place(hidden), place(targets))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
+  size = {1: 1, 2: 2, 4: 3, 6: 6}[tokens]
+  text = small.lower(place(hidden), place(targets)).as_text()
+  assert f"2x3x{size}x{tiny.STUDENT.vocab}xf32" in text
+  assert size == 6 or f"2x3x6x{tiny.STUDENT.vocab}x" not in text
+
+
+def test_ties_share_the_better_rank():
+  mesh.start(devices=jax.devices()[:1])
+  net = tiny.build(tiny.STUDENT)
+  hidden = np.zeros((1, 1, 1, tiny.STUDENT.width), np.float32)  # all logits are 0
+  found = scores.token_statistics(net, hidden, np.int32([[[77]]]))
+  assert float(found.rank[0, 0, 0]) == 1
+  assert abs(float(found.nll[0, 0, 0]) - np.log(tiny.STUDENT.vocab)) < 1e-6
+  assert abs(float(found.entropy[0, 0, 0]) - np.log(tiny.STUDENT.vocab)) < 1e-6
