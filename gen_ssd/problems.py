@@ -187,28 +187,37 @@ def vocabulary():
 def read(path, *, split="train", limit=None):
   """Problems of a local JSONL file with `problem` (or `question`) and `answer` fields.
 
-  GSM8K's `#### N` answers are understood. Raises ValueError naming file, line and the missing
-  field.
+  GSM8K's `#### N` answers are understood. A problem that comes twice counts once. Raises
+  ValueError naming file, line and the missing field.
   """
-  found = []
-  for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
+  found = {}
+  text = pathlib.Path(path).read_text(encoding="utf-8")
+  for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut inside a JSON text
     if not line.strip():
       continue
     try:
       row = json.loads(line)
     except json.JSONDecodeError as error:
       raise ValueError(f"{path}:{number} is not JSON: {error}") from None
+    if not isinstance(row, dict):
+      raise ValueError(f"{path}:{number} is {row!r:.60}: it must be an object with fields problem "
+                       "(or question) and answer")
     text = row.get("problem", row.get("question"))
-    if text is None or "answer" not in row:
+    if text is None or row.get("answer") is None:
       missing = "answer" if text is not None else "problem (or question)"
       raise ValueError(f"{path}:{number} has no field {missing}; it has {sorted(row)}")
-    answer = str(row["answer"]).split("####")[-1].strip().replace(",", "")
-    found.append(Problem(row.get("uuid") or digest(text)[:16], row.get("source", str(path)), split,
-                         text, answer, int(row.get("level") or 0)
-                         if str(row.get("level") or 0).isdigit() else 0))
+    if not isinstance(text, str):
+      raise ValueError(f"{path}:{number}: problem is {text!r:.60}: it must be text")
+    _, mark, answer = str(row["answer"]).rpartition("####")
+    answer = answer.strip().replace(",", "") if mark else answer.strip()
+    level, uuid = str(row.get("level")), str(row.get("uuid") or digest(text)[:16])
+    if uuid in found and found[uuid].problem != text:
+      raise ValueError(f"{path}:{number}: uuid is {uuid!r}, which names another problem above")
+    found.setdefault(uuid, Problem(uuid, str(row.get("source") or path), split, text, answer,
+                                   int(level) if level.isdecimal() else 0))
     if limit and len(found) == limit:
       break
-  return found
+  return list(found.values())
 
 
 def load(source, split, count, seed=0):
