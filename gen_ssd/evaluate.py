@@ -34,14 +34,22 @@ def paired(mine, theirs, *, draws=2000, seed=0):
   both = sorted(a.keys() & b.keys())
   values = np.array([a[u] - b[u] for u in both])
   low, high = _interval(values, draws, seed)
+  if np.all(values == values[0]):  # no pair differs from another: as unsure to both sides
+    edge = _edge(len(values))
+    low, high = max(values[0] - edge, -1.0), min(values[0] + edge, 1.0)
   return {"difference": float(values.mean()), "ci": [low, high], "n": len(both)}
+
+
+def _edge(n):
+  """How far from certain n equal outcomes leave us: the width of Wilson's interval."""
+  return 1.96**2 / (n + 1.96**2)
 
 
 def _interval(values, draws, seed):
   """Percentile bootstrap of the mean; Wilson's score when every value is 0 or 1 of one kind."""
   n = len(values)
   if np.all(values == values[0]) and values[0] in (0, 1):  # a bootstrap would say: certain
-    edge = 1.96**2 / (n + 1.96**2)
+    edge = _edge(n)
     return [0.0, edge] if values[0] == 0 else [1 - edge, 1.0]
   rng = np.random.default_rng(seed)
   means = values[rng.integers(0, n, (draws, n))].mean(-1)
