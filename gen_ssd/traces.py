@@ -77,7 +77,7 @@ class Shards:
       self.count, in_flight = state["shards"], [t and Trace(**t) for t in state["rows"]]
     except FileNotFoundError:
       return [], None
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # bytes that are no text are a ValueError too
       print(f"{self.folder / 'in_flight.json'} is damaged: the traces under way start again",
             file=sys.stderr)
       self.count, in_flight = len(list(self.folder.glob("traces-*.jsonl"))), None
