@@ -132,7 +132,8 @@ STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
 def default():
   """The Config as an ml_collections ConfigDict, for config files to change and flags to override."""
-  return ml_collections.ConfigDict({**_plain(Config()), "arms": {"gen_ssd": {}}})
+  # parse checks types; a type-safe ConfigDict would not let a threshold of "off" become a number.
+  return ml_collections.ConfigDict({**_plain(Config()), "arms": {"gen_ssd": {}}}, type_safe=False)
 
 
 def _plain(value):
@@ -191,6 +192,11 @@ def _typed(value, hint, path):
     value = tuple(value)
   if isinstance(value, int) and not isinstance(value, bool) and float in options:
     value = float(value)
+  if isinstance(value, str) and {str, float} <= {*options}:
+    try:
+      value = float(value)  # a flag's number
+    except ValueError:
+      pass
   if not any(type(value) is o for o in options):
     _fail(path, value, "of type " + " or ".join(o.__name__ for o in options))
   return value
@@ -208,6 +214,8 @@ def _check(config):
       _fail(f"{who}.dtype", model.dtype, "float32 or bfloat16")
     if not model.path and "pretrain" not in config.stages:
       _fail(f"{who}.path", model.path, "a Hugging Face directory")
+  if not config.arms and {"collect", "train", "evaluate"} & {*config.stages}:
+    _fail("arms", {}, "a dict of at least one arm, such as {'gen_ssd': {}}")
   _check_problems(config.problems)
   for where, select in [("select", config.select), ("cold_start", config.cold_start),
                         *[(f"arms.{n}", s) for n, s in config.arms]]:
@@ -218,10 +226,13 @@ def _check(config):
     _fail("cold_start.threshold", config.cold_start.threshold, "off: there is no student yet")
   for where, train in (("warm_up", config.warm_up), ("train", config.train)):
     _check_train(train, where)
-  if config.evaluate.samples < 1:
-    _fail("evaluate.samples", config.evaluate.samples, "at least 1")
-  if config.evaluate.temperature < 0:
+  for name in ("rows", "samples"):
+    if getattr(config.evaluate, name) < 1:
+      _fail(f"evaluate.{name}", getattr(config.evaluate, name), "at least 1")
+  if not config.evaluate.temperature >= 0:
     _fail("evaluate.temperature", config.evaluate.temperature, "0 (greedy) or more")
+  if not 0 < config.evaluate.top_p <= 1:
+    _fail("evaluate.top_p", config.evaluate.top_p, "above 0 and at most 1 (off)")
   if config.evaluate.samples > 1 and config.evaluate.temperature == 0:
     _fail("evaluate.samples", config.evaluate.samples, "1 when evaluate.temperature is 0")
   if config.pretrain.documents not in ("lessons", "plain"):
@@ -238,9 +249,10 @@ def _check_problems(p):
     path = getattr(p, name)
     if path not in ("", "bundled") and not pathlib.Path(path).is_file():
       _fail(f"problems.{name}", path, "bundled or the path of a JSONL file that exists")
-  if p.source != "bundled" and not (p.cold_start_source and p.test_source):
-    _fail("problems.test_source", p.test_source, "named, like cold_start_source, when source is a "
-          "file: training on test problems would go unnoticed")
+  for name in ("cold_start_source", "test_source"):
+    if p.source != "bundled" and not getattr(p, name):
+      _fail(f"problems.{name}", "", "named when problems.source is a file: training on test "
+            "problems would go unnoticed")
 
 
 def _check_select(s, where):
@@ -251,13 +263,11 @@ def _check_select(s, where):
   for name in ("prompt", "max_tokens"):
     if getattr(s, name) % s.c:
       _fail(f"{where}.{name}", getattr(s, name), f"a multiple of {where}.c ({s.c})")
-  slots = ring_slots(s)
-  if s.block and (s.block % s.c or slots % s.block):
-    _fail(f"{where}.block", s.block, f"0, or a multiple of c ({s.c}) that divides the ring's "
-          f"{slots} slots (prompt + max_tokens + resamples * c)")
-  if s.temperature <= 0 and s.k > 1:
+  if s.block < 0 or s.block % s.c:
+    _fail(f"{where}.block", s.block, f"0 (the whole ring), or a multiple of {where}.c ({s.c})")
+  if not s.temperature > 0 and s.k > 1:
     _fail(f"{where}.temperature", s.temperature, "above 0 when k > 1: greedy candidates are equal")
-  if s.temperature < 0:
+  if not s.temperature >= 0:
     _fail(f"{where}.temperature", s.temperature, "0 (greedy) or more")
   if s.top_k < 0:
     _fail(f"{where}.top_k", s.top_k, "0 (off) or more")
@@ -274,6 +284,8 @@ def _check_select(s, where):
       _fail(f"{where}.{name}", value, "off or a finite number")
   if s.k == 1 and s.margin != "off":
     _fail(f"{where}.margin", s.margin, "off when k is 1: there is nothing to compare with")
+  if not all(isinstance(text, str) and text for text in s.delimiters):
+    _fail(f"{where}.delimiters", s.delimiters, "texts that are not empty")
   if not 0 < s.quantile <= 1:
     _fail(f"{where}.quantile", s.quantile, "above 0 and at most 1")
   if s.resamples < 0:
@@ -294,7 +306,7 @@ def ring_slots(s):
 
 
 def _check_train(t, where):
-  for name in ("steps", "rows", "accumulate", "save_every", "log_every"):
+  for name in ("steps", "rows", "accumulate", "block", "save_every", "log_every"):
     if getattr(t, name) < 1:
       _fail(f"{where}.{name}", getattr(t, name), "at least 1")
   if t.length < 2:
