@@ -1,0 +1,224 @@
+"""The bundled family of problems, and problem files."""
+import itertools
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from gen_ssd import problems
+from gen_ssd import tokens
+
+GSM8K = pathlib.Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
+
+
+def stream(split, count, **options):
+  return list(itertools.islice(problems.bundled_stories(split, **options), count))
+
+
+def check_sums(text):
+  """Every `a + b - c = d.` of a text is right; returns [(a, [changes], d)]."""
+  found = []
+  for left, right in re.findall(r"(\d+(?: [+-] \d+)+) = (\d+)\.", text):
+    terms = [int(x.replace(" ", "")) for x in re.findall(r"^\d+|[+-] \d+", left)]
+    assert sum(terms) == int(right), text
+    found.append((terms[0], terms[1:], int(right)))
+  assert text.count("=") == len(found)
+  return found
+
+
+# ---------------------------------------------------------------- stories
+
+def test_splits_are_disjoint_and_without_repeats():
+  texts = {split: [p.problem for p in problems.bundled(split, 1500)] for split in problems.SPLITS}
+  for split, found in texts.items():
+    assert len(set(found)) == 1500
+    assert {problems.split_of(t) for t in found} == {split}
+  assert len(set().union(*texts.values())) == 4500
+
+
+def test_splits_cover_everything_in_their_shares():
+  rng = np.random.default_rng(0)
+  found = [problems.split_of(problems.story(rng, 3).text()) for _ in range(2000)]
+  assert abs(found.count("train") / 2000 - 0.70) < 0.04
+  assert abs(found.count("cold_start") / 2000 - 0.15) < 0.03
+  assert abs(found.count("test") / 2000 - 0.15) < 0.03
+
+
+def test_same_seed_same_stream_and_more_go_on():
+  assert problems.bundled("test", 40, seed=3) == problems.bundled("test", 60, seed=3)[:40]
+  assert problems.bundled("test", 40, seed=3) != problems.bundled("test", 40, seed=4)
+
+
+def test_unknown_split():
+  with pytest.raises(ValueError, match="problems.split is 'dev'.*cold_start.*test.*train"):
+    problems.bundled("dev", 1)
+
+
+def test_totals_stay_between_10_and_99_and_levels_count_the_changes():
+  levels = []
+  for story, problem in stream("train", 1000):
+    totals = list(itertools.accumulate([story.start, *(a for _, a in story.changes)]))
+    assert all(10 <= t <= 99 for t in totals)
+    assert problem.answer == str(totals[-1]) == str(story.total)
+    assert problem.level == len(story.changes) and problem.problem == story.text()
+    assert (problem.source, problem.split) == ("bundled", "train")
+    amounts = [abs(a) for _, a in story.changes]
+    assert len(set(amounts)) == len(amounts) and set(amounts) <= set(range(2, 10))
+    assert all(verb in (problems.GAINS if a > 0 else problems.LOSSES) for verb, a in story.changes)
+    numbers = [int(x) for x in re.findall(r"\d+", problem.problem)]
+    assert numbers == [story.start, *amounts]  # the text tells the story, and nothing else
+    levels.append(problem.level)
+  assert set(levels) == set(problems.LEVELS)
+  assert all(levels.count(level) > 100 for level in problems.LEVELS)
+
+
+def test_only_the_levels_asked_for():
+  assert {p.level for p in problems.bundled("train", 50, levels=(3, 5))} == {3, 5}
+
+
+def test_a_story_by_hand():
+  story = problems.Story("Ann", "eggs", 20, (("buys", 7), ("drops", -3), ("wins", 9)))
+  assert story.total == 33
+  assert story.text() == ("Ann has 20 eggs. She buys 7, drops 3 and wins 9. "
+                          "How many eggs does she have now?")
+
+
+# ---------------------------------------------------------------- solutions
+
+MIXED = [{"fine": 1}, {"coarse": 1}, {"detour": 1}, {"fine": 1, "detour": 3}, None]
+
+
+@pytest.mark.parametrize("ways", MIXED, ids=str)
+def test_every_solution_is_right_in_every_step(ways):
+  rng = np.random.default_rng(0)
+  for story, problem in stream("train", 300):
+    text = problems.solution(story, rng, ways)
+    steps = check_sums(text)
+    assert re.findall(r"\\boxed\{(.*?)\}", text) == [problem.answer]
+    assert text.endswith(problems.LAST.format(problem.answer))
+    totals = [story.start, *(end for *_, end in steps)]
+    assert [start for start, *_ in steps] == totals[:-1] and totals[-1] == story.total
+    assert all(10 <= t <= 99 for t in totals)
+    amounts = [a for _, a in story.changes]
+    written = [x for _, changes, _ in steps for x in changes]
+    if ways == {"fine": 1}:
+      assert written == amounts and len(steps) == len(amounts)
+    elif ways == {"coarse": 1}:
+      assert written == amounts and len(steps) == -(-len(amounts) // 2)
+    elif ways == {"detour": 1}:
+      assert len(steps) == 2 * len(amounts)
+      assert [a + b for a, b in zip(written[::2], written[1::2])] == amounts
+      assert all(a * b > 0 for a, b in zip(written[::2], written[1::2]))  # both the same way
+
+
+def test_the_ways_are_mixed_within_one_solution():
+  rng = np.random.default_rng(0)
+  story = problems.Story("Ann", "eggs", 50, tuple(("buys", 4) for _ in range(6)))
+  counts = {len(check_sums(problems.solution(story, rng))) for _ in range(200)}
+  assert len(counts) > 4
+
+
+def test_plain_texts_are_right_and_never_solve():
+  rng = np.random.default_rng(0)
+  texts = [problems.plain_text(rng) for _ in range(600)]
+  assert not any("boxed" in t or "So" in t.split() for t in texts)
+  for text in texts:
+    check_sums(text)
+  told = [t for t in texts if "How many" in t]
+  assert told and not any("=" in t for t in told)  # a question is never worked out
+  assert len(told) < 500
+
+
+def test_lessons_never_show_a_problem_of_another_split():
+  rng = np.random.default_rng(0)
+  lessons = [problems.lesson(rng) for _ in range(400)]
+  asked = [(p, t) for p, t in lessons if p is not None]
+  assert 120 < len(asked) < 280
+  assert all(problems.split_of(p) == "train" and "\\boxed{" in t for p, t in asked)
+  for _, text in lessons:
+    assert check_sums(text)
+
+
+def test_sums_have_at_most_so_many_operations_and_stay_in_range():
+  rng = np.random.default_rng(0)
+  for most in (1, 2):
+    found = [one for _ in range(200) for one in check_sums(problems.sums(rng, most))]
+    assert {len(changes) for _, changes, _ in found} == set(range(1, most + 1))
+    for start, changes, _ in found:
+      assert all(10 <= t <= 99 for t in itertools.accumulate([start, *changes]))
+
+
+def test_the_vocabulary_covers_every_text(tmp_path):
+  words = [*problems.vocabulary(), "+", "-", "=", "\\boxed{"]
+  tokenizer = tokens.word_level_tokenizer(words, tmp_path)
+  rng = np.random.default_rng(0)
+  texts = [problems.plain_text(rng) for _ in range(300)]
+  texts += [t for pair in (problems.lesson(rng) for _ in range(300)) for t in pair if t]
+  texts += [p.problem for p in problems.bundled("test", 300)]
+  for text in texts:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
+  written = {w.strip(".,?") for text in texts for w in text.split()}
+  assert set(problems.vocabulary()) <= written  # and no word is there for nothing
+
+
+# ---------------------------------------------------------------- files
+
+def write(path, *rows):
+  path.write_text("".join((r if isinstance(r, str) else json.dumps(r, ensure_ascii=False)) + "\n"
+                          for r in rows), encoding="utf-8")
+  return path
+
+
+def test_read_takes_what_files_offer(tmp_path):
+  path = write(tmp_path / "p.jsonl",
+               {"question": "One?", "answer": "work\n#### 1,234"}, "",
+               {"problem": "A pair?\u2028Yes.", "answer": "(1, 2)", "level": "3", "uuid": "ab12",
+                "source": "math"},
+               {"problem": "Level in words?", "answer": 7, "level": "Level 5"})
+  one, pair, words = problems.read(path, split="test")
+  assert (one.problem, one.answer, one.level, one.split) == ("One?", "1234", 0, "test")
+  assert one.source == str(path) and one.uuid == problems.digest("One?")[:16]
+  assert (pair.problem, pair.answer) == ("A pair?\u2028Yes.", "(1, 2)")  # no thousands
+  assert (pair.level, pair.uuid, pair.source) == (3, "ab12", "math")
+  assert (words.answer, words.level) == ("7", 0)
+  assert problems.read(path, limit=2) == [
+      problems.Problem(**{**p.__dict__, "split": "train"}) for p in (one, pair)]
+
+
+def test_a_problem_that_comes_twice_counts_once(tmp_path):
+  row = {"problem": "One?", "answer": "1"}
+  assert len(problems.read(write(tmp_path / "p.jsonl", row, row, {**row, "problem": "Two?"}))) == 2
+
+
+@pytest.mark.parametrize("row,message", [
+    ('{"problem": "One?", "ans', "is not JSON"),
+    ({"problem": "One?"}, r"no field answer; it has \['problem'\]"),
+    ({"problem": "One?", "answer": None}, "no field answer"),
+    ({"text": "One?", "answer": "1"}, r"no field problem \(or question\); .*'answer', 'text'"),
+    (["One?", "1"], "must be an object with fields problem"),
+    ({"problem": 5, "answer": "1"}, "problem is 5: it must be text"),
+    ({"problem": "Else?", "answer": "1", "uuid": "aa"}, "uuid is 'aa', which names another")])
+def test_errors_name_file_and_line_and_field(tmp_path, row, message):
+  path = write(tmp_path / "p.jsonl", {"problem": "Fine?", "answer": "1", "uuid": "aa"}, "", row)
+  with pytest.raises(ValueError, match=message) as caught:
+    problems.read(path)
+  assert str(caught.value).startswith(f"{path}:3")
+
+
+def test_load_by_config(tmp_path):
+  path = write(tmp_path / "p.jsonl", *({"problem": f"{i}?", "answer": i} for i in range(5)))
+  assert [p.answer for p in problems.load(str(path), "test", 3)] == ["0", "1", "2"]
+  assert problems.load("bundled", "test", 3, 5) == problems.bundled("test", 3, 5)
+
+
+@pytest.mark.parametrize("split,rows", [("train", 7473), ("test", 1319)])
+def test_gsm8k(split, rows):
+  path = GSM8K / f"{split}.jsonl"
+  if not path.is_file():
+    pytest.skip(f"GSM8K is not at {path}")
+  found = problems.read(path, split=split)
+  assert len(found) == rows
+  assert all(re.fullmatch(r"-?\d+(\.\d+)?", p.answer) for p in found)
