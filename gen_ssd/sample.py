@@ -3,6 +3,9 @@
 Everything is a reduction over the vocabulary, so it works on vocabulary shards, and every knob
 is traced, so a sweep never recompiles. Two uniforms a token come from counter-based keys.
 """
+import hashlib
+import string
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -14,7 +17,9 @@ WIDTH = 128  # the vocabulary is searched as blocks of this many ids
 
 
 def row_key(seed, problem, attempt):
-  """Typed key of one trace. `problem` is a hex id; a sample depends on nothing of its batch."""
+  """Typed key of one trace of the problem of that id; a sample depends on nothing of its batch."""
+  if not {*problem[:8]} <= {*string.hexdigits}:  # not one of ours: any text will do
+    problem = hashlib.sha256(problem.encode()).hexdigest()
   key = jax.random.fold_in(jax.random.key(seed), int(problem[:8], 16))
   return jax.random.fold_in(key, attempt)
 

@@ -72,6 +72,13 @@ def test_no_two_uniforms_are_the_same():
   assert len(np.unique(np.stack(found))) == 6 * 3 * 4 * 2
 
 
+def test_any_text_names_a_problem():
+  data = lambda *args: jax.random.key_data(sample.row_key(*args)).tolist()
+  names = ["0000000a", "0a", "gsm8k-1", "gsm8k-2", "problem-0001", "problem-0002", "-1", "ü"]
+  assert len({tuple(data(0, name, 0)) for name in names}) == len(names) - 1
+  assert data(0, "0000000a", 0) == data(0, "0a", 0) == data(0, "0000000a-ffff", 0)
+
+
 # ---------------------------------------------------------------- the distribution
 
 @pytest.mark.parametrize("size,temperature", [(50, 1.0), (300, 0.7), (1000, 1.6)])
