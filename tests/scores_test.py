@@ -79,7 +79,7 @@ def test_statistics_are_those_of_the_plain_formulas(case):
   assert (np.asarray(found.rank)[1, 2] == tiny.STUDENT.vocab).all()
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 4, 6])  # 4 does not divide 6: three at a time
+@pytest.mark.parametrize("tokens", [0, 1, 2, 4, 6])  # 4 does not divide 6: three at a time
 def test_statistics_in_blocks_are_those_of_the_whole(case, tokens):
   net, hidden, targets = case
   place = lambda x: mesh.place(x, P(("data", "model")))
@@ -88,7 +88,7 @@ def test_statistics_in_blocks_are_those_of_the_whole(case, tokens):
   want = scores.token_statistics(net, hidden, targets)
   got = small(place(hidden), place(targets))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
-  size = {1: 1, 2: 2, 4: 3, 6: 6}[tokens]
+  size = {0: 1, 1: 1, 2: 2, 4: 3, 6: 6}[tokens]
   text = small.lower(place(hidden), place(targets)).as_text()
   assert f"2x3x{size}x{tiny.STUDENT.vocab}xf32" in text
   assert size == 6 or f"2x3x6x{tiny.STUDENT.vocab}x" not in text
