@@ -1,0 +1,252 @@
+"""Every wrong setting is named with its value and what would be right."""
+import importlib.util
+import json
+import pathlib
+
+import ml_collections
+import pytest
+
+from gen_ssd import config
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def made(**changes):
+  """The default config with models, and `changes` such as select__k=3 or arms={...}."""
+  c = config.default()
+  c.teacher.path, c.student.path = "some/teacher", "some/student"
+  for name, value in changes.items():
+    *path, last = name.split("__")
+    place = c
+    for part in path:
+      place = place[part]
+    place[last] = value
+  return c
+
+
+def test_defaults():
+  found = config.parse(made())
+  assert found.select == config.Select() and found.train == config.Train()
+  assert found.cold_start == config.Config.cold_start
+  assert found.arms == (("gen_ssd", config.Select()),)
+  assert hash(found) == hash(config.parse(made()))  # static under jit
+
+
+def test_parse_takes_plain_dicts_and_changes_nothing():
+  plain = {"teacher": {"path": "t"}, "student": {"path": "s"}, "select": {"k": 2},
+           "arms": {"a": {}, "b": {"k": 1, "seed": 3}}}
+  before = json.dumps(plain)
+  found = config.parse(plain)
+  assert json.dumps(plain) == before
+  assert [(n, s.k, s.seed) for n, s in found.arms] == [("a", 2, 0), ("b", 1, 3)]
+  c = made(select__k=2)
+  assert config.parse(c) == config.parse(c) and c.select.k == 2
+
+
+def test_arms_are_select_with_changes():
+  found = config.parse(made(select__k=6, select__seed=9, arms={
+      "plain": dict(k=1), "late": dict(threshold=2, margin=0.5, delimiters=["\n"])}))
+  arms = dict(found.arms)
+  assert (arms["plain"].k, arms["plain"].seed) == (1, 9)
+  assert (arms["late"].k, arms["late"].threshold, arms["late"].margin) == (6, 2.0, 0.5)
+  assert arms["late"].delimiters == ("\n",) and found.select.threshold == "off"
+
+
+@pytest.mark.parametrize("value,want", [("calibrated", "calibrated"), ("off", "off"), (1.5, 1.5),
+                                        (2, 2.0), ("1.5", 1.5), (-0.5, -0.5)])
+def test_a_threshold_is_a_word_or_a_number(value, want):
+  """In a config file, where it was `off`, and as a flag, which is text."""
+  found = config.parse(made(select__threshold=value)).select.threshold
+  assert found == want and type(found) is type(want)
+
+
+def test_whole_numbers_do_for_fractions_and_lists_for_tuples():
+  found = config.parse(made(select__temperature=1, stages=["collect"]))
+  assert type(found.select.temperature) is float and found.stages == ("collect",)
+
+
+def test_pretraining_needs_no_models():
+  config.parse({"stages": ("pretrain",), "arms": {}})
+
+
+# ---------------------------------------------------------------- wrong settings
+
+WRONG = [
+    # unknown names
+    (dict(select__temprature=1.0), "select.temprature is not a field; did you mean temperature?"),
+    (dict(trian={"steps": 1}), "trian is not a field; did you mean train?"),
+    (dict(train__zzz=1), "train.zzz is not a field; known: steps, rows, length,"),
+    (dict(arms={"a": {"treshold": 1.0}}),
+     "arms.a.treshold is not a field; did you mean threshold?"),
+    # types
+    (dict(select__k="4"), "select.k is '4': it must be of type int"),
+    (dict(select__k=4.0), "select.k is 4.0: it must be of type int"),
+    (dict(select__k=True), "select.k is True: it must be of type int"),
+    (dict(select__temperature="1"), "select.temperature is '1': it must be of type float"),
+    (dict(teacher__unroll=1), "teacher.unroll is 1: it must be of type bool"),
+    (dict(student__path=None), "student.path is None: it must be of type str"),
+    (dict(stages="collect"), "stages is 'collect': it must be of type tuple"),
+    (dict(train=7), "train is 7: it must be a dict of fields"),
+    (dict(arms=["a"]), "arms is ['a']: it must be a dict of arm name to changed select fields"),
+    (dict(arms={"a": "gen_ssd"}),
+     "arms.a is 'gen_ssd': it must be a dict of changed select fields"),
+    (dict(select__threshold=True), "select.threshold is True: it must be of type str or float"),
+    # top level
+    (dict(stages=("collect", "eval")), "stages is 'eval': it must be made of cold_start, collect,"),
+    (dict(model_parallel=0), "model_parallel is 0: it must be at least 1"),
+    (dict(arms={}), "arms is {}: it must be a dict of at least one arm"),
+    (dict(teacher__path=""), "teacher.path is '': it must be a Hugging Face directory"),
+    (dict(student__path=""), "student.path is '': it must be a Hugging Face directory"),
+    (dict(teacher__dtype="fp16"), "teacher.dtype is 'fp16': it must be float32 or bfloat16"),
+    # problems
+    (dict(problems__test=0), "problems.test is 0: it must be at least 1"),
+    (dict(problems__held_out=128), "problems.held_out is 128: it must be 0 to 127"),
+    (dict(problems__held_out=-1), "problems.held_out is -1: it must be 0 to 127"),
+    (dict(problems__source="no/such.jsonl"),
+     "problems.source is 'no/such.jsonl': it must be bundled or the path of a JSONL file"),
+    (dict(problems__source=__file__, problems__cold_start_source=__file__),
+     "problems.test_source is '': it must be named"),
+    (dict(problems__source=__file__, problems__test_source=__file__),
+     "problems.cold_start_source is '': it must be named"),
+    # sizes that do not fit together
+    *((dict(**{f"select__{name}": 0}), f"select.{name} is 0: it must be at least 1")
+      for name in ("k", "c", "rows", "prompt", "max_tokens", "attempts", "shard_rounds")),
+    (dict(select__c=48), "select.prompt is 64: it must be a multiple of select.c (48)"),
+    (dict(select__max_tokens=100),
+     "select.max_tokens is 100: it must be a multiple of select.c (8)"),
+    (dict(select__block=20), "select.block is 20: it must be 0 (the whole ring), or a multiple of"),
+    (dict(select__block=-8), "select.block is -8: it must be 0"),
+    (dict(cold_start__prompt=60), "cold_start.prompt is 60: it must be a multiple of cold_start.c"),
+    (dict(arms={"a": {"c": 5}}), "arms.a.prompt is 64: it must be a multiple of arms.a.c (5)"),
+    (dict(select__loop_window=30),
+     "select.loop_window is 30: it must be a multiple of 4, at least 8"),
+    (dict(select__loop_window=4),
+     "select.loop_window is 4: it must be a multiple of 4, at least 8"),
+    # sampling
+    (dict(select__temperature=0.0), "select.temperature is 0.0: it must be above 0 when k > 1"),
+    (dict(select__temperature=float("nan")), "select.temperature is nan: it must be above 0"),
+    (dict(cold_start__temperature=-1.0), "cold_start.temperature is -1.0: it must be 0 (greedy)"),
+    (dict(select__top_k=-1), "select.top_k is -1: it must be 0 (off) or more"),
+    (dict(select__top_p=0.0), "select.top_p is 0.0: it must be above 0 and at most 1"),
+    (dict(select__top_p=1.5), "select.top_p is 1.5: it must be above 0 and at most 1"),
+    (dict(select__delimiters=("\n", "")),
+     "select.delimiters is ('\\n', ''): it must be texts that"),
+    (dict(select__delimiters=(3,)),
+     "select.delimiters is (3,): it must be texts that are not empty"),
+    # choosing
+    (dict(select__scorer="ppl"),
+     "select.scorer is 'ppl': it must be one of perplexity, random, anti, rsr"),
+    (dict(select__selector="best"), "select.selector is 'best': it must be one of argmin"),
+    (dict(select__threshold="calibrate"),
+     "select.threshold is 'calibrate': it must be off or calibrated, or a number of nats"),
+    (dict(select__threshold=float("inf")), "select.threshold is inf: it must be off or a finite"),
+    (dict(select__threshold="nan"), "select.threshold is nan: it must be off or a finite number"),
+    (dict(select__margin="calibrated"),
+     "select.margin is 'calibrated': it must be off, or a number"),
+    (dict(arms={"kd": {"k": 1, "margin": 0.1}}),
+     "arms.kd.margin is 0.1: it must be off when k is 1"),
+    (dict(select__quantile=0.0), "select.quantile is 0.0: it must be above 0 and at most 1"),
+    (dict(select__resamples=-1), "select.resamples is -1: it must be 0 or more"),
+    (dict(select__keep="good"), "select.keep is 'good': it must be right or all"),
+    (dict(select__pick="best"), "select.pick is 'best': it must be each or lowest"),
+    # no student yet
+    (dict(cold_start__k=2), "cold_start.k is 2: it must be 1: there is no student yet"),
+    (dict(cold_start__threshold=3.0), "cold_start.threshold is 3.0: it must be off: there is no"),
+    # training and measuring
+    (dict(train__steps=0), "train.steps is 0: it must be at least 1"),
+    (dict(warm_up__rows=0), "warm_up.rows is 0: it must be at least 1"),
+    (dict(train__block=0), "train.block is 0: it must be at least 1"),
+    (dict(train__length=1), "train.length is 1: it must be at least 2"),
+    (dict(train__block=48), "train.block is 48: it must be a divisor of train.length (128)"),
+    (dict(train__dtype="float16"), "train.dtype is 'float16': it must be float32 or bfloat16"),
+    (dict(train__learning_rate=0.0), "train.learning_rate is 0.0: it must be above 0"),
+    (dict(train__warmup=-1), "train.warmup is -1: it must be 0 or more"),
+    (dict(evaluate__rows=0), "evaluate.rows is 0: it must be at least 1"),
+    (dict(evaluate__samples=0), "evaluate.samples is 0: it must be at least 1"),
+    (dict(evaluate__samples=4),
+     "evaluate.samples is 4: it must be 1 when evaluate.temperature is 0"),
+    (dict(evaluate__temperature=-1.0),
+     "evaluate.temperature is -1.0: it must be 0 (greedy) or more"),
+    (dict(evaluate__top_p=0.0), "evaluate.top_p is 0.0: it must be above 0 and at most 1"),
+    (dict(pretrain__documents="books"),
+     "pretrain.documents is 'books': it must be lessons or plain"),
+]
+
+
+@pytest.mark.parametrize("changes,message", WRONG, ids=[m.split(":")[0] for _, m in WRONG])
+def test_wrong_settings_are_explained(changes, message):
+  with pytest.raises(ValueError) as caught:
+    config.parse(made(**changes))
+  assert message in str(caught.value)
+
+
+def test_sizes_that_do_fit():
+  config.parse(made(select__c=16, select__block=32, select__resamples=1, train__block=64,
+                    evaluate__samples=4, evaluate__temperature=0.7))
+
+
+@pytest.mark.parametrize("changes,slots", [
+    ({}, 64 + 128), (dict(resamples=2), 64 + 128 + 2 * 8), (dict(block=80), 240),
+    (dict(delimiters=("\n",)), 64 + 2 * 128), (dict(block=64), 192)])
+def test_slots_of_the_ring(changes, slots):
+  assert config.ring_slots(config.Select(**changes)) == slots
+
+
+# ---------------------------------------------------------------- workdir
+
+def test_a_workdir_belongs_to_one_config(tmp_path):
+  claim = lambda **changes: config.claim(tmp_path / "run", config.parse(made(**changes)))
+  claim()
+  claim()
+  claim(stages=("report",))  # other stages may follow
+  saved = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert saved["stages"] == ["report"] and saved["arms"]["gen_ssd"]["k"] == 4
+  for changes, message in (
+      (dict(train__steps=7), "train.steps is 200 there and 7 here"),
+      (dict(arms={"gen_ssd": {"k": 2}}), "arms.gen_ssd.k is 4 there and 2 here"),
+      (dict(arms={"gen_ssd": {}, "more": {}}), "arms.more is None there and {"),
+      (dict(select__threshold=1.5), "threshold is 'off' there and 1.5 here")):
+    with pytest.raises(ValueError) as caught:
+      claim(**changes)
+    said = str(caught.value)
+    assert f"workdir {tmp_path / 'run'} belongs to another config: " in said
+    assert message in said and "name another --workdir" in said
+  assert json.loads((tmp_path / "run" / "config.json").read_text()) == saved
+
+
+def test_a_workdir_belongs_to_its_models(tmp_path):
+  one = config.parse(made())
+  config.claim(tmp_path, one, {"teacher": "abc"})
+  config.claim(tmp_path, one, {"teacher": "abc"})
+  with pytest.raises(ValueError, match="models.teacher is 'abc' there and 'xyz' here"):
+    config.claim(tmp_path, one, {"teacher": "xyz"})
+
+
+def test_files_are_there_whole_or_not_at_all(tmp_path):
+  config.write_atomically(tmp_path / "a.json", "old")
+  with pytest.raises(TypeError):
+    config.write_atomically(tmp_path / "a.json", 5)
+  assert (tmp_path / "a.json").read_text() == "old"
+
+
+# ---------------------------------------------------------------- config files
+
+FILES = [(path.name, arg) for path in sorted(CONFIGS.glob("*.py"))
+         for arg in (("teacher", "student") if path.name == "bundled.py" else ("",))]
+
+
+@pytest.mark.parametrize("name,arg", FILES)
+def test_config_files(name, arg):
+  spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), CONFIGS / name)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  c = module.get_config(arg) if arg else module.get_config()
+  assert isinstance(c, ml_collections.ConfigDict) and module.__doc__
+  if "pretrain" not in c.stages and not c.teacher.path:  # default.py leaves the models to flags
+    assert name == "default.py"
+    c.teacher.path, c.student.path = "some/teacher", "some/student"
+  found = config.parse(c)
+  if name == "bundled.py":
+    assert found.name == f"bundled-{arg}" and found.pretrain.documents
+    with pytest.raises(ValueError, match="teacher or student"):
+      module.get_config("both")
