@@ -1,5 +1,6 @@
 """The host loop around the compiled step: admit, run a round, harvest, write, resume."""
 import dataclasses
+import functools
 import math
 import time
 
@@ -240,7 +241,7 @@ class _Loop:
 
   def _words(self, trace, at, ids):
     """Text of `ids` that follow the trace's first `at` tokens, spaces in front included."""
-    decode = self.writer.teacher_tokenizer.decode
+    decode = functools.partial(self.writer.teacher_tokenizer.decode, skip_special_tokens=True)
     before = trace.ids[max(at - 4, 0):at] or self.prompts[trace.uuid][0][-1:]
     return decode([*before, *ids])[len(decode(before)):]
 

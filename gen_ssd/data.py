@@ -2,7 +2,6 @@
 import dataclasses
 
 import grain
-import jax
 import numpy as np
 
 from gen_ssd import problems as problems_lib
@@ -56,22 +55,20 @@ def example(prompt, response, length):
 
 
 def batches(source, *, rows, length, seed, bins=64):
-  """Endless iterator of packed batches for this process, in an order fixed by `seed`.
+  """Endless iterator of packed batches, in an order fixed by `seed` alone.
 
-  Each batch holds numpy int32 [rows / processes, length]: tokens, mask, segments (0 is padding),
-  positions. The iterator has get_state / set_state; Orbax saves it with the weights.
+  Each batch holds numpy int32 [rows, length]: tokens, mask, segments (0 is padding), positions.
+  Every process makes the same batches and places its part of them, so a run may continue on
+  another number of processes. The iterator has get_state / set_state; Orbax saves it with the
+  weights. Raises ValueError for an empty source.
   """
   if len(source) == 0:
     raise ValueError("there is nothing to train on: no trace was kept")
-  count = jax.process_count()
-  if rows % count:
-    raise ValueError(f"train.rows is {rows}: it must be a multiple of the {count} processes")
-  data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-  data = data[jax.process_index()::count].to_iter_dataset()
+  data = grain.MapDataset.source(source).seed(seed).shuffle().repeat().to_iter_dataset()
   pack = grain.experimental.FirstFitPackIterDataset(
       data, length_struct={"tokens": length, "mask": length}, num_packing_bins=bins,
       shuffle_bins=False)
-  return iter(pack.map(_columns).batch(rows // count, drop_remainder=True))
+  return iter(pack.map(_columns).batch(rows, drop_remainder=True))
 
 
 def _columns(packed):

@@ -5,7 +5,6 @@ import functools
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 import numpy as np
@@ -144,10 +143,8 @@ def fit(model, source, config, folder, *, title="train"):
 
 def _next(batches, config):
   """The next `accumulate` micro-batches as int32[a,b,t] on the mesh."""
-  sharding = NamedSharding(jax.sharding.get_mesh(), P(None, AXES, None))
   parts = [next(batches) for _ in range(config.accumulate)]
-  return jax.tree.map(
-      lambda *xs: jax.make_array_from_process_local_data(sharding, np.stack(xs)), *parts)
+  return jax.tree.map(lambda *xs: mesh_lib.place(np.stack(xs), P(None, AXES, None)), *parts)
 
 
 def _report(pending, i, config, log, line, final=False):

@@ -1,0 +1,194 @@
+"""The host loop: refill, fences, resume to the identical files, errors that name the problem."""
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from gen_ssd import answers
+from gen_ssd import collect
+from gen_ssd import config
+from gen_ssd import mesh
+from gen_ssd import problems
+from gen_ssd import select
+from gen_ssd import stages
+from gen_ssd import tokens
+from gen_ssd import traces
+
+SELECT = config.Select(k=3, c=4, rows=8, prompt=40, max_tokens=24, shard_rounds=3, loop_window=8,
+                       threshold=7.0, resamples=1)
+
+
+class Killed(Exception):
+  pass
+
+
+@pytest.fixture(scope="module")
+def setting():
+  """A random-weight pair under the bundled tokenizer, and 20 problems."""
+  mesh.start(devices=jax.devices()[:1])
+  tokenizer = tokens.load_tokenizer(stages.directory("bundled/teacher"))
+  sharp = lambda name, x: x * 3 if name in ("head", "embed") else x
+  writer = collect.Writer(
+      tiny.build(tiny.TEACHER, sharp), tokenizer, (tokenizer.eos_token_id, 7, 9, 11, 13),
+      tiny.build(dataclasses.replace(tiny.STUDENT, rows="data")), tokenizer)
+  return writer, problems.bundled("test", 20)
+
+
+def run(setting, folder, select=SELECT, writer=None, only=None):
+  with answers.Verifier() as verifier:
+    return collect.collect(writer or setting[0], (only or setting[1]), select, folder,
+                           verifier=verifier, threshold=7.0)
+
+
+def files(folder):
+  return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def whole(setting, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("whole")
+  return run(setting, folder), folder
+
+
+def test_every_problem_gets_its_trace_and_every_candidate_is_kept(setting, whole):
+  rows, folder = whole
+  assert [r["uuid"] for r in rows] == [p.uuid for p in setting[1]]
+  losers = {}
+  for path in folder.glob("candidates-*.jsonl"):
+    for line in path.read_text().splitlines():
+      loser = json.loads(line)
+      losers.setdefault(loser["uuid"], []).append(loser)
+  assert {r["stop"] for r in rows} >= {"ended", "length"}
+  for r in rows:
+    assert r["num_tokens"] == len(r["ids"]) == sum(c["count"] for c in r["chunks"])
+    assert len(r["teacher_logprobs"]) == r["num_tokens"] <= SELECT.max_tokens
+    spent = sum(x["count"] for x in losers.get(r["uuid"], [])) + r["num_tokens"]
+    assert spent == r["teacher_tokens"]
+    for c in r["chunks"]:
+      assert len(c["scores"]) == 3
+      valid = [s for s in c["scores"] if s is not None]
+      assert c["score"] == c["scores"][c["choice"]] == min(valid) <= 7.0
+    joined = "".join(c["text"] for c in r["chunks"])
+    assert "".join(joined.split()) == "".join(r["text"].split())
+  assert (any(c["resamples"] for r in rows for c in r["chunks"])
+          or any(r["stop"] == "pruned" for r in rows))
+
+
+def test_killed_at_every_round_it_ends_in_identical_files(setting, whole, tmp_path, monkeypatch):
+  """A kill before, at and after fences; twice in one run as well."""
+  rows, folder = whole
+  real = select.select_step
+  rounds = []
+  monkeypatch.setattr(select, "select_step", lambda *a, **k: rounds.append(1) or real(*a, **k))
+  run(setting, tmp_path / "count")
+  total = len(rounds)
+  assert total > 2 * SELECT.shard_rounds
+  for deaths in ([1], [SELECT.shard_rounds], [SELECT.shard_rounds + 2], [total - 1], [4, 5]):
+    place = tmp_path / "-".join(map(str, deaths))
+    for at in deaths:
+      left = [at]
+
+      def step(*args, **kwargs):
+        if not left[0]:
+          raise Killed
+        left[0] -= 1
+        return real(*args, **kwargs)
+
+      monkeypatch.setattr(select, "select_step", step)
+      with pytest.raises(Killed):
+        run(setting, place)
+    monkeypatch.setattr(select, "select_step", real)
+    assert run(setting, place) == rows
+    assert files(place) == files(folder), deaths
+
+
+def test_killed_while_writing_a_fence(setting, whole, tmp_path, monkeypatch):
+  rows, folder = whole
+  real = config.write_atomically
+  left = [4]
+
+  def write(path, text):
+    if not left[0]:
+      path.with_name(path.name + ".partial").write_text(text[:len(text) // 2])
+      raise Killed
+    left[0] -= 1
+    real(path, text)
+
+  monkeypatch.setattr(config, "write_atomically", write)
+  with pytest.raises(Killed):
+    run(setting, tmp_path / "a")
+  monkeypatch.setattr(config, "write_atomically", real)
+  assert run(setting, tmp_path / "a") == rows
+  for partial in (tmp_path / "a").glob("*.partial"):
+    partial.unlink()
+  assert files(tmp_path / "a") == files(folder)
+
+
+def test_finished_collections_are_read_and_nothing_runs(setting, whole, monkeypatch):
+  rows, folder = whole
+  monkeypatch.setattr(select, "select_step", None)
+  assert run(setting, folder) == rows
+
+
+def test_a_trace_does_not_depend_on_its_company_or_the_number_of_rows(setting, whole, tmp_path):
+  rows, _ = whole
+  some = run(setting, tmp_path / "few", dataclasses.replace(SELECT, rows=3, shard_rounds=50),
+             only=setting[1][5:12])
+  for mine, theirs in zip(some, rows[5:12]):
+    assert mine["ids"] == theirs["ids"] and mine["stop"] == theirs["stop"]
+
+
+def test_a_corrupt_shard_is_named_and_only_its_problems_are_written_again(setting, whole, tmp_path,
+                                                                         capsys):
+  rows, folder = whole
+  place = tmp_path / "copy"
+  shutil.copytree(folder, place)
+  path = place / "traces-00001.jsonl"
+  lines = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])
+  lost = json.loads(lines[-1])["uuid"]
+  before = files(place)
+  again = run(setting, place)
+  assert "traces-00001.jsonl is damaged" in capsys.readouterr().err
+  assert [r["uuid"] for r in again] == [r["uuid"] for r in rows]
+  assert [r["ids"] for r in again] == [r["ids"] for r in rows]
+  after = files(place)
+  assert after["traces-00000.jsonl"] == before["traces-00000.jsonl"]
+  new = sorted(set(after) - set(before))
+  assert "traces-00001.jsonl.damaged" in new
+  written = [json.loads(line)["uuid"] for name in new if name.startswith("traces") and
+             name.endswith("jsonl") for line in after[name].splitlines()]
+  assert written == [lost]
+
+
+def test_several_attempts_are_different_traces(setting, tmp_path):
+  rows = run(setting, tmp_path / "two", dataclasses.replace(SELECT, attempts=2, k=1),
+             only=setting[1][:4])
+  assert [(r["uuid"], r["attempt"]) for r in rows] == [
+      (p.uuid, a) for p in setting[1][:4] for a in range(2)]
+  assert any(a["ids"] != b["ids"] for a, b in zip(rows[::2], rows[1::2]))
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(setting, tmp_path, monkeypatch):
+  monkeypatch.setattr(select, "select_step", None)
+  with pytest.raises(ValueError, match=r"select.prompt is 8: problem \w+ has \d+ prompt tokens"):
+    run(setting, tmp_path / "x", dataclasses.replace(SELECT, prompt=8))
+
+
+def test_numbers_that_are_not_finite_name_problem_and_round(setting, tmp_path):
+  broken = lambda name, x: (x * np.inf).astype(np.float32) if name == "norm" else x
+  writer = dataclasses.replace(setting[0], teacher=tiny.build(tiny.TEACHER, broken))
+  with pytest.raises(FloatingPointError, match=f"problem {setting[1][0].uuid}, round 0"):
+    run(setting, tmp_path / "nan", writer=writer)
+
+
+def test_kept_traces_become_parquet_rows(setting, whole, tmp_path):
+  import pyarrow.parquet as pq
+  rows, _ = whole
+  traces.write_parquet(tmp_path / "t.parquet", rows)
+  table = pq.read_table(tmp_path / "t.parquet").to_pylist()
+  assert sorted(t["uuid"] for t in table) == sorted(r["uuid"] for r in rows)

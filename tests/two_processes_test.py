@@ -1,0 +1,69 @@
+"""Two processes of four devices, as on a pod: the same files and weights as in one process."""
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+
+SCRIPT = """
+import sys
+import jax
+if sys.argv[2] != "alone":
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[2]))
+import dataclasses, pathlib
+import numpy as np
+import tiny
+from gen_ssd import answers, collect, config, data, mesh, model, problems, stages, tokens, train
+out = pathlib.Path(sys.argv[1])
+mesh.start(2)
+tokenizer = tokens.load_tokenizer(stages.directory("bundled/teacher"))
+writer = collect.Writer(tiny.build(tiny.TEACHER), tokenizer, (tokenizer.eos_token_id, 7, 9, 11),
+                        tiny.build(tiny.STUDENT), tokenizer)
+select = config.Select(k=2, c=4, rows=8, prompt=40, max_tokens=16, shard_rounds=3, loop_window=8)
+with answers.Verifier() as verifier:
+  rows = collect.collect(writer, problems.bundled("test", 12), select, out / "traces",
+                         verifier=verifier)
+shape = dataclasses.replace(tiny.STUDENT, rows=train.AXES, tensor=None)
+net = model.Transformer(shape, lambda name, dims: mesh.place(
+    tiny.arrays(dataclasses.replace(shape, rows=None))[name], model.spec(shape, name, train.AXES)))
+settings = config.Train(steps=3, rows=8, length=24, warmup=1, block=24, save_every=2)
+pairs = [([6] * 3, r["ids"][:12]) for r in rows]
+net = train.fit(net, data.Rows(pairs, 24), settings, out / "train")
+whole = jax.jit(lambda x: jax.sharding.reshard(x, jax.P()))(net.embed[...])
+if jax.process_index() == 0:
+  np.save(out / "embed.npy", np.asarray(whole))
+"""
+
+
+def run(folder, *args, devices):
+  folder.mkdir(exist_ok=True)
+  here = pathlib.Path(__file__).parent
+  env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+         "NPROC": "16", "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{here}:{here.parent}"}
+  return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), *map(str, args)], env=env,
+                          stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_write_what_one_writes(tmp_path):
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    port = s.getsockname()[1]
+  pair = [run(tmp_path / "two", i, port, devices=4) for i in range(2)]
+  errors = [p.communicate(timeout=400)[1] for p in pair]
+  assert [p.returncode for p in pair] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
+  alone = run(tmp_path / "one", "alone", devices=8)
+  error = alone.communicate(timeout=400)[1]
+  assert alone.returncode == 0, error[-3000:]
+  files = lambda folder: {p.name: p.read_bytes() for p in (folder / "traces").iterdir()}
+  one, two = files(tmp_path / "one"), files(tmp_path / "two")
+  assert one.keys() == two.keys() and len(one) >= 5
+  for name in one:
+    if name.startswith("traces"):
+      ids = [[json.loads(line)["ids"] for line in f[name].splitlines()] for f in (one, two)]
+      assert ids[0] == ids[1]
+  np.testing.assert_allclose(np.load(tmp_path / "one" / "embed.npy"),
+                             np.load(tmp_path / "two" / "embed.npy"), atol=1e-5)
