@@ -12,7 +12,7 @@ def get_config(arg="teacher"):
   teacher = dict(width=128, layers=4, heads=4, head=32, hidden=256)
   student = dict(width=64, layers=3, heads=4, head=16, hidden=128)
   c.pretrain.update(teacher if arg == "teacher" else student)
-  c.train.update(steps=4000, rows=32, length=128,
+  c.train.update(steps=4000 if arg == "teacher" else 2500, rows=32, length=128,
                  learning_rate=4e-3, warmup=100, weight_decay=0.05, final_rate=0.02,
                  save_every=250, log_every=20)
   return c

@@ -159,7 +159,7 @@ def plain_text(rng):
   """A short plain text of the domain, for pre-training a base student: never a worked solution.
 
   Loose sums of one operation, or a story told with its running total, or a story and its list of
-  changes.
+  changes, bare or as a ledger.
   """
   kind = rng.integers(4)
   if kind == 0:
@@ -173,8 +173,14 @@ def plain_text(rng):
                   f"{total + a}.")
       total += a
     return " ".join([*told, f"{one.name} has {total} {one.thing} now."])
-  terms = "".join(f" {'+' if a > 0 else '-'} {abs(a)}" for _, a in one.changes)
-  return f"{one.text()} {one.start}{terms}."
+  terms = [f" {'+' if a > 0 else '-'} {abs(a)}" for _, a in one.changes]
+  if kind == 2:
+    return f"{one.text()} {one.start}{''.join(terms)}."
+  told = str(one.start)
+  for term, (_, a) in zip(terms, one.changes):
+    total += a
+    told += f"{term} = {total}."
+  return f"{one.text()} {told}"
 
 
 def vocabulary():
