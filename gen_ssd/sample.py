@@ -51,12 +51,15 @@ def draw(u, logits, *, temperature, top_k, top_p, vocab, shape):
   ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
   logits = jnp.where(ids < vocab, logits, attention.NEVER)
   top = jnp.max(logits, -1, keepdims=True)
-  cold = jnp.maximum(temperature, 1e-6)
-  p = jnp.exp((logits - top) / cold)
-  p = lax.cond((top_k > 0) | (top_p < 1), lambda p: jnp.where(p >= floor(p, top_k, top_p), p, 0),
-               lambda p: p, p)
-  token = invert(u, p, shape)
-  token = jnp.where(temperature > 0, token, jnp.argmax(logits, -1).astype(jnp.int32))
+
+  def sampled(logits):
+    p = jnp.exp((logits - top) / temperature)
+    p = lax.cond((top_k > 0) | (top_p < 1),
+                 lambda p: jnp.where(p >= floor(p, top_k, top_p), p, 0), lambda p: p, p)
+    return invert(u, p, shape)
+
+  greedy = lambda logits: jnp.argmax(logits, -1).astype(jnp.int32)
+  token = lax.cond(temperature > 0, sampled, greedy, logits)
   chosen = jnp.sum(jnp.where(ids == token[..., None], logits - top, 0), -1)
   return token, chosen - jnp.log(jnp.sum(jnp.exp(logits - top), -1))
 

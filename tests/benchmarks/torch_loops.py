@@ -205,12 +205,13 @@ def pack_linears(model, rows):
       module.forward = functools.partial(packed_linear, weight, module.bias)
 
 
-def prepare(model, rows):
+def prepare(model, rows, packed):
   """Branch attention and packed weights, in place. A sliding window would need another mask."""
   if "sliding_attention" in (getattr(model.config, "layer_types", None) or []):
     raise ValueError("layer_types: cached_loop needs full attention in every layer")
   model.set_attn_implementation("branches")
-  pack_linears(model, rows)
+  if packed:
+    pack_linears(model, rows)
 
 
 def sample(logits, temperature):
@@ -226,7 +227,7 @@ def group_size(model):
 
 
 @torch.inference_mode()
-def cached_loop(teacher, student, prompts, *, K, C, rounds, temperature=1.0, seed=0):
+def cached_loop(teacher, student, prompts, *, K, C, rounds, temperature=1.0, seed=0, packed=True):
   """Both caches kept across rounds, one prefix per row, K branches as masked queries of that row.
 
   Changes both models in place (attention, packed weights). Returns what `generate_loop` returns,
@@ -235,8 +236,8 @@ def cached_loop(teacher, student, prompts, *, K, C, rounds, temperature=1.0, see
   torch.manual_seed(seed)
   B, P = prompts.shape
   rows, steps = torch.arange(B), torch.arange(C)
-  prepare(teacher, B * K)
-  prepare(student, B * K * C)
+  prepare(teacher, B * K, packed)
+  prepare(student, B * K * C, packed)
   slots = P + (rounds + 1) * C + K * C
   t_cache, s_cache = RowCache(teacher.config, B, slots), RowCache(student.config, B, slots)
   for model, cache in ((teacher, t_cache), (student, s_cache)):
@@ -384,7 +385,8 @@ def limit(teacher_config, student_config, *, B, K, C, prefix):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--loop", choices=("generate", "cached", "limit"), default="cached")
+  parser.add_argument("--loop", choices=("generate", "public", "cached", "limit"),
+                      default="cached", help="public: cached without the private packed products")
   parser.add_argument("--workload", choices=tuple(WORKLOADS), default="mid")
   parser.add_argument("--teacher", help="HF directory, for workload bundled")
   parser.add_argument("--student", help="HF directory, for workload bundled")
@@ -415,7 +417,8 @@ def main():
     prefix = P + C + C * (args.rounds - 1) // 2
     line.update(limit(teacher.config, student.config, B=B, K=K, C=C, prefix=prefix))
   else:
-    loop = generate_loop if args.loop == "generate" else cached_loop
+    loop = {"generate": generate_loop, "cached": cached_loop,
+            "public": functools.partial(cached_loop, packed=False)}[args.loop]
     out = loop(teacher, student, prompts, K=K, C=C, rounds=args.rounds,
                temperature=args.temperature, seed=args.seed)
     median = sorted(out["round_seconds"])[args.rounds // 2]

@@ -1,0 +1,178 @@
+"""The engine against loops over transformers and torch, and against the machine's own limit.
+
+  python tests/benchmarks/engine.py --json
+
+The same pair, the same work, f32, one process after another on this machine; needs torch. A round
+proposes K candidates of C tokens for B rows and scores them. `hf_generate` is teacher.generate on
+the full prefix and a full student forward; `hf_public` keeps both caches and shares the prefix
+among branches with public interfaces; `hf_cached` is the same with oneDNN's private packed
+products, the fastest torch loop we could write. Medians of rounds; quote the ratios.
+"""
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+BUNDLED = ROOT / "gen_ssd" / "bundled"
+WORKLOADS = {"mid": dict(b=8, k=4, c=32, prompt=128), "bundled": dict(b=32, k=4, c=32, prompt=48)}
+WINDOW = 32
+
+
+def measure(workload, rounds):
+  """Tokens a second of the engine, and the share of a round that scoring takes."""
+  import jax
+  from jax.sharding import PartitionSpec as P
+  import numpy as np
+
+  from gen_ssd import mesh
+  from gen_ssd import model
+  from gen_ssd import sample
+  from gen_ssd import scores
+  from gen_ssd import select
+  from gen_ssd import weights
+
+  mesh.start(devices=jax.devices()[:1])
+  w = WORKLOADS[workload]
+  b, k, c, prompt = (w[name] for name in ("b", "k", "c", "prompt"))
+  if workload == "mid":
+    shapes = [model.Shape(4096, 512, 8, 4, 2, 64, 1536, bias=True, unroll=True),
+              model.Shape(4096, 192, 4, 3, 1, 64, 512, bias=True, unroll=True)]
+  else:  # random and untied: others repeat themselves on random prompts and would be pruned
+    shapes = [dataclasses.replace(weights.read_shape(str(BUNDLED / who), unroll=True), tied=False)
+              for who in ("teacher", "student")]
+  pair = [model.initialise(s, jax.random.key(i)) for i, s in enumerate(shapes)]
+  teacher, student = map(model.unstacked, pair)
+  slots = -(-prompt // c) * c + c * (rounds + 1)
+  rng = np.random.default_rng(0)
+  text = np.zeros((b, slots), np.int32)
+  text[:, :prompt] = rng.integers(0, teacher.shape.vocab, (b, prompt))
+  put = lambda x: mesh.place(x, P("data", *[None] * (np.ndim(x) - 1)))
+  whole = lambda n: np.full(b, n, np.int32)
+  keys = np.stack([jax.random.key_data(sample.row_key(0, f"{i:08x}", 0)) for i in range(b)])
+  start = select.Admission(*map(put, (
+      np.ones(b, bool), text, whole(prompt), text, whole(prompt), keys, whole(0), whole(0),
+      whole(1 << 20), np.full((b, WINDOW - 1), -1, np.int32))))
+  vocab = teacher.shape.vocab
+  knobs = select.Knobs(*map(mesh.place, (
+      np.float32(1), np.int32(0), np.float32(1), np.float32(np.inf), np.float32(-np.inf),
+      np.int32(0), np.int32(vocab), np.zeros(vocab, np.int8))))
+
+  def run(student):
+    state = select.blank_state(teacher=teacher.shape, student=student and student.shape, b=b,
+                               s=slots, window=WINDOW)
+    state = select.admit(teacher, student, state, start, c=c, block=slots)
+    seconds = []
+    for _ in range(rounds + 1):
+      begin = time.perf_counter()
+      state, report = jax.block_until_ready(select.select_step(
+          teacher, student, state, knobs, k=k if student else 1, c=c, scorer=scores.perplexity,
+          block=slots, window=WINDOW))
+      seconds.append(time.perf_counter() - begin)
+      assert (report.count == c).all()  # no early end: the same work as the others
+    return statistics.median(seconds[1:])
+
+  scoring = _scoring(jax, student, b, k, c, slots)
+  seconds = run(student)
+  return {"tok_s": b * k * c / seconds, "scoring_share": scoring / seconds,
+          "teacher_parameters": model.parameters(teacher.shape),
+          "student_parameters": model.parameters(student.shape)}
+
+
+def _scoring(jax, student, b, k, c, slots):
+  """Median seconds of select_step's scoring part, compiled by itself on a full ring."""
+  import jax.numpy as jnp
+  import numpy as np
+
+  from gen_ssd import mesh
+  from gen_ssd import scores
+  from gen_ssd import select
+
+  prefix = select.blank_prefix(student.shape, b, slots)
+  prefix.valid = prefix.valid | True
+  tokens = mesh.place(np.ones((b, k, c), np.int32), jax.P("data", None, None))
+  count = jnp.sum(tokens, -1)
+  run = jax.jit(lambda m, p, t, n: select._score(m, p, t, n, n[:, 0] > 0, n * 0.0,
+                                                 scores.perplexity, slots)[:2])
+  times = []
+  for _ in range(6):
+    begin = time.perf_counter()
+    jax.block_until_ready(run(student, prefix, tokens, count))
+    times.append(time.perf_counter() - begin)
+  return statistics.median(times[1:])
+
+
+def kv_bytes(workload, k, prefix=4096):
+  """Bytes of both models' caches and chunks at a prefix of 4096 slots, from the engine's state."""
+  import jax
+
+  from gen_ssd import attention
+  from gen_ssd import mesh
+  from gen_ssd import model
+  from gen_ssd import weights
+
+  mesh.start(devices=jax.devices()[:1])
+  w = WORKLOADS[workload]
+  shapes = ([model.Shape(4096, 512, 8, 4, 2, 64, 1536), model.Shape(4096, 192, 4, 3, 1, 64, 512)]
+            if workload == "mid" else
+            [weights.read_shape(str(BUNDLED / who)) for who in ("teacher", "student")])
+  make = lambda: [(attention.blank_prefix(s, w["b"], prefix),
+                   attention.blank_chunk(s, w["b"], k, w["c"])) for s in shapes]
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make)))
+
+
+def child(*args):
+  """The last line that a contender prints, as JSON."""
+  env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+  out = subprocess.run([sys.executable, *map(str, args)], env=env, check=True, text=True,
+                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+  return json.loads(out.strip().splitlines()[-1])
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+  parser.add_argument("--rounds", type=int, default=6, help="measured rounds, after one warm-up")
+  parser.add_argument("--engine", choices=WORKLOADS, help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.engine:
+    row = measure(args.engine, args.rounds)
+    print(json.dumps({**row, **{f"kv_bytes_k{k}": kv_bytes(args.engine, k) for k in (1, 8)}}))
+    return
+  found = []
+  for name in WORKLOADS:
+    pair = ["--teacher", BUNDLED / "teacher", "--student", BUNDLED / "student"]
+    torch = lambda loop, rounds: child(
+        HERE / "torch_loops.py", "--loop", loop, "--workload", name, "--rounds", rounds,
+        *(pair if name == "bundled" else []))  # noqa: B023  called at once
+    engine = child(__file__, "--engine", name, "--rounds", args.rounds)
+    cached, public = torch("cached", args.rounds), torch("public", args.rounds)
+    generate = torch("generate", min(args.rounds, 3))
+    limit = torch("limit", args.rounds)
+    found.append({
+        "name": name, "engine_tok_s": engine["tok_s"], "hf_cached_tok_s": cached["median_tok_s"],
+        "hf_public_tok_s": public["median_tok_s"], "hf_generate_tok_s": generate["median_tok_s"],
+        "limit_tok_s": limit["limit_tok_s"], "scoring_share": engine["scoring_share"],
+        "kv_bytes_k1": engine["kv_bytes_k1"], "kv_bytes_k8": engine["kv_bytes_k8"],
+        "engine_over_cached": engine["tok_s"] / cached["median_tok_s"],
+        "engine_over_public": engine["tok_s"] / public["median_tok_s"],
+        "engine_over_generate": engine["tok_s"] / generate["median_tok_s"],
+        "teacher_parameters": engine["teacher_parameters"],
+        "student_parameters": engine["student_parameters"]})
+  if args.json:
+    print(json.dumps({"workloads": found}, indent=1))
+    return
+  for row in found:
+    print(row.pop("name"))
+    for key, value in row.items():
+      print(f"  {key:<22}{value:>14,.3f}" if isinstance(value, float) else f"  {key:<22}{value:>14,}")
+
+
+if __name__ == "__main__":
+  main()
