@@ -31,9 +31,11 @@ def write_report(workdir, trees=6) -> Path:
   names = {**_dict(results.get("arms")), **found, **_dict(config.get("arms"))}
   names = sorted(names, key=lambda a: (KNOWN_ARMS.index(a) if a in KNOWN_ARMS else 99, a))
   extra = [a for a in names if a not in KNOWN_ARMS]
+  shared = _dict(config.get("select"))  # arms are shown by what they change
   arms = [{"name": a, "look": (KNOWN_ARMS + tuple(extra)).index(a), "found": found.get(a),
            "given": _dict(_dict(results.get("arms")).get(a)),
-           "config": _dict(_dict(config.get("arms")).get(a))} for a in names]
+           "config": {k: v for k, v in _dict(_dict(config.get("arms")).get(a)).items()
+                      if k not in shared or shared[k] != v}} for a in names]
   body = [_heading(config, arms), _table(arms), _accuracy(arms, _dict(results.get("paired"))),
           _distributions(arms), _trees(workdir, arms, _dict(config.get("select")), trees, notes),
           _footer(config, notes)]

@@ -105,9 +105,10 @@ def evaluate(config, workdir):
     results[name] = {**evaluate_lib.accuracy(answered[name], len(problems)),
                      **collected(rows, kept, len(_problems(config, "train")))}
   base = "standard_kd" if "standard_kd" in results else next(iter(results))
-  found = {"arms": results, "paired": {
+  others = sorted(results, key=lambda name: results[name]["accuracy"])
+  found = {"arms": {name: results[name] for name in others}, "paired": {
       f"{name}-{base}": evaluate_lib.paired(answered[name], answered[base])
-      for name in results if name != base}}
+      for name in others if name != base}}
   if jax.process_index() == 0:
     config_lib.write_atomically(workdir / "results.json", json.dumps(found, indent=1))
     print(table(found))
