@@ -5,12 +5,14 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import platform
 from pathlib import Path
+import platform
 
 from gen_ssd import figures
-from gen_ssd.figures import escape, fixed
-from gen_ssd.style import SCRIPT, STYLE
+from gen_ssd.figures import escape
+from gen_ssd.figures import fixed
+from gen_ssd.style import SCRIPT
+from gen_ssd.style import STYLE
 
 KNOWN_ARMS = ("standard_kd", "random", "posthoc", "gen_ssd")  # these keep their colour in every run
 

@@ -89,8 +89,7 @@ def train_step(state, batch, *, config):
     (loss, n), g = grad(state.model, part)
     return (total + loss, count + n, jax.tree.map(jnp.add, grads, g)), None
 
-  parts = [jax.tree.map(lambda x: x[i], batch) for i in range(config.accumulate)]
-  (total, count), grads = grad(state.model, parts[0])
+  (total, count), grads = grad(state.model, jax.tree.map(lambda x: x[0], batch))
   if config.accumulate > 1:
     rest = jax.tree.map(lambda x: x[1:], batch)
     (total, count, grads), _ = lax.scan(body, (total, count, grads), rest)

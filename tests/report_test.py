@@ -1,8 +1,8 @@
 """The page of a run: complete, unfinished, broken and hostile input."""
+from html.parser import HTMLParser
 import json
 import random
 import re
-from html.parser import HTMLParser
 
 import pytest
 

@@ -150,7 +150,7 @@ def main():
     pair = ["--teacher", BUNDLED / "teacher", "--student", BUNDLED / "student"]
     torch = lambda loop, rounds: child(
         HERE / "torch_loops.py", "--loop", loop, "--workload", name, "--rounds", rounds,
-        *(pair if name == "bundled" else []))  # noqa: B023  called at once
+        *(pair if name == "bundled" else []))
     engine = child(__file__, "--engine", name, "--rounds", args.rounds)
     cached, public = torch("cached", args.rounds), torch("public", args.rounds)
     generate = torch("generate", min(args.rounds, 3))

@@ -15,9 +15,12 @@ import os
 import time
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+from transformers import GenerationConfig
+from transformers import Qwen2Config
+from transformers import Qwen2ForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 WORKLOADS = {

@@ -1,0 +1,171 @@
+"""The whole run, small: four arms on the bundled pair; and bad input before any compute."""
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from configs import quickstart
+from gen_ssd import answers
+from gen_ssd import collect
+from gen_ssd import config as config_lib
+from gen_ssd import mesh
+from gen_ssd import model
+from gen_ssd import problems
+from gen_ssd import select
+from gen_ssd import stages
+from gen_ssd import tokens
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def small(**changes):
+  c = quickstart.get_config()
+  c.problems.update(train=12, cold_start=16, held_out=6, test=10)
+  c.select.update(rows=16, shard_rounds=4)
+  c.cold_start.update(rows=16, shard_rounds=4)
+  c.warm_up.update(steps=4, rows=4, save_every=2)
+  c.train.update(steps=4, rows=4, save_every=2)
+  c.evaluate.update(rows=16)
+  for path, value in changes.items():
+    *folders, name = path.split("__")
+    node = c
+    for folder in folders:
+      node = node[folder]
+    node[name] = value
+  return config_lib.parse(c)
+
+
+def run(config, workdir):
+  mesh.start(devices=jax.devices()[:1])
+  stages.check(config)
+  config_lib.claim(workdir, config)
+  for stage in config.stages:
+    getattr(stages, stage)(config, workdir)
+
+
+def products(workdir):
+  """What a run leaves for its user, timestamps and checkpoints apart."""
+  return {str(p.relative_to(workdir)): p.read_bytes() for p in sorted(workdir.rglob("*"))
+          if p.is_file() and p.suffix in (".json", ".jsonl", ".safetensors", ".parquet")
+          and "checkpoints" not in p.parts}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run")
+  run(small(), workdir)
+  return workdir
+
+
+def test_a_run_ends_in_results_and_a_page(finished):
+  found = json.loads((finished / "results.json").read_text())
+  assert set(found["arms"]) == {"standard_kd", "random", "posthoc", "gen_ssd"}
+  for row in found["arms"].values():
+    assert {"accuracy", "ci", "n", "mean_tokens", "student_nll", "kept", "teacher_tokens"} <= set(row)
+    assert row["n"] == 10 and row["ci"][0] <= row["accuracy"] <= row["ci"][1]
+    assert 0 < row["kept"] <= row["problems"] == 12
+  assert found["arms"]["posthoc"]["teacher_tokens"] > 2 * found["arms"]["standard_kd"][
+      "teacher_tokens"]
+  assert (finished / "report.html").stat().st_size > 10_000
+  for name in found["arms"]:
+    assert (finished / "arms" / name / "student" / "model.safetensors").exists()
+
+
+def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, monkeypatch):
+  before = products(finished)
+  monkeypatch.setattr(select, "select_step", None)
+  run(small(), finished)
+  assert products(finished) == before
+
+
+def test_killed_between_and_inside_stages_it_ends_in_the_same_products(finished, tmp_path,
+                                                                      monkeypatch):
+
+  class Killed(Exception):
+    pass
+
+  from gen_ssd import train
+  for module, name in ((select, "select_step"), (train, "train_step")):
+    real = getattr(module, name)
+    left = [9]
+
+    def step(*args, real=real, left=left, **kwargs):
+      left[0] -= 1
+      if not left[0]:
+        raise Killed
+      return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, step)
+    with pytest.raises(Killed):
+      run(small(), tmp_path)
+    monkeypatch.setattr(module, name, real)
+  run(small(), tmp_path)
+  mine, theirs = products(tmp_path), products(finished)
+  assert mine.keys() == theirs.keys()
+  assert [n for n in mine if mine[n] != theirs[n]] == []
+
+
+def test_another_config_may_not_use_the_workdir(finished):
+  with pytest.raises(ValueError, match=r"belongs to another config: arms.gen_ssd.k is 4 there and 2"):
+    config_lib.claim(finished, small(select__k=2))
+
+
+def test_a_prompt_longer_than_the_cache_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r"select.prompt is 16: problem \w+ has \d+ prompt tokens"):
+    stages.check(small(select__prompt=16))
+
+
+def test_damaged_weights_are_refused(tmp_path):
+  shutil.copytree(stages.directory("bundled/student"), tmp_path / "student")
+  path = tmp_path / "student" / "model.safetensors"
+  path.write_bytes(path.read_bytes()[:-1000])
+  with pytest.raises(ValueError, match="truncated: model.*"):
+    stages.check(small(student__path=str(tmp_path / "student")))
+
+
+def test_vocabularies_that_disagree_are_refused(tmp_path):
+  shutil.copytree(stages.directory("bundled/student"), tmp_path / "student")
+  path = tmp_path / "student" / "tokenizer.json"
+  path.write_text(path.read_text().replace("▁Tom", "▁Tim"))
+  with pytest.raises(ValueError, match="teacher '▁Tom', student '▁Tim'"):
+    stages.check(small(student__path=str(tmp_path / "student")))
+
+
+@pytest.mark.parametrize("flag,says", [
+    ("--config.select.kk=3", "kk"), ("--config.select.k=0", "select.k is 0: it must be at least 1"),
+    ("--config.teacher.path=/nowhere", "/nowhere: no config.json there")])
+def test_the_command_says_what_is_wrong_in_one_message(flag, says, tmp_path):
+  done = subprocess.run(
+      [sys.executable, "-m", "gen_ssd.main", "--config=configs/quickstart.py",
+       f"--workdir={tmp_path}", flag], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode != 0 and says in done.stderr
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_bundled_teacher_solves_nine_in_ten_test_problems(tmp_path):
+  mesh.start(devices=jax.devices()[:1])
+  path = stages.directory("bundled/teacher")
+  net, tokenizer = stages._load(path, unroll=True)
+  assert model.parameters(net.shape) <= 3e6
+  writer = collect.Writer(model.unstacked(net), tokenizer, tokens.eos_ids(path, tokenizer))
+  greedy = config_lib.Select(k=1, rows=64, prompt=40, max_tokens=80, temperature=0.0)
+  with answers.Verifier() as verifier:
+    rows = collect.collect(writer, problems.bundled("test", 320, seed=3), greedy, tmp_path,
+                           verifier=verifier)
+  assert sum(r["verdict"] == "right" for r in rows) >= 0.9 * len(rows)
+
+
+def test_the_bundled_pair_is_ordinary_hugging_face(tmp_path):
+  import transformers
+  for who, most in (("teacher", 3e6), ("student", 0.6e6)):
+    path = stages.directory(f"bundled/{who}")
+    assert transformers.AutoConfig.from_pretrained(path).model_type == "qwen3"
+    from gen_ssd import weights
+    assert model.parameters(weights.read_shape(path)) <= most
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    text = problems.bundled("test", 1)[0].problem
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
