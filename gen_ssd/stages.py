@@ -43,13 +43,19 @@ def check(config):
                                                                   dtype=model.dtype))
   pair = [tokens.load_tokenizer(directory(m.path)) for m in (config.teacher, config.student)]
   tokens.shared_vocabulary(*pair)
+  tightest = min([config.cold_start, config.select, *(s for _, s in config.arms)],
+                 key=lambda s: s.prompt)
+  home = {}
   for split in ("cold_start", "train", "test"):
     problems = _problems(config, split)
     if len(problems) < getattr(config.problems, split):
       raise ValueError(f"problems.{split} is {getattr(config.problems, split)}: there are only "
                        f"{len(problems)}")
-    for _, select in (("select", config.select), *config.arms):
-      collect_lib.check_prompts(problems, pair, select, config.problems.system or None)
+    collect_lib.check_prompts(problems, pair, tightest, config.problems.system or None)
+    for p in problems:
+      if home.setdefault(p.uuid, split) != split:
+        raise ValueError(f"problems.{split} and problems.{home[p.uuid]} share problem {p.uuid}: "
+                         f"{p.problem[:60]!r}; give them different problems")
 
 
 def cold_start(config, workdir):

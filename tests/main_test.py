@@ -119,6 +119,17 @@ def test_a_prompt_longer_than_the_cache_is_refused(tmp_path):
     stages.check(small(select__prompt=16))
 
 
+def test_training_on_test_problems_is_refused(tmp_path):
+  paths = {}
+  for split, first in (("source", 0), ("cold_start_source", 20), ("test_source", 10)):
+    paths[f"problems__{split}"] = str(tmp_path / split)
+    (tmp_path / split).write_text("".join(
+        json.dumps({"problem": p.problem, "answer": p.answer}) + "\n"
+        for p in problems.bundled("train", 40)[first:first + 16]))
+  with pytest.raises(ValueError, match="problems.test and problems.train share problem"):
+    stages.check(small(**paths))
+
+
 def test_damaged_weights_are_refused(tmp_path):
   shutil.copytree(stages.directory("bundled/student"), tmp_path / "student")
   path = tmp_path / "student" / "model.safetensors"
