@@ -291,6 +291,18 @@ def test_length_limit_is_exact():
   assert set(report.why) <= {select.LENGTH, select.ENDED} and (report.why == select.LENGTH).any()
 
 
+def test_a_row_stops_before_the_ring_overwrites_its_own_tokens():
+  start()
+  engine = tiny.Engine(slots=24)
+  ids = tiny.prompts(8)
+  engine.admit({i: (p, i) for i, p in enumerate(ids)})
+  reports = [engine.round() for _ in range(5)]
+  assert (reports[-1].why != select.RUNNING).all() and (reports[-1].why == select.LENGTH).any()
+  assert all(len(engine.texts[i]) <= 25 for i in range(8))
+  for name, nll in enumerate(full_nll(tiny.STUDENT, engine.texts.values(), ids)):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+
+
 def test_unsuitable_candidates_are_drawn_again_and_then_pruned():
   start()
   engine = tiny.Engine(knob=tiny.knobs(threshold=np.float32(0.01), resamples=np.int32(2)))
