@@ -80,7 +80,8 @@ def measure(workload, rounds):
 
   scoring = _scoring(jax, student, b, k, c, slots)
   seconds = run(student)
-  return {"tok_s": b * k * c / seconds, "products_tok_s": b * k / _products(jax, teacher, b * k), "scoring_share": scoring / seconds,
+  return {"tok_s": b * k * c / seconds, "scoring_share": scoring / seconds,
+          "products_tok_s": b * k / _products(jax, teacher, b * k),
           "teacher_parameters": model.parameters(teacher.shape),
           "student_parameters": model.parameters(student.shape)}
 
