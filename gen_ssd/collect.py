@@ -88,6 +88,7 @@ class _Loop:
     self.shards = traces_lib.Shards(folder)
     found, in_flight = self.shards.resume()
     self.finished = [r for r in found if r["uuid"] in self.problems]
+    self.right = sum(r["verdict"] == "right" for r in self.finished)
     self.rows = in_flight or [None] * select.rows
     gone = {(r["uuid"], r["attempt"]) for r in self.finished}
     gone |= {(t.uuid, t.attempt) for t in self.rows if t}
@@ -128,22 +129,16 @@ class _Loop:
       state, report = engine.select_step(
           w.teacher, w.student, state, knob, k=s.k, c=s.c, scorer=scores.SCORERS[s.scorer],
           selector=selectors.SELECTORS[s.selector], block=s.block or slots, window=s.loop_window)
-      for trace, stop in harvest:  # verified and put into words while the devices work
-        self._finish(trace, stop)
+      self._finish(harvest)  # verified and put into words while the devices work
       report = mesh_lib.host(report)
       rounds += 1
-      harvest = self._advance(report, rounds)
-      if not self.pending and not any(self.rows):
-        for trace, stop in harvest:
-          self._finish(trace, stop)
-        harvest = []
-      elif rounds % s.shard_rounds == 0:  # the fence writes what is finished
-        for trace, stop in harvest:
-          self._finish(trace, stop)
+      harvest = self._advance(report)
+      if rounds % s.shard_rounds == 0 or not (self.pending or any(self.rows)):
+        self._finish(harvest)  # a fence, or the end, writes all that is finished
         harvest = []
       proposed += int(report.count.sum())
       done = len(self.finished)
-      good = sum(r["verdict"] == "right" for r in self.finished) / max(done, 1)
+      good = self.right / max(done, 1)
       rate = proposed / (time.monotonic() - start)
       line.show(done, f"right {good:.0%}  {rate:,.0f} tok/s  scoring {self._share(report):.0%} of "
                 f"FLOPs ")
@@ -185,7 +180,7 @@ class _Loop:
     return engine.Admission(*map(put, (mark, text[0], length[0], text[1], length[1], key, chunk,
                                        retry, room, recent)))
 
-  def _advance(self, report, rounds):
+  def _advance(self, report):
     """Adds a round to every running trace; returns those that stopped, with the cause."""
     stopped = []
     for i, trace in enumerate(self.rows):
@@ -220,8 +215,12 @@ class _Loop:
         self.rows[i] = None
     return stopped
 
-  def _finish(self, trace, stop):
-    """A stopped trace becomes a row: decoded, verified."""
+  def _finish(self, stopped):
+    """(trace, cause) pairs become rows: decoded, verified."""
+    for trace, stop in stopped:
+      self._row(trace, stop)
+
+  def _row(self, trace, stop):
     problem, decode = self.problems[trace.uuid], self.writer.teacher_tokenizer.decode
     text = decode(trace.ids, skip_special_tokens=True)
     verdict = self.verifier.verify(problem.answer, text) if stop == "ended" else "wrong"
@@ -234,6 +233,7 @@ class _Loop:
     starts.append(at)
     row = traces_lib.row(trace, problem, text, stop, verdict)
     self.finished.append(row)
+    self.right += verdict == "right"
     self.new_rows.append(row)
     for loser in trace.losers:
       self.new_losers.append({"uuid": trace.uuid, "attempt": trace.attempt, **loser, "text":

@@ -170,7 +170,7 @@ def _load(path, dtype="float32", unroll=False, **placement):
 
 
 def _collect(config, workdir, select, folder, problems, *, student, title, teacher=None):
-  """Rows of one collection. Models are loaded only when there is something left to write."""
+  """Rows of one collection, by the models at these paths."""
   teacher = teacher or directory(config.teacher.path)
   mine, tokenizer = _load(teacher, config.teacher.dtype, config.teacher.unroll)
   chooser, its_tokenizer = (None, None) if student is None else _load(
