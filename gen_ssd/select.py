@@ -23,10 +23,14 @@ CONTINUES, DELIMITER, EOS = range(3)  # Knobs.ends
 @dataclasses.dataclass
 class Prefix:
   """One model's view of the rows: what it has read, and the newest token, which it has not."""
-  kv: attention.KV   # ring of chunk slots [L,b,n,*] (a tuple a layer when unrolled)
-  valid: jax.Array   # bool[b,s]  slots that hold a token of the row
-  length: jax.Array  # int32[b]   tokens in the ring, which is the position of `last`
-  last: jax.Array    # int32[b]   newest token, not yet in the ring
+  kv: attention.KV     # ring of chunk slots [L,b,n,*] (a tuple a layer when unrolled)
+  position: jax.Array  # int32[b,s] position of the token in each slot, -1 where there is none
+  length: jax.Array    # int32[b]   tokens in the ring, which is the position of `last`
+  last: jax.Array      # int32[b]   newest token, not yet in the ring
+
+  @property
+  def valid(self):
+    return self.position >= 0
 
 
 @jax.tree_util.register_dataclass
@@ -79,7 +83,8 @@ def blank_prefix(shape, b, s):
   spec = P(shape.rows)
   zeros = functools.partial(jnp.zeros, dtype=jnp.int32, out_sharding=spec)
   return Prefix(attention.blank_prefix(shape, b, s),
-                jnp.zeros((b, s), bool, out_sharding=P(shape.rows, None)), zeros((b,)), zeros((b,)))
+                jnp.full((b, s), -1, jnp.int32, out_sharding=P(shape.rows, None)), zeros((b,)),
+                zeros((b,)))
 
 
 @functools.partial(jax.jit, static_argnames=("teacher", "student", "b", "s", "window"))
@@ -144,13 +149,14 @@ def _read(model, prefix, new, tokens, length, first, pieces, c, block):
   shape = model.shape
   new, length = reshard(new, P(shape.rows)), reshard(length, P(shape.rows))
   tokens = reshard(tokens, P(shape.rows, None))
-  b, slots = prefix.valid.shape
-  valid = jnp.where(new[:, None], False, prefix.valid)
+  b, slots = prefix.position.shape
+  position = jnp.where(new[:, None], -1, prefix.position)
   index = jnp.arange(c, dtype=jnp.int32)
   causal = index[None, :] <= index[:, None]
 
   def piece(i, carry):
-    valid, kv = carry
+    position, kv = carry
+    valid = position >= 0
     at = (first + i * c) % slots
     text = lax.dynamic_slice_in_dim(tokens, i * c, c, 1)[:, None]
     positions = jnp.broadcast_to(i * c + index, (b, 1, c))
@@ -167,15 +173,16 @@ def _read(model, prefix, new, tokens, length, first, pieces, c, block):
       return lax.dynamic_update_slice_in_dim(buffer, jnp.where(mine, fresh, old), at, axis)
 
     kv = attention.each(put, kv, chunk)
-    real = (i * c + index)[None] < (length - 1)[:, None]
-    old = lax.dynamic_slice_in_dim(valid, at, c, 1)
-    valid = lax.dynamic_update_slice_in_dim(valid, jnp.where(new[:, None], real, old), at, 1)
-    return valid, kv
+    here = (i * c + index)[None]
+    fresh = jnp.where(here < (length - 1)[:, None], here, -1)
+    old = lax.dynamic_slice_in_dim(position, at, c, 1)
+    position = lax.dynamic_update_slice_in_dim(position, jnp.where(new[:, None], fresh, old), at, 1)
+    return position, kv
 
-  valid, kv = lax.fori_loop(0, pieces, piece, (valid, prefix.kv))
+  position, kv = lax.fori_loop(0, pieces, piece, (position, prefix.kv))
   newest = jnp.arange(tokens.shape[1]) == (length - 1)[:, None]
   last = jnp.sum(jnp.where(newest, tokens, 0), 1)
-  return Prefix(kv, valid, jnp.where(new, length - 1, prefix.length),
+  return Prefix(kv, position, jnp.where(new, length - 1, prefix.length),
                 jnp.where(new, last, prefix.last))
 
 
@@ -290,7 +297,7 @@ def _score(student, prefix, tokens, count, running, noise, scorer, block):
 def _commit(state, knobs, chunk, read, running, suitable, choice, tokens, count, ended, window, c):
   """The winner's tokens go into both rings at the shared slot; every row's clock advances."""
   pick = lambda x: jnp.take_along_axis(x, choice.reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
-  slots = state.teacher.valid.shape[1]
+  slots = state.teacher.position.shape[1]
   kept = jnp.where(suitable, pick(count), 0)
   won = pick(tokens)
   again = running & ~suitable & (state.retry < knobs.resamples)
@@ -313,11 +320,12 @@ def _commit(state, knobs, chunk, read, running, suitable, choice, tokens, count,
       return lax.dynamic_update_slice_in_dim(buffer, lax.squeeze(mine, [lead + 1]), state.slot,
                                              axis)
 
-    valid = lax.dynamic_update_slice_in_dim(
-        prefix.valid, jnp.arange(c)[None] < n[:, None], state.slot, 1)
-    newest = jnp.arange(c) == (n - 1)[:, None]
+    index = jnp.arange(c, dtype=jnp.int32)
+    fresh_position = jnp.where(index < n[:, None], prefix.length[:, None] + index, -1)
+    position = lax.dynamic_update_slice_in_dim(prefix.position, fresh_position, state.slot, 1)
+    newest = index == (n - 1)[:, None]
     last = jnp.where(n > 0, jnp.sum(jnp.where(newest, fresh, 0), 1), prefix.last)
-    return Prefix(attention.each(put, prefix.kv, chunk), valid, prefix.length + n, last)
+    return Prefix(attention.each(put, prefix.kv, chunk), position, prefix.length + n, last)
 
   return State(
       grow(state.teacher, chunk), state.student and grow(state.student, read), state.key,

@@ -159,6 +159,8 @@ def test_caches_after_rounds_are_those_of_a_fresh_prefill():
         last = lambda axis, x: np.moveaxis(np.asarray(x)[:, row], axis, -1)
         kv = attention.each(last, p.kv)
         return [np.roll(x, -int(slot), axis=-1)[..., held] for x in (kv.k, kv.v)]
+      order = np.roll(np.asarray(mine.position)[row], -int(engine.state.slot))
+      np.testing.assert_array_equal(order[order >= 0], np.arange(mine.length[row]))
       for a, b in zip(tokens(mine, engine.state.slot), tokens(theirs, fresh.state.slot)):
         assert a.shape[-1] == mine.length[row]
         np.testing.assert_allclose(a, b, atol=1e-5)
