@@ -121,6 +121,7 @@ class Config:
   select: Select = Select()
   cold_start: Select = Select(k=1, temperature=0.6)  # how cold-start traces are written
   arms: tuple = ()             # ((name, Select), ...)
+  seeds: int = 1               # students trained an arm, each with another order of the rows
   warm_up: Train = Train()     # the student's cold start
   train: Train = Train()
   evaluate: Evaluate = Evaluate()
@@ -206,8 +207,9 @@ def _check(config):
   for stage in config.stages:
     if stage not in STAGES:
       _fail("stages", stage, f"made of {', '.join(STAGES)}")
-  if config.model_parallel < 1:
-    _fail("model_parallel", config.model_parallel, "at least 1")
+  for name in ("model_parallel", "seeds"):
+    if getattr(config, name) < 1:
+      _fail(name, getattr(config, name), "at least 1")
   for who in ("teacher", "student"):
     model = getattr(config, who)
     if model.dtype not in ("float32", "bfloat16"):

@@ -1,7 +1,7 @@
 """The story of a run, one function a stage. Everything is under workdir; a finished part is kept.
 
     workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
-    workdir/arms/NAME/    traces, student and answers of one way of choosing
+    workdir/arms/NAME/    traces of one way of choosing; a student and its answers in seed-0/, ...
     workdir/results.json, report.html
 """
 import dataclasses
@@ -87,11 +87,14 @@ def train(config, workdir):
   """A student for every arm, from the same start and with the same number of updates."""
   for name, select in config.arms:
     folder = workdir / "arms" / name
-    if (folder / "student").exists():
+    homes = _homes(config, folder)
+    if all((home / "student").exists() for home in homes):
       continue
-    rows = _rows(folder / "traces")
-    _train(config, traces.kept(rows, keep=select.keep, pick=select.pick), config.train, folder,
-           title=f"train {name}")
+    kept = traces.kept(_rows(folder / "traces"), keep=select.keep, pick=select.pick)
+    for i, home in enumerate(homes):
+      if not (home / "student").exists():
+        _train(config, kept, dataclasses.replace(config.train, seed=config.train.seed + i), home,
+               title=f"train {name}" + f", seed {i}" * (config.seeds > 1))
 
 
 def evaluate(config, workdir):
@@ -103,12 +106,16 @@ def evaluate(config, workdir):
     as_writer = dataclasses.replace(
         config.select, k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p, top_k=0,
         attempts=e.samples, seed=e.seed, threshold="off", margin="off", delimiters=(), resamples=0)
-    answered[name] = _collect(config, workdir, as_writer, folder / "answers", problems,
-                              teacher=str(folder / "student"), student=None,
-                              title=f"evaluate {name}")
+    each = [_collect(config, workdir, as_writer, home / "answers", problems,
+                     teacher=str(home / "student"), student=None,
+                     title=f"evaluate {name}" + f", seed {i}" * (config.seeds > 1))
+            for i, home in enumerate(_homes(config, folder))]
+    answered[name] = [r for rows in each for r in rows]
     rows = _rows(folder / "traces")
     kept = traces.kept(rows, keep=select.keep, pick=select.pick)
     results[name] = {**evaluate_lib.accuracy(answered[name], len(problems)),
+                     "seeds": [evaluate_lib.accuracy(rows, len(problems))["accuracy"]
+                               for rows in each],
                      **collected(rows, kept, len(_problems(config, "train")))}
   base = "standard_kd" if "standard_kd" in results else next(iter(results))
   others = sorted(results, key=lambda name: results[name]["accuracy"])
@@ -157,6 +164,11 @@ def table(found):
 
 
 # ---------------------------------------------------------------- shared by the stages
+
+def _homes(config, folder):
+  """Where the students of an arm live, one a seed."""
+  return [folder / f"seed-{i}" for i in range(config.seeds)]
+
 
 def _problems(config, split):
   p = config.problems

@@ -110,7 +110,9 @@ def fit(model, source, config, folder, *, title="train"):
   """
   model = model_lib.replace_shape(model, rows=AXES, tensor=None, dtype=config.dtype,
                                   unroll=config.unroll)
-  state = start(model, config=config)
+  # What only the host reads must not compile the step again.
+  static = dataclasses.replace(config, seed=0, save_every=1, log_every=1)
+  state = start(model, config=static)
   batches = data_lib.batches(source, rows=config.rows, length=config.length, seed=config.seed)
   when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies
   log = metrics_lib.Metrics(folder / "metrics.jsonl")
@@ -128,7 +130,7 @@ def fit(model, source, config, folder, *, title="train"):
       begin = saver.latest.step
     pending = None
     for i in range(begin, config.steps):
-      state, now = train_step(state, _next(batches, config), config=config)
+      state, now = train_step(state, _next(batches, config), config=static)
       _report(pending, i, config, log, line)  # of the step before: the host never waits for this one
       pending = now
       if jax.default_backend() == "cpu":

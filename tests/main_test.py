@@ -30,6 +30,7 @@ def small(**changes):
   c.warm_up.update(steps=4, rows=4, save_every=2)
   c.train.update(steps=4, rows=4, save_every=2)
   c.evaluate.update(rows=16)
+  c.seeds = 2
   for path, value in changes.items():
     *folders, name = path.split("__")
     node = c
@@ -71,8 +72,10 @@ def test_a_run_ends_in_results_and_a_page(finished):
   assert found["arms"]["posthoc"]["teacher_tokens"] > 2 * found["arms"]["standard_kd"][
       "teacher_tokens"]
   assert (finished / "report.html").stat().st_size > 10_000
-  for name in found["arms"]:
-    assert (finished / "arms" / name / "student" / "model.safetensors").exists()
+  for name, row in found["arms"].items():
+    first, second = (finished / "arms" / name / f"seed-{i}/student/model.safetensors" for i in (0, 1))
+    assert first.read_bytes() != second.read_bytes()
+    assert len(row["seeds"]) == 2 and sum(row["seeds"]) / 2 == pytest.approx(row["accuracy"])
 
 
 def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, monkeypatch):

@@ -133,6 +133,8 @@ def test_a_run_is_one_program(tmp_path):
   fit(tmp_path / "a", settings)
   fit(tmp_path / "b", settings)
   assert tiny.compiled("train_step") == before + 1
+  fit(tmp_path / "c", dataclasses.replace(settings, seed=1, log_every=2))
+  assert tiny.compiled("train_step") == before + 1  # a seed is not another program
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
