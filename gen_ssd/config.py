@@ -14,6 +14,7 @@ import ml_collections
 
 from gen_ssd import scores
 from gen_ssd import selectors
+from gen_ssd import sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +27,15 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Problems:
-  """Where problems come from and how many: `bundled` or paths of JSONL files."""
+  """Where problems come from and how many; sets.py says what a source may be."""
   source: str = "bundled"
-  cold_start_source: str = ""  # empty: same as source
-  test_source: str = ""        # empty: same as source
-  train: int = 512
+  cold_start_source: str = ""  # empty: source, of which the cold start then takes its part first
+  test_source: str = ""        # empty: source, when that is bundled; see also Config.tests
+  train: int = 512             # 0: all of a file
   cold_start: int = 128
   held_out: int = 32           # of cold_start, kept from training to calibrate the threshold
-  test: int = 320
-  seed: int = 0
+  test: int = 320              # 0: all of a file
+  seed: int = 0                # draws a part of a file
   system: str = ""             # system message of every prompt; empty for none
 
 
@@ -90,7 +91,10 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """How students are measured."""
+  """How students are measured, on one set of problems."""
+  source: str = ""             # empty: problems.test_source
+  limit: int = 0               # problems of a source named here; 0: all of a file
+  max_tokens: int = 0          # most tokens of an answer; 0: select.max_tokens
   rows: int = 64
   temperature: float = 0.0     # 0 is greedy
   top_p: float = 1.0
@@ -125,6 +129,7 @@ class Config:
   warm_up: Train = Train()     # the student's cold start
   train: Train = Train()
   evaluate: Evaluate = Evaluate()
+  tests: tuple = ()            # ((name, Evaluate), ...): several sets; empty: one, by evaluate
   pretrain: Pretrain = Pretrain()
 
 
@@ -134,7 +139,8 @@ STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 def default():
   """The Config as an ml_collections ConfigDict, for config files to change and flags to override."""
   # parse checks types; a type-safe ConfigDict would not let a threshold of "off" become a number.
-  return ml_collections.ConfigDict({**_plain(Config()), "arms": {"gen_ssd": {}}}, type_safe=False)
+  return ml_collections.ConfigDict({**_plain(Config()), "arms": {"gen_ssd": {}}, "tests": {}},
+                                   type_safe=False)
 
 
 def _plain(value):
@@ -146,21 +152,23 @@ def _plain(value):
 def parse(config):
   """Checked Config of a ConfigDict or dict. ValueError names the field, the value, what is right."""
   raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-  arms = raw.pop("arms", {})
+  arms, tests = raw.pop("arms", {}), raw.pop("tests", {})
   built = _build(Config, raw, "config")
-  if not isinstance(arms, dict):
-    _fail("arms", arms, "a dict of arm name to changed select fields")
-  chosen = tuple((name, _build(Select, {**_plain(built.select), **_changes(name, changes)},
-                               f"arms.{name}")) for name, changes in arms.items())
-  built = dataclasses.replace(built, arms=chosen)
+  built = dataclasses.replace(built, arms=_variants("arms", arms, "select", built.select),
+                              tests=_variants("tests", tests, "evaluate", built.evaluate))
   _check(built)
   return built
 
 
-def _changes(name, changes):
-  if not isinstance(changes, dict):
-    _fail(f"arms.{name}", changes, "a dict of changed select fields")
-  return changes
+def _variants(field, named, of, base):
+  """((name, base with changed fields), ...) of a dict."""
+  if not isinstance(named, dict):
+    _fail(field, named, f"a dict of name to changed {of} fields")
+  for name, changes in named.items():
+    if not isinstance(changes, dict):
+      _fail(f"{field}.{name}", changes, f"a dict of changed {of} fields")
+  return tuple((name, _build(type(base), {**_plain(base), **changes}, f"{field}.{name}"))
+               for name, changes in named.items())
 
 
 def _fail(field, value, right):
@@ -218,7 +226,7 @@ def _check(config):
       _fail(f"{who}.path", model.path, "a Hugging Face directory")
   if not config.arms and {"collect", "train", "evaluate"} & {*config.stages}:
     _fail("arms", {}, "a dict of at least one arm, such as {'gen_ssd': {}}")
-  _check_problems(config.problems)
+  _check_problems(config)
   for where, select in [("select", config.select), ("cold_start", config.cold_start),
                         *[(f"arms.{n}", s) for n, s in config.arms]]:
     _check_select(select, where)
@@ -228,33 +236,53 @@ def _check(config):
     _fail("cold_start.threshold", config.cold_start.threshold, "off: there is no student yet")
   for where, train in (("warm_up", config.warm_up), ("train", config.train)):
     _check_train(train, where)
-  for name in ("rows", "samples"):
-    if getattr(config.evaluate, name) < 1:
-      _fail(f"evaluate.{name}", getattr(config.evaluate, name), "at least 1")
-  if not config.evaluate.temperature >= 0:
-    _fail("evaluate.temperature", config.evaluate.temperature, "0 (greedy) or more")
-  if not 0 < config.evaluate.top_p <= 1:
-    _fail("evaluate.top_p", config.evaluate.top_p, "above 0 and at most 1 (off)")
-  if config.evaluate.samples > 1 and config.evaluate.temperature == 0:
-    _fail("evaluate.samples", config.evaluate.samples, "1 when evaluate.temperature is 0")
+  for name, test in config.tests or (("", config.evaluate),):
+    _check_evaluate(test, f"tests.{name}" if name else "evaluate", config)
   if config.pretrain.documents not in ("lessons", "plain"):
     _fail("pretrain.documents", config.pretrain.documents, "lessons or plain")
 
 
-def _check_problems(p):
-  for name in ("train", "cold_start", "test"):
-    if getattr(p, name) < 1:
-      _fail(f"problems.{name}", getattr(p, name), "at least 1")
+def _check_problems(config):
+  p = config.problems
+  for name, source in (("train", p.source), ("cold_start", "bundled"),
+                       ("test", p.test_source or p.source)):
+    if getattr(p, name) < (source == "bundled"):
+      _fail(f"problems.{name}", getattr(p, name), "at least 1" + (
+          "" if source == "bundled" else ", or 0 for all of a file"))
   if not 0 <= p.held_out < p.cold_start:
     _fail("problems.held_out", p.held_out, f"0 to {p.cold_start - 1} (problems.cold_start - 1)")
   for name in ("source", "cold_start_source", "test_source"):
-    path = getattr(p, name)
-    if path not in ("", "bundled") and not pathlib.Path(path).is_file():
-      _fail(f"problems.{name}", path, "bundled or the path of a JSONL file that exists")
-  for name in ("cold_start_source", "test_source"):
-    if p.source != "bundled" and not getattr(p, name):
-      _fail(f"problems.{name}", "", "named when problems.source is a file: training on test "
-            "problems would go unnoticed")
+    _check_source(f"problems.{name}", getattr(p, name))
+  named = config.tests and all(test.source for _, test in config.tests)
+  if p.source != "bundled" and not (p.test_source or config.evaluate.source or named):
+    _fail("problems.test_source", "", "named when problems.source is a file: training on test "
+          "problems would go unnoticed")
+
+
+def _check_source(field, source):
+  try:
+    if source:
+      sets.parts(source)
+  except ValueError as error:
+    _fail(field, source, error)
+
+
+def _check_evaluate(e, where, config):
+  for name in ("rows", "samples"):
+    if getattr(e, name) < 1:
+      _fail(f"{where}.{name}", getattr(e, name), "at least 1")
+  if not e.temperature >= 0:
+    _fail(f"{where}.temperature", e.temperature, "0 (greedy) or more")
+  if not 0 < e.top_p <= 1:
+    _fail(f"{where}.top_p", e.top_p, "above 0 and at most 1 (off)")
+  if e.samples > 1 and e.temperature == 0:
+    _fail(f"{where}.samples", e.samples, f"1 when {where}.temperature is 0")
+  _check_source(f"{where}.source", e.source)
+  if e.limit < (e.source == "bundled"):
+    _fail(f"{where}.limit", e.limit, "at least 1 for bundled problems, else 0 (all) or more")
+  if e.max_tokens < 0 or e.max_tokens % config.select.c:
+    _fail(f"{where}.max_tokens", e.max_tokens, "0 (as select.max_tokens), or a multiple of "
+          f"select.c ({config.select.c})")
 
 
 def _check_select(s, where):
@@ -329,6 +357,7 @@ def claim(workdir, config, models=None):
   Stages may differ between runs of one workdir; nothing else may.
   """
   plain = json.loads(json.dumps({**_plain(config), "arms": {n: _plain(s) for n, s in config.arms},
+                                 "tests": {n: _plain(e) for n, e in config.tests},
                                  "models": models or {}}))
   path = pathlib.Path(workdir) / "config.json"
   if path.exists():

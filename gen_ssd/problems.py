@@ -1,4 +1,4 @@
-"""Problem sets: an endless bundled family of grade-school word problems, and local files.
+"""Problems, and an endless bundled family of grade-school word problems; sets.py reads others.
 
 The bundled family is a controlled testbed. A problem is a short story of additions and
 subtractions; its level is their number. A worked solution mixes several ways of writing, by
@@ -8,8 +8,6 @@ knows about them.
 """
 import dataclasses
 import hashlib
-import json
-import pathlib
 
 import numpy as np
 
@@ -188,46 +186,3 @@ def vocabulary():
   he = {he for he in PEOPLE.values()}
   words = {*PEOPLE, *he, *(h.lower() for h in he), *THINGS, *GAINS, *LOSSES}
   return sorted(words | set("has and How many does have now So".split()))
-
-
-def read(path, *, split="train", limit=None):
-  """Problems of a local JSONL file with `problem` (or `question`) and `answer` fields.
-
-  GSM8K's `#### N` answers are understood. A problem that comes twice counts once. Raises
-  ValueError naming file, line and the missing field.
-  """
-  found = {}
-  text = pathlib.Path(path).read_text(encoding="utf-8")
-  for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut inside a JSON text
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}:{number} is not JSON: {error}") from None
-    if not isinstance(row, dict):
-      raise ValueError(f"{path}:{number} is {row!r:.60}: it must be an object with fields problem "
-                       "(or question) and answer")
-    text = row.get("problem", row.get("question"))
-    if text is None or row.get("answer") is None:
-      missing = "answer" if text is not None else "problem (or question)"
-      raise ValueError(f"{path}:{number} has no field {missing}; it has {sorted(row)}")
-    if not isinstance(text, str):
-      raise ValueError(f"{path}:{number}: problem is {text!r:.60}: it must be text")
-    _, mark, answer = str(row["answer"]).rpartition("####")
-    answer = answer.strip().replace(",", "") if mark else answer.strip()
-    level, uuid = str(row.get("level")), str(row.get("uuid") or digest(text)[:16])
-    if uuid in found and found[uuid].problem != text:
-      raise ValueError(f"{path}:{number}: uuid is {uuid!r}, which names another problem above")
-    found.setdefault(uuid, Problem(uuid, str(row.get("source") or path), split, text, answer,
-                                   int(level) if level.isdecimal() else 0))
-    if limit and len(found) == limit:
-      break
-  return list(found.values())
-
-
-def load(source, split, count, seed=0):
-  """Problems by config: `bundled`, or the path of a JSONL file."""
-  if source == "bundled":
-    return bundled(split, count, seed)
-  return read(source, split=split, limit=count)

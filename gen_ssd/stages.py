@@ -18,8 +18,8 @@ from gen_ssd import config as config_lib
 from gen_ssd import data
 from gen_ssd import evaluate as evaluate_lib
 from gen_ssd import model as model_lib
-from gen_ssd import problems as problems_lib
 from gen_ssd import report as report_lib
+from gen_ssd import sets
 from gen_ssd import tokens
 from gen_ssd import traces
 from gen_ssd import train as train_lib
@@ -46,16 +46,19 @@ def check(config):
   tightest = min([config.cold_start, config.select, *(s for _, s in config.arms)],
                  key=lambda s: s.prompt)
   home = {}
-  for split in ("cold_start", "train", "test"):
-    problems = _problems(config, split)
-    if len(problems) < getattr(config.problems, split):
-      raise ValueError(f"problems.{split} is {getattr(config.problems, split)}: there are only "
-                       f"{len(problems)}")
+  wanted = [("problems.cold_start", "cold_start", None), ("problems.train", "train", None),
+            *((f"tests.{name}.limit" if name else "problems.test", "test", e)
+              for name, e in tests(config))]
+  for field, split, e in wanted:
+    problems, count = _problems(config, split, e), _part(config, split, e)[1]
+    if len(problems) < max(count, 1):
+      raise ValueError(f"{field} is {count}: there are only {len(problems)}")
     collect_lib.check_prompts(problems, pair, tightest, config.problems.system or None)
     for p in problems:
-      if home.setdefault(p.uuid, split) != split:
-        raise ValueError(f"problems.{split} and problems.{home[p.uuid]} share problem {p.uuid}: "
-                         f"{p.problem[:60]!r}; give them different problems")
+      split_there, there = home.setdefault(p.uuid, (split, field))
+      if split_there != split:  # tests may share problems with each other
+        raise ValueError(f"{field} and {there} share problem {p.uuid}: {p.problem[:60]!r}; give "
+                         "them different problems")
 
 
 def cold_start(config, workdir):
@@ -98,33 +101,54 @@ def train(config, workdir):
 
 
 def evaluate(config, workdir):
-  """Every student on the test problems; results.json and a table."""
-  problems = _problems(config, "test")
-  e, results, answered = config.evaluate, {}, {}
+  """Every student on every test; results.json and a table a test.
+
+  results.json holds `arms` and `paired`, over the problems of all tests; with several tests also
+  `tests`, the same for each.
+  """
+  costs, answered, problems = {}, {}, {t: _problems(config, "test", e) for t, e in tests(config)}
   for name, select in config.arms:
     folder = workdir / "arms" / name
-    as_writer = dataclasses.replace(
-        config.select, k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p, top_k=0,
-        attempts=e.samples, seed=e.seed, threshold="off", margin="off", delimiters=(), resamples=0)
-    each = [_collect(config, workdir, as_writer, home / "answers", problems,
-                     teacher=str(home / "student"), student=None,
-                     title=f"evaluate {name}" + f", seed {i}" * (config.seeds > 1))
-            for i, home in enumerate(_homes(config, folder))]
-    answered[name] = [r for rows in each for r in rows]
+    for test, e in tests(config):
+      as_writer = dataclasses.replace(
+          config.select, k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p, top_k=0,
+          max_tokens=e.max_tokens or config.select.max_tokens, attempts=e.samples, seed=e.seed,
+          threshold="off", margin="off", delimiters=(), resamples=0)
+      answered[name, test] = [
+          _collect(config, workdir, as_writer, home / "-".join(filter(None, ("answers", test))),
+                   problems[test], teacher=str(home / "student"), student=None,
+                   title=f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1))
+          for i, home in enumerate(_homes(config, folder))]
     rows = _rows(folder / "traces")
     kept = traces.kept(rows, keep=select.keep, pick=select.pick)
-    results[name] = {**evaluate_lib.accuracy(answered[name], len(problems)),
-                     "seeds": [evaluate_lib.accuracy(rows, len(problems))["accuracy"]
-                               for rows in each],
-                     **collected(rows, kept, len(_problems(config, "train")))}
-  base = "standard_kd" if "standard_kd" in results else next(iter(results))
-  others = sorted(results, key=lambda name: results[name]["accuracy"])
-  found = {"arms": {name: results[name] for name in others}, "paired": {
-      f"{name}-{base}": evaluate_lib.paired(answered[name], answered[base])
-      for name in others if name != base}}
+    costs[name] = collected(rows, kept, len(_problems(config, "train")))
+  per_test = {t: _results(costs, {name: answered[name, t] for name in costs}, problems[t])
+              for t in problems}
+  found = next(iter(per_test.values()))
+  if len(per_test) > 1:
+    pooled = {name: [sum(rows, []) for rows in zip(*(answered[name, t] for t in problems))]
+              for name in costs}
+    found = {**_results(costs, pooled, sum(problems.values(), [])), "tests": per_test}
   if jax.process_index() == 0:
     config_lib.write_atomically(workdir / "results.json", json.dumps(found, indent=1))
-    print(table(found))
+    for test, one in per_test.items():
+      print("\n".join(filter(None, (test, table(one)))))
+    if len(per_test) > 1:
+      print(f"all tests\n{table(found)}")
+
+
+def _results(costs, answered, problems):
+  """`arms` and `paired` of results.json, of answers {arm: rows of each seed} to `problems`."""
+  total = len({p.uuid for p in problems})
+  pooled = {name: sum(each, []) for name, each in answered.items()}
+  results = {name: {**evaluate_lib.accuracy(pooled[name], total),
+                    "seeds": [evaluate_lib.accuracy(rows, total)["accuracy"] for rows in each],
+                    **costs[name]} for name, each in answered.items()}
+  base = "standard_kd" if "standard_kd" in results else next(iter(results))
+  others = sorted(results, key=lambda name: results[name]["accuracy"])
+  return {"arms": {name: results[name] for name in others}, "paired": {
+      f"{name}-{base}": evaluate_lib.paired(pooled[name], pooled[base])
+      for name in others if name != base}}
 
 
 def report(config, workdir):
@@ -170,10 +194,27 @@ def _homes(config, folder):
   return [folder / f"seed-{i}" for i in range(config.seeds)]
 
 
-def _problems(config, split):
+def tests(config):
+  """((name, Evaluate), ...): the tests of a config; one alone may have no name."""
+  return config.tests or (("", config.evaluate),)
+
+
+def _part(config, split, e=None):
+  """(source, number of problems or 0 for all, problems of the source that are left to others)."""
   p = config.problems
-  source = {"train": "", "cold_start": p.cold_start_source, "test": p.test_source}[split]
-  return problems_lib.load(source or p.source, split, getattr(p, split), p.seed)
+  if split == "test":
+    e = e or tests(config)[0][1]
+    return ((e.source, e.limit, 0) if e.source else
+            (p.test_source or p.source, e.limit or p.test, 0))
+  shared = p.cold_start_source in ("", p.source) and p.source != "bundled"
+  if split == "cold_start":
+    return p.cold_start_source or p.source, p.cold_start, 0
+  return p.source, p.train, p.cold_start if shared else 0
+
+
+def _problems(config, split, e=None):
+  source, count, skip = _part(config, split, e)
+  return sets.load(source, split, count, config.problems.seed, skip)
 
 
 def _load(path, dtype="float32", unroll=False, **placement):

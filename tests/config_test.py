@@ -87,7 +87,7 @@ WRONG = [
     (dict(student__path=None), "student.path is None: it must be of type str"),
     (dict(stages="collect"), "stages is 'collect': it must be of type tuple"),
     (dict(train=7), "train is 7: it must be a dict of fields"),
-    (dict(arms=["a"]), "arms is ['a']: it must be a dict of arm name to changed select fields"),
+    (dict(arms=["a"]), "arms is ['a']: it must be a dict of name to changed select fields"),
     (dict(arms={"a": "gen_ssd"}),
      "arms.a is 'gen_ssd': it must be a dict of changed select fields"),
     (dict(select__threshold=True), "select.threshold is True: it must be of type str or float"),
@@ -100,14 +100,20 @@ WRONG = [
     (dict(teacher__dtype="fp16"), "teacher.dtype is 'fp16': it must be float32 or bfloat16"),
     # problems
     (dict(problems__test=0), "problems.test is 0: it must be at least 1"),
+    (dict(problems__train=0), "problems.train is 0: it must be at least 1"),
+    (dict(problems__test=-1, problems__test_source="gsm8k"),
+     "problems.test is -1: it must be at least 1, or 0 for all of a file"),
     (dict(problems__held_out=128), "problems.held_out is 128: it must be 0 to 127"),
     (dict(problems__held_out=-1), "problems.held_out is -1: it must be 0 to 127"),
     (dict(problems__source="no/such.jsonl"),
-     "problems.source is 'no/such.jsonl': it must be bundled or the path of a JSONL file"),
-    (dict(problems__source=__file__, problems__cold_start_source=__file__),
+     "problems.source is 'no/such.jsonl': it must be bundled, the path of a .jsonl, .json or"),
+    (dict(problems__cold_start_source="gsm9k:no/such.jsonl"),
+     "problems.cold_start_source is 'gsm9k:no/such.jsonl': it must be a known set before the colon:"),
+    (dict(problems__source="gsm8k"), "problems.test_source is '': it must be named"),
+    (dict(problems__source="gsm8k", tests={"a": {"source": "math500"}, "b": {}}),
      "problems.test_source is '': it must be named"),
-    (dict(problems__source=__file__, problems__test_source=__file__),
-     "problems.cold_start_source is '': it must be named"),
+    (dict(evaluate__source="math501"),
+     "evaluate.source is 'math501': it must be bundled, the path of"),
     # sizes that do not fit together
     *((dict(**{f"select__{name}": 0}), f"select.{name} is 0: it must be at least 1")
       for name in ("k", "c", "rows", "prompt", "max_tokens", "attempts", "shard_rounds")),
@@ -168,6 +174,14 @@ WRONG = [
     (dict(evaluate__temperature=-1.0),
      "evaluate.temperature is -1.0: it must be 0 (greedy) or more"),
     (dict(evaluate__top_p=0.0), "evaluate.top_p is 0.0: it must be above 0 and at most 1"),
+    # several tests
+    (dict(tests=("a",)), "tests is ('a',): it must be a dict of name to changed evaluate fields"),
+    (dict(tests={"a": {"sample": 2}}), "tests.a.sample is not a field; did you mean samples?"),
+    (dict(tests={"a": {"samples": 2}}), "tests.a.samples is 2: it must be 1 when tests.a.temperature"),
+    (dict(tests={"a": {"source": "bundled"}}), "tests.a.limit is 0: it must be at least 1 for bundled"),
+    (dict(tests={"a": {"limit": -1}}), "tests.a.limit is -1: it must be at least 1 for"),
+    (dict(tests={"a": {"max_tokens": 12}}), "tests.a.max_tokens is 12: it must be 0 (as select.max"),
+    (dict(tests={"a": {"source": "no.jsonl"}}), "tests.a.source is 'no.jsonl': it must be bundled,"),
     (dict(pretrain__documents="books"),
      "pretrain.documents is 'books': it must be lessons or plain"),
 ]
@@ -183,6 +197,15 @@ def test_wrong_settings_are_explained(changes, message):
 def test_sizes_that_do_fit():
   config.parse(made(select__c=16, select__block=32, select__resamples=1, train__block=64,
                     evaluate__samples=4, evaluate__temperature=0.7))
+
+
+def test_tests_are_evaluate_with_changes():
+  found = config.parse(made(evaluate__rows=8, problems__source="gsm8k", tests={
+      "aime24": dict(source="aime24", samples=16, temperature=0.6), "gsm8k": dict(source="gsm8k")}))
+  tests = dict(found.tests)
+  assert (tests["aime24"].samples, tests["aime24"].rows, tests["gsm8k"].samples) == (16, 8, 1)
+  assert config.parse(made(problems__source="gsm8k", problems__test_source="gsm8k",
+                           problems__train=0)).tests == ()
 
 
 @pytest.mark.parametrize("changes,slots", [
@@ -205,6 +228,7 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
       (dict(train__steps=7), "train.steps is 200 there and 7 here"),
       (dict(arms={"gen_ssd": {"k": 2}}), "arms.gen_ssd.k is 4 there and 2 here"),
       (dict(arms={"gen_ssd": {}, "more": {}}), "arms.more is None there and {"),
+      (dict(tests={"aime24": {"source": "aime24"}}), "tests.aime24 is None there and {"),
       (dict(select__threshold=1.5), "threshold is 'off' there and 1.5 here")):
     with pytest.raises(ValueError) as caught:
       claim(**changes)
@@ -248,5 +272,5 @@ def test_config_files(name, arg):
   found = config.parse(c)
   if name == "bundled.py":
     assert found.name == f"bundled-{arg}" and found.pretrain.documents
-    with pytest.raises(ValueError, match="teacher or student"):
+    with pytest.raises(ValueError, match="one of teacher, student"):
       module.get_config("both")

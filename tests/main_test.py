@@ -78,6 +78,41 @@ def test_a_run_ends_in_results_and_a_page(finished):
     assert len(row["seeds"]) == 2 and sum(row["seeds"]) / 2 == pytest.approx(row["accuracy"])
 
 
+def test_several_tests_in_one_run(finished, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  shutil.copytree(finished, workdir)
+  shared = problems.bundled("test", 4)
+  (tmp_path / "p.jsonl").write_text("".join(
+      json.dumps({"problem": p.problem, "answer": p.answer}) + "\n" for p in shared))
+  sampled = dict(source=str(tmp_path / "p.jsonl"), samples=3, temperature=0.7, max_tokens=16)
+  stages.evaluate(small(tests={"greedy": dict(source="bundled", limit=5), "sampled": sampled},
+                        problems__seed=0), workdir)
+  found = json.loads((workdir / "results.json").read_text())
+  assert [found["tests"][t]["arms"]["random"]["n"] for t in ("greedy", "sampled")] == [5, 4]
+  assert found["arms"]["random"]["n"] == 5  # over both: the file's four are the other's first four
+  assert found["paired"].keys() == found["tests"]["greedy"]["paired"].keys() and found["paired"]
+  rows = stages._rows(workdir / "arms" / "random" / "seed-0" / "answers-sampled")
+  assert len(rows) == 4 * 3 and {r["attempt"] for r in rows} == {0, 1, 2}
+  assert max(r["num_tokens"] for r in rows) <= 16
+  assert len({tuple(r["ids"]) for r in rows}) > 4  # sampled, not greedy
+  printed = capsys.readouterr().out
+  assert all(f"{title}\narm " in printed for title in ("greedy", "sampled", "all tests"))
+
+
+def test_a_file_gives_the_cold_start_its_part_and_training_the_rest(tmp_path):
+  lines = [json.dumps({"problem": p.problem, "answer": p.answer}) + "\n"
+           for p in problems.bundled("train", 40)]
+  (tmp_path / "p.jsonl").write_text("".join(lines))
+  config = small(problems__source=str(tmp_path / "p.jsonl"), problems__test_source="bundled",
+                 problems__train=0)
+  stages.check(config)
+  cold, train = ({p.uuid for p in stages._problems(config, s)} for s in ("cold_start", "train"))
+  assert (len(cold), len(train)) == (16, 24) and not cold & train
+  with pytest.raises(ValueError, match="problems.train is 30: there are only 24"):
+    stages.check(small(problems__source=str(tmp_path / "p.jsonl"), problems__train=30,
+                       problems__test_source="bundled"))
+
+
 def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, monkeypatch):
   before = products(finished)
   monkeypatch.setattr(select, "select_step", None)
@@ -125,8 +160,8 @@ def test_a_prompt_longer_than_the_cache_is_refused(tmp_path):
 def test_training_on_test_problems_is_refused(tmp_path):
   paths = {}
   for split, first in (("source", 0), ("cold_start_source", 20), ("test_source", 10)):
-    paths[f"problems__{split}"] = str(tmp_path / split)
-    (tmp_path / split).write_text("".join(
+    paths[f"problems__{split}"] = str(tmp_path / f"{split}.jsonl")
+    (tmp_path / f"{split}.jsonl").write_text("".join(
         json.dumps({"problem": p.problem, "answer": p.answer}) + "\n"
         for p in problems.bundled("train", 40)[first:first + 16]))
   with pytest.raises(ValueError, match="problems.test and problems.train share problem"):

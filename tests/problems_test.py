@@ -1,7 +1,5 @@
-"""The bundled family of problems, and problem files."""
+"""The bundled family of problems."""
 import itertools
-import json
-import pathlib
 import re
 
 import numpy as np
@@ -9,8 +7,6 @@ import pytest
 
 from gen_ssd import problems
 from gen_ssd import tokens
-
-GSM8K = pathlib.Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
 
 
 def stream(split, count, **options):
@@ -165,63 +161,3 @@ def test_the_vocabulary_covers_every_text(tmp_path):
     assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
   written = {w.strip(".,?") for text in texts for w in text.split()}
   assert set(problems.vocabulary()) <= written  # and no word is there for nothing
-
-
-# ---------------------------------------------------------------- files
-
-def write(path, *rows):
-  path.write_text("".join((r if isinstance(r, str) else json.dumps(r, ensure_ascii=False)) + "\n"
-                          for r in rows), encoding="utf-8")
-  return path
-
-
-def test_read_takes_what_files_offer(tmp_path):
-  path = write(tmp_path / "p.jsonl",
-               {"question": "One?", "answer": "work\n#### 1,234"}, "",
-               {"problem": "A pair?\u2028Yes.", "answer": "(1, 2)", "level": "3", "uuid": "ab12",
-                "source": "math"},
-               {"problem": "Level in words?", "answer": 7, "level": "Level 5"})
-  one, pair, words = problems.read(path, split="test")
-  assert (one.problem, one.answer, one.level, one.split) == ("One?", "1234", 0, "test")
-  assert one.source == str(path) and one.uuid == problems.digest("One?")[:16]
-  assert (pair.problem, pair.answer) == ("A pair?\u2028Yes.", "(1, 2)")  # no thousands
-  assert (pair.level, pair.uuid, pair.source) == (3, "ab12", "math")
-  assert (words.answer, words.level) == ("7", 0)
-  assert problems.read(path, limit=2) == [
-      problems.Problem(**{**p.__dict__, "split": "train"}) for p in (one, pair)]
-
-
-def test_a_problem_that_comes_twice_counts_once(tmp_path):
-  row = {"problem": "One?", "answer": "1"}
-  assert len(problems.read(write(tmp_path / "p.jsonl", row, row, {**row, "problem": "Two?"}))) == 2
-
-
-@pytest.mark.parametrize("row,message", [
-    ('{"problem": "One?", "ans', "is not JSON"),
-    ({"problem": "One?"}, r"no field answer; it has \['problem'\]"),
-    ({"problem": "One?", "answer": None}, "no field answer"),
-    ({"text": "One?", "answer": "1"}, r"no field problem \(or question\); .*'answer', 'text'"),
-    (["One?", "1"], "must be an object with fields problem"),
-    ({"problem": 5, "answer": "1"}, "problem is 5: it must be text"),
-    ({"problem": "Else?", "answer": "1", "uuid": "aa"}, "uuid is 'aa', which names another")])
-def test_errors_name_file_and_line_and_field(tmp_path, row, message):
-  path = write(tmp_path / "p.jsonl", {"problem": "Fine?", "answer": "1", "uuid": "aa"}, "", row)
-  with pytest.raises(ValueError, match=message) as caught:
-    problems.read(path)
-  assert str(caught.value).startswith(f"{path}:3")
-
-
-def test_load_by_config(tmp_path):
-  path = write(tmp_path / "p.jsonl", *({"problem": f"{i}?", "answer": i} for i in range(5)))
-  assert [p.answer for p in problems.load(str(path), "test", 3)] == ["0", "1", "2"]
-  assert problems.load("bundled", "test", 3, 5) == problems.bundled("test", 3, 5)
-
-
-@pytest.mark.parametrize("split,rows", [("train", 7473), ("test", 1319)])
-def test_gsm8k(split, rows):
-  path = GSM8K / f"{split}.jsonl"
-  if not path.is_file():
-    pytest.skip(f"GSM8K is not at {path}")
-  found = problems.read(path, split=split)
-  assert len(found) == rows
-  assert all(re.fullmatch(r"-?\d+(\.\d+)?", p.answer) for p in found)
