@@ -75,7 +75,7 @@ def write(chunk, k, v, at, l):
   return chunk, jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, l, 0, keepdims=False), chunk)
 
 
-def attend_branches(q, own, prefix, l, *, causal, valid, used, block):
+def attend_branches(q, own, prefix, l, *, causal, valid, used, block, position=None, near=None):
   """Online-softmax attention of branches over [shared prefix, own chunk].
 
   Args:
@@ -85,11 +85,24 @@ def attend_branches(q, own, prefix, l, *, causal, valid, used, block):
     causal: bool[t,c], which chunk tokens a query sees.
     valid: bool[b,s], which slots hold a token of the row.
     used: int32 scalar, how many blocks of `block` slots hold anything: cost follows length.
+    position: int32[b,s], position of the token in each slot; read for `near` only.
+    near: (window, positions int32[b,k,t] of the queries, equal over k) for a layer in which a query
+      sees the `window` newest tokens, itself included; None when it sees all.
   Returns:
     [b,k,t,n,g,h] in q's dtype.
   """
   q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
   dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  if near is not None:  # a query's own slot is the last it sees of its chunk
+    causal &= causal.sum(-1, keepdims=True) - 1 - jnp.arange(causal.shape[1]) < near[0]
+
+  def seen(valid, position):  # [b,s] -> [b,n,k,t,g,s]
+    ok = valid[:, None, None, None, None, :]
+    if near is None:
+      return ok
+    ago = near[1][:, 0, :, None] - position[:, None]
+    return ok & (ago < near[0])[:, None, None, :, None, :]
+
   # Batch axes first and in the order of the cache: any other order transposes the cache.
   s = jnp.where(causal[:, None, :], dot("bktngh,bknhc->bkntgc", q, own.k), NEVER)
   if prefix is None:
@@ -102,7 +115,7 @@ def attend_branches(q, own, prefix, l, *, causal, valid, used, block):
   if slots == block:  # one block: no slice of the cache, nothing to loop over
     pk, pv = ((prefix.k, prefix.v) if l is None else
               (lax.dynamic_index_in_dim(x, l, 0, keepdims=False) for x in (prefix.k, prefix.v)))
-    p = jnp.where(valid[:, None, None, None, None, :], dot("bktngh,bnhs->bnktgs", q, pk), NEVER)
+    p = jnp.where(seen(valid, position), dot("bktngh,bnhs->bnktgs", q, pk), NEVER)
     m = jnp.maximum(s.max(-1, keepdims=True), outer(p.max(-1, keepdims=True)))
     e, f = jnp.exp(s - m), jnp.exp(p - outer(m))
     z = e.sum(-1, keepdims=True) + outer(f.sum(-1, keepdims=True))
@@ -121,7 +134,8 @@ def attend_branches(q, own, prefix, l, *, causal, valid, used, block):
       starts[0], sizes[0] = l, 1
       return lax.dynamic_slice(x, starts, sizes)[0]
 
-    ok = lax.dynamic_slice_in_dim(valid, i * block, block, 1)[:, None, None, None, None, :]
+    here = lambda x: x if x is None else lax.dynamic_slice_in_dim(x, i * block, block, 1)
+    ok = seen(here(valid), here(position))
     p = jnp.where(ok, dot("bktngh,bnhs->bnktgs", q, cut(-1, prefix.k)), NEVER)
     top = jnp.maximum(m, p.max(-1, keepdims=True))
     e, r = jnp.exp(p - top), jnp.exp(m - top)
@@ -135,11 +149,12 @@ def attend_branches(q, own, prefix, l, *, causal, valid, used, block):
   return jnp.moveaxis((o / z).astype(q.dtype), 1, 3)
 
 
-def attend_packed(q, k, v, segments, *, block):
+def attend_packed(q, k, v, segments, *, block, window=None):
   """Causal attention inside segments of packed rows, one block of keys at a time.
 
   q [b,1,t,n,g,h], k and v [b,1,t,n,h], segments int32[b,t] (0 is padding) -> [b,1,t,n,g,h].
   Blocks are recomputed in the backward pass, so memory is linear in t. `block` divides t.
+  With a `window`, a query sees that many tokens, itself included.
   """
   t = q.shape[2]
   q, k, v = (x[:, 0] for x in (q, k, v))
@@ -149,7 +164,8 @@ def attend_packed(q, k, v, segments, *, block):
 
   def scores(i):
     cut = lambda x, axis=1: lax.dynamic_slice_in_dim(x, i * block, block, axis)
-    seen = cut(index, 0)[None, :] <= index[:, None]
+    ago = index[:, None] - cut(index, 0)[None, :]
+    seen = ago >= 0 if window is None else (ago >= 0) & (ago < window)
     ok = seen & (cut(segments)[:, None, :] == segments[:, :, None])
     return jnp.where(ok[:, None, None], dot("btngh,bsnh->bngts", q, cut(k)), NEVER), cut(v)
 

@@ -1,9 +1,10 @@
-"""One decoder for Llama, Qwen2/2.5 and Qwen3, by facts of the Hugging Face config.
+"""One decoder for Llama, Mistral, Qwen2/2.5, Qwen3 and Gemma 3, by facts of the Hugging Face config.
 
 Dimension letters, here and everywhere: b rows, k branches, t tokens, s slots, n kv heads,
 g query groups, h head dim, d width, f hidden, v vocab, L layers.
 """
 import dataclasses
+import functools
 import math
 
 from flax import nnx
@@ -39,6 +40,15 @@ class Shape:
   tied: bool = False
   bias: bool = False
   qk_norm: bool = False
+  act: str = "silu"          # or gelu_tanh
+  post_norms: bool = False   # norms after attention and after the MLP, too
+  norm_offset: float = 0.0   # added to the weights of norms
+  embed_scale: float = 1.0   # of token embeddings
+  query_scale: float = 1.0   # of queries, beside 1 / sqrt(head)
+  local: tuple = ()          # one bool a layer: which see `window` tokens; () for none
+  window: int = 0
+  local_theta: float = 10000.0  # theta and rope of local layers
+  local_rope: tuple = ("default",)
 
   dtype: str = "float32"
   rows: str | tuple | None = "data"
@@ -63,7 +73,10 @@ LAYER_LEAVES = {
     "vb": ("nh", "t."),
     "qn": ("h", "."),
     "kn": ("h", "."),
+    "ln1b": ("d", "."),
+    "ln2b": ("d", "."),
 }
+NORMS = ("ln1", "ln2", "ln1b", "ln2b", "qn", "kn", "norm")  # kept in float32
 TOP_LEAVES = {"embed": ("vd", ".d"), "norm": ("d", "."), "head": ("dv", "dt")}
 
 
@@ -78,6 +91,8 @@ def leaves(shape):
     absent |= {"qb", "kb", "vb"}
   if not shape.qk_norm:
     absent |= {"qn", "kn"}
+  if not shape.post_norms:
+    absent |= {"ln1b", "ln2b"}
   dims = lambda table: {name: tuple(sizes[a] for a in axes)
                         for name, (axes, _) in table.items() if name not in absent}
   return dims(TOP_LEAVES), dims(LAYER_LEAVES)
@@ -126,8 +141,8 @@ def initialise(shape, key, fsdp=None):
   keys = dict(zip([*top, *layer], jax.random.split(key, len(top) + len(layer))))
 
   def make(name, dims):
-    if name in ("ln1", "ln2", "norm", "qn", "kn"):
-      x = jnp.ones(dims, jnp.float32)
+    if name in NORMS:
+      x = jnp.full(dims, 1 - shape.norm_offset, jnp.float32)
     elif name in ("qb", "kb", "vb"):
       x = jnp.zeros(dims, shape.dtype)
     else:
@@ -169,12 +184,24 @@ def _named(blocks):
   return {n: getattr(blocks, n) for n in sorted(names)}
 
 
+def _local(shape):
+  return shape.local or (False,) * shape.layers
+
+
+def _scanned_local(shape):
+  return jnp.array(shape.local) if any(shape.local) else None
+
+
 # ---------------------------------------------------------------- pieces of a layer
 
-def rms_norm(x, weight, eps):
-  y = x.astype(jnp.float32)
-  y = y * lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
-  return (y * weight.astype(jnp.float32)).astype(x.dtype)
+ACTS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+EVERYTHING = 1 << 30  # window of a layer that is not local
+
+
+def rms_norm(shape, x, weight):
+  y, weight = x.astype(jnp.float32), weight.astype(jnp.float32)
+  y = y * lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + shape.eps)
+  return (y * (weight + shape.norm_offset if shape.norm_offset else weight)).astype(x.dtype)
 
 
 def rope_frequencies(shape):
@@ -222,6 +249,23 @@ def rope_angles(shape, positions):
   return jnp.cos(angle) * scale, jnp.sin(angle) * scale
 
 
+def views(shape, positions):
+  """`of(local) -> (rope angles, window or None)` of a layer; `local` is a bool, traced in a scan."""
+  full = rope_angles(shape, positions)
+  if not any(shape.local):
+    return lambda local: (full, None)
+  own = dataclasses.replace(shape, theta=shape.local_theta, rope=shape.local_rope)
+  near = rope_angles(own, positions)
+
+  def of(local):
+    if isinstance(local, bool):
+      return (near, shape.window) if local else (full, None)
+    pick = lambda a, b: jnp.where(local, a, b)
+    return jax.tree.map(pick, near, full), pick(shape.window, EVERYTHING)
+
+  return of
+
+
 def rotate(x, cos, sin):
   """Rotary embedding (half-split) of x [b,k,t,...,h]."""
   wide = (*cos.shape[:3], *(1,) * (x.ndim - 4), cos.shape[3])
@@ -234,8 +278,13 @@ def embed(model, tokens):
   """Token embeddings [b,k,t,d], rows split as the Shape says."""
   shape = model.shape
   table = model.embed[...]
-  x = table.at[tokens].get(out_sharding=P(shape.rows, None, None, None))
-  return x.astype(shape.dtype)
+  return scaled(shape, table.at[tokens].get(out_sharding=P(shape.rows, None, None, None)))
+
+
+def scaled(shape, x):
+  """Embeddings in `dtype`, times the scale, which is rounded to it first (Gemma)."""
+  x = x.astype(shape.dtype)
+  return x if shape.embed_scale == 1 else x * jnp.asarray(shape.embed_scale, x.dtype)
 
 
 def layer(shape, w, x, angles, attend):
@@ -246,20 +295,24 @@ def layer(shape, w, x, angles, attend):
   """
   whole = P(shape.rows, None, None, None)
   dot = lambda eq, a, b: jnp.einsum(eq, a, b.astype(a.dtype))
-  y = rms_norm(x, w["ln1"], shape.eps)
+  y = rms_norm(shape, x, w["ln1"])
   q, k, v = dot("bktd,dngh->bktngh", y, w["q"]), dot("bktd,dnh->bktnh", y, w["k"]), dot(
       "bktd,dnh->bktnh", y, w["v"])
   if shape.bias:
     q, k, v = q + w["qb"].astype(q.dtype), k + w["kb"].astype(k.dtype), v + w["vb"].astype(v.dtype)
   if shape.qk_norm:
-    q, k = rms_norm(q, w["qn"], shape.eps), rms_norm(k, w["kn"], shape.eps)
+    q, k = rms_norm(shape, q, w["qn"]), rms_norm(shape, k, w["kn"])
+  if shape.query_scale != 1:
+    q = q * jnp.asarray(shape.query_scale, q.dtype)
   out, extra = attend(rotate(q, *angles), rotate(k, *angles), v)
   # Not einsum, which orders the contracted axes in its own way and transposes the weight.
-  x = x + lax.dot_general(out, w["o"].astype(x.dtype), (((3, 4, 5), (0, 1, 2)), ((), ())),
-                          out_sharding=whole)
-  y = rms_norm(x, w["ln2"], shape.eps)
-  y = jax.nn.silu(dot("bktd,df->bktf", y, w["gate"])) * dot("bktd,df->bktf", y, w["up"])
-  return x + jnp.einsum("bktf,fd->bktd", y, w["down"].astype(x.dtype), out_sharding=whole), extra
+  y = lax.dot_general(out, w["o"].astype(x.dtype), (((3, 4, 5), (0, 1, 2)), ((), ())),
+                      out_sharding=whole)
+  x = x + (rms_norm(shape, y, w["ln1b"]) if shape.post_norms else y)
+  y = rms_norm(shape, x, w["ln2"])
+  y = ACTS[shape.act](dot("bktd,df->bktf", y, w["gate"])) * dot("bktd,df->bktf", y, w["up"])
+  y = jnp.einsum("bktf,fd->bktd", y, w["down"].astype(x.dtype), out_sharding=whole)
+  return x + (rms_norm(shape, y, w["ln2b"]) if shape.post_norms else y), extra
 
 
 def logits(model, x):
@@ -282,60 +335,69 @@ def forward(model, tokens, positions, chunk, at, prefix, attend):
       unrolled).
     at: int32 scalar, where in the chunk the first token goes.
     prefix: `attention.KV` of [L,b,n,*], read only, shared by the branches of a row.
-    attend: `attend(q, chunk_l, prefix, l) -> out`, with masks closed over; see attention.py.
+    attend: `attend(q, chunk_l, prefix, l) -> out`, with masks closed over; see attention.py. It
+      is given `near` too in models that have local layers.
   Returns:
     (normed hidden [b,k,t,d], chunk with the new keys and values).
   """
   shape = model.shape
   x = embed(model, tokens)
-  angles = rope_angles(shape, positions)
+  view = views(shape, positions)
 
-  def run(x, w, chunk, l, prefix):
+  def run(x, w, chunk, l, prefix, local):
+    angles, window = view(local)
+    near = {} if window is None else {"near": (window, positions)}
+
     def attend_layer(q, k, v):
       own, mine = attention.write(chunk, k, v, at, l)
-      return attend(q, mine, prefix, l), own
+      return attend(q, mine, prefix, l, **near), own
     return layer(shape, w, x, angles, attend_layer)
 
   if shape.unroll:
     fresh = []
-    for blocks, own, shared in zip(model.blocks, chunk, prefix):
+    for blocks, own, shared, local in zip(model.blocks, chunk, prefix, _local(shape)):
       w = {n: p[...] for n, p in _named(blocks).items()}
-      x, own = run(x, w, own, None, shared)
+      x, own = run(x, w, own, None, shared, local)
       fresh.append(own)
     chunk = tuple(fresh)
   else:
     w = {n: p[...] for n, p in _named(model.blocks).items()}
 
-    def body(carry, w):
+    def body(carry, layer_and_local):
       x, chunk, l = carry
-      x, chunk = run(x, w, chunk, l, prefix)
+      w, local = layer_and_local
+      x, chunk = run(x, w, chunk, l, prefix, local)
       return (x, chunk, l + 1), None
 
-    (x, chunk, _), _ = lax.scan(body, (x, chunk, jnp.int32(0)), w)
-  return rms_norm(x, model.norm[...], shape.eps), chunk
+    (x, chunk, _), _ = lax.scan(body, (x, chunk, jnp.int32(0)), (w, _scanned_local(shape)))
+  return rms_norm(shape, x, model.norm[...]), chunk
 
 
 def forward_packed(model, tokens, positions, attend, *, gather=lambda w: w, remat=False):
   """Hidden states of packed training rows: tokens, positions int32[b,t] -> [b,1,t,d].
 
-  `attend(q, k, v) -> out` masks across segments. `gather` brings one layer's (FSDP-split)
+  `attend(q, k, v) -> out` masks across segments; it is given `window` too in models that have local
+  layers. `gather` brings one layer's (FSDP-split)
   weights together; with `remat` it and the layer are recomputed in the backward pass.
   """
   shape = model.shape
   top = gather({"embed": model.embed[...]})
   x = top["embed"].at[tokens[:, None]].get(out_sharding=P(shape.rows, None, None, None))
-  x = x.astype(shape.dtype)
-  angles = rope_angles(shape, positions[:, None])
+  x = scaled(shape, x)
+  view = views(shape, positions[:, None])
 
-  def body(x, w):
-    x, _ = layer(shape, gather(w), x, angles, lambda q, k, v: (attend(q, k, v), None))
+  def body(x, layer_and_local):
+    w, local = layer_and_local
+    angles, window = view(local)
+    near = {} if window is None else {"window": window}
+    x, _ = layer(shape, gather(w), x, angles, lambda q, k, v: (attend(q, k, v, **near), None))
     return x, None
 
   body = jax.checkpoint(body) if remat else body
   stacked = {n: p[...] for n, p in _named(model.blocks).items()}
   if shape.unroll:
-    for l in range(shape.layers):
-      x, _ = body(x, {n: w[l] for n, w in stacked.items()})
+    for l, local in enumerate(_local(shape)):
+      x, _ = body(x, ({n: w[l] for n, w in stacked.items()}, local))
   else:
-    x, _ = lax.scan(body, x, stacked)
-  return rms_norm(x, gather({"norm": model.norm[...]})["norm"], shape.eps)
+    x, _ = lax.scan(body, x, (stacked, _scanned_local(shape)))
+  return rms_norm(shape, x, gather({"norm": model.norm[...]})["norm"])

@@ -162,7 +162,7 @@ def _read(model, prefix, new, tokens, length, first, pieces, c, block):
     positions = jnp.broadcast_to(i * c + index, (b, 1, c))
     used = _used(valid & new[:, None], block)
     attend = functools.partial(attention.attend_branches, causal=causal, valid=valid, used=used,
-                               block=block)
+                               block=block, position=position)
     _, chunk = model_lib.forward(model, text, positions, attention.blank_chunk(shape, b, 1, c),
                                  jnp.int32(0), kv, attend)
 
@@ -245,7 +245,7 @@ def _expand(teacher, state, knobs, running, u, k, c, block):
     t, last, tokens, count, end, nll, bad, chunk = carry
     causal = (jnp.arange(c) <= t)[None]
     attend = functools.partial(attention.attend_branches, causal=causal, valid=prefix.valid,
-                               used=used, block=block)
+                               used=used, block=block, position=prefix.position)
     positions = (spread(prefix.length) + t)[..., None]
     hidden, chunk = model_lib.forward(teacher, last[..., None], positions, chunk, t, prefix.kv,
                                       attend)
@@ -285,7 +285,7 @@ def _score(student, prefix, tokens, count, running, noise, scorer, block):
   positions = jnp.broadcast_to(prefix.length[:, None, None] + index, (b, k, c))
   attend = functools.partial(attention.attend_branches, causal=index[None] <= index[:, None],
                              valid=prefix.valid, used=_used(prefix.valid & running[:, None], block),
-                             block=block)
+                             block=block, position=prefix.position)
   hidden, chunk = model_lib.forward(student, inputs, positions,
                                     attention.blank_chunk(shape, b, k, c), jnp.int32(0), prefix.kv,
                                     attend)

@@ -60,7 +60,7 @@ def loss_sum(model, batch, config):
   block = min(config.block, config.length)
   hidden = model_lib.forward_packed(
       model, batch["tokens"], batch["positions"],
-      lambda q, k, v: attention.attend_packed(q, k, v, batch["segments"], block=block),
+      functools.partial(attention.attend_packed, segments=batch["segments"], block=block),
       gather=whole, remat=config.remat)
   targets, weights = objectives.shift_targets(batch["tokens"], batch["mask"], batch["segments"])
   head = "embed" if shape.tied else "head"

@@ -1,5 +1,6 @@
 """The model against transformers' logits, and what may not look at what, by gradient."""
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from gen_ssd import attention
+from gen_ssd import facts
 from gen_ssd import mesh
 from gen_ssd import model
 from gen_ssd import weights
@@ -32,8 +34,8 @@ def golden(name, folder, dtype=np.float32):
 
 @jax.jit(static_argnames="block")
 def hidden(net, tokens, positions, segments, block=None):
-  attend = lambda q, k, v: attention.attend_packed(q, k, v, segments,
-                                                   block=block or tokens.shape[1])
+  attend = functools.partial(attention.attend_packed, segments=segments,
+                             block=block or tokens.shape[1])
   return model.forward_packed(net, tokens, positions, attend)
 
 
@@ -60,15 +62,19 @@ def test_golden_logits(name, tmp_path):
   net = weights.load(folder, shape)
   np.testing.assert_allclose(all_logits(net, tokens[None])[0], want, atol=1e-4)
 
-  # The file would notice a theta or a rope type that is ignored.
-  for wrong in (dict(theta=10000.0), dict(rope=("default",))):
+  # The file would notice a fact that is ignored or off by one.
+  for wrong in (dict(theta=10000.0), dict(rope=("default",)), dict(act="silu"),
+                dict(embed_scale=1.0), dict(query_scale=1.0), dict(norm_offset=0.0),
+                dict(local=()), dict(window=shape.window and shape.window + 1),
+                dict(local_theta=10000.0), dict(local_rope=("default",))):
     if dataclasses.replace(shape, **wrong) != shape:
       off = all_logits(model.replace_shape(net, **wrong), tokens[None])[0]
-      assert np.abs(off - want).max() > 0.05, wrong
+      assert np.abs(off - want).max() > 0.01, wrong
 
 
-def test_golden_logits_do_not_depend_on_the_mesh_or_on_unrolling(tmp_path):
-  folder, tokens, want = golden("qwen3", tmp_path)
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+def test_golden_logits_do_not_depend_on_the_mesh_or_on_unrolling(name, tmp_path):
+  folder, tokens, want = golden(name, tmp_path)
   tokens = np.stack([tokens] * 4)
   for parallel, count, unroll in ((2, 4, False), (2, 8, True), (1, 4, False)):
     mesh.start(parallel, devices=jax.devices()[:count])
@@ -80,8 +86,8 @@ def test_golden_logits_do_not_depend_on_the_mesh_or_on_unrolling(tmp_path):
 def test_goldens_cover_every_architecture_and_rope_type():
   configs = [json.loads(str(np.load(GOLDEN / f"{n}.npz")["config"])) for n in CASES]
   rope = [c.get("rope_parameters") or c.get("rope_scaling") or {} for c in configs]
-  assert {c["model_type"] for c in configs} == {"llama", "qwen2", "qwen3"}
-  assert {r.get("rope_type", r.get("type", "default")) for r in rope} == set(weights.ROPE)
+  assert {c["model_type"] for c in configs} == set(facts.MODEL_TYPES)
+  assert {r.get("rope_type", r.get("type", "default")) for r in rope} == set(facts.ROPE)
 
 
 def test_rope_type_nobody_knows():

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save_file
 
 from gen_ssd import mesh
+from gen_ssd import tensors as tensors_lib
 from gen_ssd import weights
 
 
@@ -87,10 +88,24 @@ def test_fsdp_and_tensor_parallel_loads_are_the_same_numbers(tmp_path):
 
 def test_every_number_is_read_once(tmp_path, monkeypatch):
   source, _, _ = golden("qwen3", tmp_path)
-  read, cut = [], weights._cut
-  monkeypatch.setattr(weights, "_cut", lambda *a: read.append(cut(*a)) or read[-1])
+  read, fill = [], weights._fill
+  monkeypatch.setattr(weights, "_fill", lambda out, *a: read.append(out.size) or fill(out, *a))
   weights.load(source, weights.read_shape(source), ("data", "model"))
-  assert sum(x.size for x in read) == sum(x.size for x in tensors(source).values())
+  assert sum(read) == sum(x.size for x in tensors(source).values())
+
+
+@pytest.mark.parametrize("block", [1, 100])
+def test_tensors_in_pieces_of_rows_and_layers_are_the_same(block, tmp_path, monkeypatch):
+  source, _, _ = golden("gemma3", tmp_path)
+  shape = weights.read_shape(source)
+  whole, layers, put = weights.load(source, shape), [], weights._put
+  monkeypatch.setattr(weights, "BLOCK", block)
+  monkeypatch.setattr(weights, "PIECE", 0)
+  monkeypatch.setattr(weights, "_put", lambda *a: layers.append(a[1].shape) or put(*a))
+  pieces = weights.load(source, shape)
+  assert (1, 16, 24) in layers  # one layer at a time where it is as large as the embedding
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),
+               jax.tree.leaves(whole), jax.tree.leaves(pieces))
 
 
 def test_norms_stay_float32_and_the_rest_is_cast(tmp_path):
@@ -130,10 +145,28 @@ def test_shapes_of_both_config_formats(tmp_path):
   source, _, _ = golden("llama", tmp_path / "mistral")
   edit_config(source, model_type="mistral", sliding_window=None)
   assert weights.read_shape(source) == dataclasses.replace(old, dtype="float32", rows="data")
+  distill = weights.read_shape(golden("r1_distill_qwen", tmp_path / "r1")[0])
+  assert (distill.bias, distill.tied, distill.local, distill.groups) == (True, False, (), 3)
+
+
+def test_shapes_of_both_gemma_formats(tmp_path):
+  old = weights.read_shape(golden("gemma3", tmp_path / "old")[0])
+  assert (old.act, old.qk_norm, old.post_norms, old.norm_offset) == ("gelu_tanh", True, True, 1)
+  assert (old.embed_scale, old.query_scale) == (4, (6 / 11) ** 0.5)
+  assert (old.local, old.window) == ((True, True, False, True), 7)
+  assert (old.theta, old.rope) == (3e5, ("linear", ("factor", 8.0)))
+  assert (old.local_theta, old.local_rope) == (2e3, ("default",))
+  new = weights.read_shape(golden("gemma3_nested", tmp_path / "new")[0])
+  assert new.local == (False, True, True) and new.query_scale == 1
+  assert (new.theta, new.rope) == (4e4, ("default",))
+  assert (new.local_theta, new.local_rope) == (5e2, ("linear", ("factor", 2.0)))
+  hash(new)
 
 
 REFUSED = {
-    "model_type 'mixtral'.*llama, mistral, qwen2, qwen3": dict(model_type="mixtral"),
+    "model_type 'mixtral'.*llama, mistral, qwen2, qwen3, gemma3_text": dict(model_type="mixtral"),
+    "model_type 'qwen3_moe'": dict(model_type="qwen3_moe"),
+    "model_type 'gemma3'.*those without images": dict(model_type="gemma3"),
     "model_type 'never_heard_of_it'": dict(model_type="never_heard_of_it"),
     "model_type None": dict(model_type=None),
     "rope type 'dynamic'.*default, linear, llama3, yarn": dict(
@@ -151,6 +184,25 @@ REFUSED = {
         model_type="qwen3", head_dim=4, layer_types=["full_attention", "sliding_attention"]),
     "attention_bias.*o_proj": dict(model_type="qwen3", head_dim=4, attention_bias=True),
 }
+
+
+REFUSED_GEMMA = {
+    "final_logit_softcapping is not supported": dict(final_logit_softcapping=30.0),
+    "attn_logit_softcapping": dict(attn_logit_softcapping=50.0),
+    "use_bidirectional_attention": dict(use_bidirectional_attention=True),
+    "rope type 'dynamic'": dict(rope_parameters={
+        "full_attention": dict(rope_type="default"),
+        "sliding_attention": dict(rope_type="dynamic", factor=2.0)}),
+    "sliding_attention with sliding_window None": dict(sliding_window=None),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED_GEMMA)
+def test_what_gemma_may_not_ask_for(message, tmp_path):
+  source, _, _ = golden("gemma3_nested", tmp_path)
+  edit_config(source, **REFUSED_GEMMA[message])
+  with pytest.raises(ValueError, match=message):
+    weights.read_shape(source)
 
 
 @pytest.mark.parametrize("message", REFUSED)
@@ -175,7 +227,7 @@ def broken(tmp_path, monkeypatch):
   shape = weights.read_shape(source)
 
   def error():
-    monkeypatch.setattr(weights, "safe_open", None)
+    monkeypatch.setattr(tensors_lib, "rows", None)
     with pytest.raises(ValueError) as caught:
       weights.load(source, shape)
     return str(caught.value)
@@ -277,7 +329,7 @@ def test_an_export_is_replaced_whole_or_not_at_all(imported, tmp_path, monkeypat
   with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
     def full(*a, **k):
       raise OSError("disk full")
-    patch.setattr(weights, "save_file", full)
+    patch.setattr(tensors_lib, "write", full)
     weights.save(out, net, source)
   assert_same_tensors(source, out)
   weights.save(out, net, source)

@@ -1,0 +1,97 @@
+"""Safetensors files: their headers, rows of one tensor, and writing tensor by tensor.
+
+Reading maps a few rows at a time and writing holds one tensor, so that neither needs memory for a
+model. The format: header length (8 bytes), a JSON header, the tensors' bytes one after another.
+"""
+import glob
+import json
+import math
+import os
+import typing
+
+import ml_dtypes
+import numpy as np
+
+FLOATS = {"F32": np.dtype("float32"), "BF16": np.dtype(ml_dtypes.bfloat16),
+          "F16": np.dtype("float16"), "F64": np.dtype("float64")}
+
+
+class Entry(typing.NamedTuple):
+  """Where one tensor lies."""
+  file: str
+  dtype: str   # as the header says, such as BF16
+  dims: tuple
+  start: int   # first byte in the file
+  stop: int
+  whole: bool  # is the file long enough?
+
+
+def headers(path):
+  """{name: Entry} of the safetensors in directory `path`, and a list of what is broken.
+
+  Raises ValueError when there are none, with advice when there are pickles.
+  """
+  index = os.path.join(path, "model.safetensors.index.json")
+  if os.path.isfile(index):
+    with open(index, encoding="utf-8") as f:
+      files = sorted(set(json.load(f)["weight_map"].values()))
+  elif os.path.isfile(os.path.join(path, "model.safetensors")):
+    files = ["model.safetensors"]
+  else:
+    pickles = glob.glob(os.path.join(glob.escape(path), "pytorch_model*.bin*"))
+    raise ValueError(
+        f"{path}: " + ("only .bin weights" if pickles else
+                       "no model.safetensors or model.safetensors.index.json there")
+        + ". Weights as .bin are pickles, which can run code when read; convert once where you "
+        "trust them: transformers' AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) "
+        "writes safetensors")
+  found, broken = {}, []
+  for file in files:
+    full = os.path.join(path, file)
+    try:
+      with open(full, "rb") as f:
+        size, length = os.path.getsize(full), int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(length)) if length < 100 << 20 else None
+      for name, e in header.items():
+        if name != "__metadata__":
+          start, stop = (8 + length + x for x in e["data_offsets"])
+          found[name] = Entry(full, e["dtype"], tuple(e["shape"]), start, stop, stop <= size)
+    except FileNotFoundError:
+      broken.append(f"{file}: the index names it, it is not there")
+    except (ValueError, KeyError, AttributeError, TypeError):
+      broken.append(f"{file}: not a safetensors file, or truncated inside its header")
+  return found, broken
+
+
+def rows(entry, start, stop):
+  """Rows of a tensor, mapped: nothing is read before it is used, or kept after."""
+  dtype = FLOATS[entry.dtype]
+  row = math.prod(entry.dims[1:]) * dtype.itemsize
+  return np.memmap(entry.file, dtype, "r", entry.start + start * row,
+                   (stop - start, *entry.dims[1:]))
+
+
+def middle(entry, most):
+  """At most `most` bytes from the middle of a tensor."""
+  size = min(most, entry.stop - entry.start)
+  with open(entry.file, "rb") as f:
+    f.seek((entry.start + entry.stop - size) // 2)
+    return f.read(size)
+
+
+def write(file, dtype, dims, arrays):
+  """Writes a safetensors file: `dims` {name: dims} of one dtype, `arrays` yields them in that order."""
+  kind = {d: name for name, d in FLOATS.items()}[np.dtype(dtype)]
+  header, at = {"__metadata__": {"format": "pt"}}, 0
+  for name, size in dims.items():
+    stop = at + math.prod(size) * np.dtype(dtype).itemsize
+    header[name] = {"dtype": kind, "shape": list(size), "data_offsets": [at, stop]}
+    at = stop
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  with open(file, "wb") as f:
+    f.write(len(text).to_bytes(8, "little") + text)
+    for (name, size), array in zip(dims.items(), arrays, strict=True):
+      if array.shape != size or array.dtype != dtype:
+        raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, said to be {dtype}{list(size)}")
+      f.write(np.ascontiguousarray(array).view(np.uint8))
