@@ -19,8 +19,8 @@ from gen_ssd import sets
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A Hugging Face directory and how to run it."""
-  path: str = ""
+  """A Hugging Face model and how to run it."""
+  path: str = ""          # a directory, or a name on the hub: ORG/NAME or ORG/NAME@REVISION
   dtype: str = "float32"  # of weights and caches while generating: float32 or bfloat16
   unroll: bool = False    # separate layers: faster on a CPU, slower to compile
 
@@ -223,7 +223,7 @@ def _check(config):
     if model.dtype not in ("float32", "bfloat16"):
       _fail(f"{who}.dtype", model.dtype, "float32 or bfloat16")
     if not model.path and "pretrain" not in config.stages:
-      _fail(f"{who}.path", model.path, "a Hugging Face directory")
+      _fail(f"{who}.path", model.path, "a Hugging Face directory or hub name")
   if not config.arms and {"collect", "train", "evaluate"} & {*config.stages}:
     _fail("arms", {}, "a dict of at least one arm, such as {'gen_ssd': {}}")
   _check_problems(config)
@@ -354,7 +354,8 @@ def _check_train(t, where):
 def claim(workdir, config, models=None):
   """Makes `workdir` the home of this config, or raises ValueError naming the field that differs.
 
-  Stages may differ between runs of one workdir; nothing else may.
+  Stages may differ between runs of one workdir; nothing else may. `models` is {who: identity of
+  its files}, so that weights replaced under the same path are noticed.
   """
   plain = json.loads(json.dumps({**_plain(config), "arms": {n: _plain(s) for n, s in config.arms},
                                  "tests": {n: _plain(e) for n, e in config.tests},
@@ -362,7 +363,13 @@ def claim(workdir, config, models=None):
   path = pathlib.Path(workdir) / "config.json"
   if path.exists():
     old = json.loads(path.read_text())
-    for field, mine, theirs in _differences(plain, old, ""):
+    differ = _differences(plain, old, "")
+    for field, mine, theirs in sorted(differ, key=lambda d: d[0].startswith("models.")):
+      if field.startswith("models."):  # and no setting differs
+        who = field.removeprefix("models.")
+        raise ValueError(f"workdir {workdir} belongs to other weights: the files of {who}.path are "
+                         f"{theirs!r} there and {mine!r} here; put the old ones back, or name "
+                         "another --workdir")
       if field != "stages":
         raise ValueError(f"workdir {workdir} belongs to another config: {field} is {theirs!r} "
                          f"there and {mine!r} here; name another --workdir")

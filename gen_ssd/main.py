@@ -24,7 +24,7 @@ def main(argv):
   try:
     config = config_lib.parse(CONFIG.value)
     stages.check(config)
-    config_lib.claim(workdir, config)
+    config_lib.claim(workdir, config, stages.identities(config))
   except ValueError as error:  # the user's to mend: one message, no traceback
     sys.exit(f"gen_ssd: {error}")
   mesh.start(config.model_parallel)

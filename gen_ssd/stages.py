@@ -17,6 +17,7 @@ from gen_ssd import collect as collect_lib
 from gen_ssd import config as config_lib
 from gen_ssd import data
 from gen_ssd import evaluate as evaluate_lib
+from gen_ssd import facts
 from gen_ssd import model as model_lib
 from gen_ssd import report as report_lib
 from gen_ssd import sets
@@ -29,8 +30,17 @@ BUNDLED = pathlib.Path(__file__).parent / "bundled"
 
 
 def directory(path):
-  """A model path of a config: `bundled/teacher` is inside the package, others are as they are."""
-  return str(BUNDLED / path.removeprefix("bundled/")) if path.startswith("bundled/") else path
+  """Where a model of a config lies: inside the package (`bundled/teacher`), on disk or on the hub."""
+  if path.startswith("bundled/"):
+    return str(BUNDLED / path.removeprefix("bundled/"))
+  return facts.locate(path)
+
+
+def identities(config):
+  """{who: identity of its files} of the models a config starts from."""
+  if config.stages == ("pretrain",):
+    return {}
+  return {who: facts.identity(directory(getattr(config, who).path)) for who in ("teacher", "student")}
 
 
 def check(config):

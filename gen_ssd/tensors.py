@@ -81,10 +81,11 @@ def middle(entry, most):
 
 def write(file, dtype, dims, arrays):
   """Writes a safetensors file: `dims` {name: dims} of one dtype, `arrays` yields them in that order."""
-  kind = {d: name for name, d in FLOATS.items()}[np.dtype(dtype)]
+  dtype = np.dtype(dtype)
+  kind = {d: name for name, d in FLOATS.items()}[dtype]
   header, at = {"__metadata__": {"format": "pt"}}, 0
   for name, size in dims.items():
-    stop = at + math.prod(size) * np.dtype(dtype).itemsize
+    stop = at + math.prod(size) * dtype.itemsize
     header[name] = {"dtype": kind, "shape": list(size), "data_offsets": [at, stop]}
     at = stop
   text = json.dumps(header, separators=(",", ":")).encode()

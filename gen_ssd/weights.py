@@ -319,6 +319,7 @@ def _difference(path, shape, ids):
 def check(path):
   """Prints what is in a directory, and how far our logits are from transformers' on a prompt."""
   meshes.start(devices=jax.local_devices()[:1])
+  path = facts.locate(path)
   shape = read_shape(path, rows=None)
   check_files(path, shape)
   dtypes = sorted({str(tensors.FLOATS[e.dtype]) for e in tensors.headers(path)[0].values()})
@@ -343,5 +344,9 @@ def check(path):
 if __name__ == "__main__":
   import argparse
   parser = argparse.ArgumentParser(prog="python -m gen_ssd.weights")
-  parser.add_argument("--check", metavar="DIR", required=True, help="a Hugging Face directory")
-  check(parser.parse_args().check)
+  parser.add_argument("--check", metavar="DIR", required=True,
+                      help="a Hugging Face directory or hub name")
+  try:
+    check(parser.parse_args().check)
+  except ValueError as error:  # the user's to mend: one message, no traceback
+    raise SystemExit(f"gen_ssd.weights: {error}") from None

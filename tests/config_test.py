@@ -242,8 +242,10 @@ def test_a_workdir_belongs_to_its_models(tmp_path):
   one = config.parse(made())
   config.claim(tmp_path, one, {"teacher": "abc"})
   config.claim(tmp_path, one, {"teacher": "abc"})
-  with pytest.raises(ValueError, match="models.teacher is 'abc' there and 'xyz' here"):
+  with pytest.raises(ValueError, match="files of teacher.path are 'abc' there and 'xyz' here"):
     config.claim(tmp_path, one, {"teacher": "xyz"})
+  with pytest.raises(ValueError, match="another config: teacher.path"):  # the setting comes first
+    config.claim(tmp_path, config.parse(made(teacher__path="elsewhere")), {"teacher": "xyz"})
 
 
 def test_files_are_there_whole_or_not_at_all(tmp_path):

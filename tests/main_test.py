@@ -17,6 +17,7 @@ from gen_ssd import model
 from gen_ssd import problems
 from gen_ssd import select
 from gen_ssd import stages
+from gen_ssd import tensors
 from gen_ssd import tokens
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def small(**changes):
 def run(config, workdir):
   mesh.start(devices=jax.devices()[:1])
   stages.check(config)
-  config_lib.claim(workdir, config)
+  config_lib.claim(workdir, config, stages.identities(config))
   for stage in config.stages:
     getattr(stages, stage)(config, workdir)
 
@@ -150,6 +151,25 @@ def test_killed_between_and_inside_stages_it_ends_in_the_same_products(finished,
 def test_another_config_may_not_use_the_workdir(finished):
   with pytest.raises(ValueError, match=r"belongs to another config: arms.gen_ssd.k is 4 there and 2"):
     config_lib.claim(finished, small(select__k=2))
+
+
+def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
+  student = tmp_path / "student"
+  shutil.copytree(stages.directory("bundled/student"), student)
+  config = small(student__path=str(student))
+  claim = lambda: config_lib.claim(tmp_path / "run", config, stages.identities(config))
+  claim()
+  shutil.copytree(student, tmp_path / "copy", copy_function=shutil.copyfile)
+  shutil.rmtree(student)
+  shutil.move(tmp_path / "copy", student)
+  claim()  # another copy of the same files is the same model
+  file = student / "model.safetensors"
+  entry = tensors.headers(str(student))[0]["model.layers.0.self_attn.q_proj.weight"]
+  whole = bytearray(file.read_bytes())
+  whole[(entry.start + entry.stop) // 2] ^= 1  # one bit, as training changes almost all
+  file.write_bytes(whole)
+  with pytest.raises(ValueError, match="other weights: the files of student.path are '[0-9a-f]{16}'"):
+    claim()
 
 
 def test_a_prompt_longer_than_the_cache_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """Hugging Face directories: exact round trips, and errors that name what is wrong."""
-import dataclasses
 import json
 
+from facts_test import edit_config
 import jax
 import jax.numpy as jnp
 from model_test import CASES
@@ -32,11 +32,6 @@ def assert_same_tensors(a, b):
   for name in a:
     assert a[name].dtype == b[name].dtype, name
     assert a[name].tobytes() == b[name].tobytes(), name
-
-
-def edit_config(folder, **changes):
-  config = json.loads((folder / "config.json").read_text())
-  (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
 def edit_weights(folder, change):
@@ -125,97 +120,6 @@ def test_tied_head_may_be_in_the_file_when_it_is_equal(tmp_path):
   edit_weights(source, lambda w: w.update({"lm_head.weight": w[embed] + 1}))
   with pytest.raises(ValueError, match="lm_head.weight is not.*tie_word_embeddings"):
     weights.load(source, shape)
-
-
-# ---------------------------------------------------------------- config.json
-
-def test_shapes_of_both_config_formats(tmp_path):
-  old = weights.read_shape(golden("llama", tmp_path / "llama")[0], dtype="bfloat16", rows=None)
-  assert (old.theta, old.head, old.kv_heads, old.groups) == (5e5, 4, 2, 2)
-  assert old.rope == ("llama3", ("factor", 8.0), ("high_freq_factor", 4.0),
-                      ("low_freq_factor", 1.0), ("original_max_position_embeddings", 16))
-  assert (old.dtype, old.rows, old.bias, old.qk_norm, old.tied) == (
-      "bfloat16", None, False, False, False)
-  hash(old)
-  new = weights.read_shape(golden("qwen3", tmp_path / "qwen3")[0])
-  assert (new.theta, new.head, new.qk_norm, new.bias, new.rope) == (
-      5e6, 8, True, False, ("default",))
-  qwen2 = weights.read_shape(golden("qwen2", tmp_path / "qwen2")[0])
-  assert (qwen2.bias, qwen2.tied, qwen2.head, qwen2.theta) == (True, True, 4, 3e5)
-  source, _, _ = golden("llama", tmp_path / "mistral")
-  edit_config(source, model_type="mistral", sliding_window=None)
-  assert weights.read_shape(source) == dataclasses.replace(old, dtype="float32", rows="data")
-  distill = weights.read_shape(golden("r1_distill_qwen", tmp_path / "r1")[0])
-  assert (distill.bias, distill.tied, distill.local, distill.groups) == (True, False, (), 3)
-
-
-def test_shapes_of_both_gemma_formats(tmp_path):
-  old = weights.read_shape(golden("gemma3", tmp_path / "old")[0])
-  assert (old.act, old.qk_norm, old.post_norms, old.norm_offset) == ("gelu_tanh", True, True, 1)
-  assert (old.embed_scale, old.query_scale) == (4, (6 / 11) ** 0.5)
-  assert (old.local, old.window) == ((True, True, False, True), 7)
-  assert (old.theta, old.rope) == (3e5, ("linear", ("factor", 8.0)))
-  assert (old.local_theta, old.local_rope) == (2e3, ("default",))
-  new = weights.read_shape(golden("gemma3_nested", tmp_path / "new")[0])
-  assert new.local == (False, True, True) and new.query_scale == 1
-  assert (new.theta, new.rope) == (4e4, ("default",))
-  assert (new.local_theta, new.local_rope) == (5e2, ("linear", ("factor", 2.0)))
-  hash(new)
-
-
-REFUSED = {
-    "model_type 'mixtral'.*llama, mistral, qwen2, qwen3, gemma3_text": dict(model_type="mixtral"),
-    "model_type 'qwen3_moe'": dict(model_type="qwen3_moe"),
-    "model_type 'gemma3'.*those without images": dict(model_type="gemma3"),
-    "model_type 'never_heard_of_it'": dict(model_type="never_heard_of_it"),
-    "model_type None": dict(model_type=None),
-    "rope type 'dynamic'.*default, linear, llama3, yarn": dict(
-        rope_scaling=dict(rope_type="dynamic", factor=2.0)),
-    "rope type 'longrope'": dict(rope_scaling=dict(
-        rope_type="longrope", short_factor=[1.0] * 2, long_factor=[1.0] * 2, factor=2.0)),
-    "partial_rotary_factor 0.5": dict(partial_rotary_factor=0.5),
-    "hidden_act 'gelu'": dict(hidden_act="gelu"),
-    "attention_bias": dict(attention_bias=True),
-    "mlp_bias": dict(mlp_bias=True),
-    "quantised": dict(quantization_config=dict(quant_method="gptq", bits=4)),
-    "sliding window": dict(model_type="qwen2", use_sliding_window=True, max_window_layers=1),
-    "sliding window in use": dict(model_type="mistral", sliding_window=32),
-    "layer_types.*sliding_attention": dict(
-        model_type="qwen3", head_dim=4, layer_types=["full_attention", "sliding_attention"]),
-    "attention_bias.*o_proj": dict(model_type="qwen3", head_dim=4, attention_bias=True),
-}
-
-
-REFUSED_GEMMA = {
-    "final_logit_softcapping is not supported": dict(final_logit_softcapping=30.0),
-    "attn_logit_softcapping": dict(attn_logit_softcapping=50.0),
-    "use_bidirectional_attention": dict(use_bidirectional_attention=True),
-    "rope type 'dynamic'": dict(rope_parameters={
-        "full_attention": dict(rope_type="default"),
-        "sliding_attention": dict(rope_type="dynamic", factor=2.0)}),
-    "sliding_attention with sliding_window None": dict(sliding_window=None),
-}
-
-
-@pytest.mark.parametrize("message", REFUSED_GEMMA)
-def test_what_gemma_may_not_ask_for(message, tmp_path):
-  source, _, _ = golden("gemma3_nested", tmp_path)
-  edit_config(source, **REFUSED_GEMMA[message])
-  with pytest.raises(ValueError, match=message):
-    weights.read_shape(source)
-
-
-@pytest.mark.parametrize("message", REFUSED)
-def test_what_would_compute_something_else_is_refused(message, tmp_path):
-  source, _, _ = golden("llama", tmp_path)
-  edit_config(source, **REFUSED[message])
-  with pytest.raises(ValueError, match=message):
-    weights.read_shape(source)
-
-
-def test_no_config_says_where_to_get_one(tmp_path):
-  with pytest.raises(ValueError, match="no config.json.*hf download"):
-    weights.read_shape(tmp_path / "nowhere")
 
 
 # ---------------------------------------------------------------- broken directories
