@@ -21,7 +21,7 @@ def get_config(arg=""):
   c.arms = {
       "standard_kd": dict(k=1, threshold="off"),
       "random": dict(scorer="random", threshold="off"),
-      "posthoc": dict(k=1, threshold="off", attempts=4, pick="lowest"),
+      "posthoc": dict(granularity="trace", threshold="off"),
       "gen_ssd": dict(),
   }
   training = dict(rows=16, length=128, learning_rate=2e-3, warmup=20)

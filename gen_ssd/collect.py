@@ -43,10 +43,11 @@ def knobs(writer, select, threshold):
     ends[tokens.delimiter_mask(writer.teacher_tokenizer, select.delimiters, size)] = (
         engine.DELIMITER)
   ends[list(writer.ends)] = engine.EOS
+  steps = tokens.delimiter_mask(writer.teacher_tokenizer, select.steps, size)
   margin = -math.inf if select.margin == "off" else select.margin
   values = (np.float32(select.temperature), np.int32(select.top_k), np.float32(select.top_p),
             np.float32(threshold), np.float32(margin), np.int32(select.resamples),
-            np.int32(shared), ends)
+            np.int32(shared), ends, steps)
   return engine.Knobs(*map(mesh_lib.place, values))
 
 
@@ -202,13 +203,15 @@ class _Loop:
       if choice < 0:
         trace.retry += 1
       else:
-        n = int(count[choice])
+        n, kept = int(count[choice]), (i, choice, slice(int(count[choice])))
         trace.chunks.append({"count": n, "choice": choice, "score": score[choice],
                              "scores": score, "resamples": trace.retry})
-        trace.ids += report.tokens[i, choice, :n].tolist()
-        trace.teacher_logprobs += [-float(x) for x in report.teacher_nll[i, choice, :n]]
+        trace.starts += (len(trace.ids) + np.flatnonzero(report.start[kept])).tolist()
+        trace.ids += report.tokens[kept].tolist()
+        trace.teacher_logprobs += [-float(x) for x in report.teacher_nll[kept]]
         if self.writer.student is not None:
-          trace.student_nlls += [float(x) for x in report.student_nll[i, choice, :n]]
+          trace.student_nlls += [float(x) for x in report.student_nll[kept]]
+          trace.student_ranks += report.student_rank[kept].tolist()
         trace.retry = 0
       if report.why[i] != engine.RUNNING:
         stopped.append((trace, engine.STOPS[int(report.why[i])]))

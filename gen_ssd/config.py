@@ -4,6 +4,7 @@ The dataclasses are the whole list of settings: name, type, default and meaning 
 """
 import dataclasses
 import difflib
+import hashlib
 import json
 import math
 import pathlib
@@ -52,15 +53,17 @@ class Select:
   top_k: int = 0               # 0 is off
   top_p: float = 1.0           # 1 is off
   delimiters: tuple = ()       # texts that end a candidate early, such as "\n\n"; () for none
-  scorer: str = "perplexity"
+  granularity: str = "chunk"   # chunk: chosen while writing. trace: the best of k whole traces
+  chooser: str = "cold_start"  # the student that scores: cold_start, or base (no cold start)
+  scorer: str = "perplexity"   # see scores.py
+  steps: tuple = ()            # texts that end a step, for drop_first and teacher_gap; (): chunks do
   selector: str = "argmin"
   threshold: str | float = "off"  # off, calibrated (see quantile), or nats: a winner's worst score
   quantile: float = 0.99       # of cold-start chunk scores, for a calibrated threshold
   margin: str | float = "off"  # off, or nats a winner must be below the mean of the candidates
   resamples: int = 0           # times a chunk is drawn again before its trace is pruned
-  attempts: int = 1            # traces a problem
+  attempts: int = 1            # traces a problem (times k when whole traces are chosen)
   keep: str = "right"          # right: answers verified. all: every trace that ended
-  pick: str = "each"           # each kept trace, or lowest: the lowest-perplexity one a problem
   loop_window: int = 32        # tokens looked at for repetitions
   shard_rounds: int = 64       # rounds between files, which is the work lost when killed
   seed: int = 0
@@ -230,6 +233,9 @@ def _check(config):
   for where, select in [("select", config.select), ("cold_start", config.cold_start),
                         *[(f"arms.{n}", s) for n, s in config.arms]]:
     _check_select(select, where)
+  if config.cold_start.granularity != "chunk":
+    _fail("cold_start.granularity", config.cold_start.granularity,
+          "chunk: there is no student yet to choose")
   if config.cold_start.k != 1:
     _fail("cold_start.k", config.cold_start.k, "1: there is no student yet to choose")
   if config.cold_start.threshold != "off" or config.cold_start.margin != "off":
@@ -314,8 +320,9 @@ def _check_select(s, where):
       _fail(f"{where}.{name}", value, "off or a finite number")
   if s.k == 1 and s.margin != "off":
     _fail(f"{where}.margin", s.margin, "off when k is 1: there is nothing to compare with")
-  if not all(isinstance(text, str) and text for text in s.delimiters):
-    _fail(f"{where}.delimiters", s.delimiters, "texts that are not empty")
+  for name in ("delimiters", "steps"):
+    if not all(isinstance(text, str) and text for text in getattr(s, name)):
+      _fail(f"{where}.{name}", getattr(s, name), "texts that are not empty")
   if not 0 < s.quantile <= 1:
     _fail(f"{where}.quantile", s.quantile, "above 0 and at most 1")
   if s.resamples < 0:
@@ -324,8 +331,39 @@ def _check_select(s, where):
     _fail(f"{where}.loop_window", s.loop_window, "a multiple of 4, at least 8")
   if s.keep not in ("right", "all"):
     _fail(f"{where}.keep", s.keep, "right or all")
-  if s.pick not in ("each", "lowest"):
-    _fail(f"{where}.pick", s.pick, "each or lowest")
+  for name, words in (("granularity", ("chunk", "trace")), ("chooser", ("cold_start", "base"))):
+    if getattr(s, name) not in words:
+      _fail(f"{where}.{name}", getattr(s, name), " or ".join(words))
+  if s.granularity == "chunk" and s.scorer in scores.WHOLE:
+    right = ", ".join(n for n in scores.SCORERS if n not in scores.WHOLE)
+    _fail(f"{where}.scorer", s.scorer, f"one of {right} when {where}.granularity is chunk: it needs "
+          "whole traces")
+  if s.granularity == "trace":
+    for name in ("threshold", "margin"):
+      if getattr(s, name) != "off":
+        _fail(f"{where}.{name}", getattr(s, name), f"off when {where}.granularity is trace: nothing "
+              "is pruned while a trace is written")
+
+
+def collection(s):
+  """The Select that writes the traces of an arm `s`: equal ones are collected once.
+
+  Choosing among whole traces is plain sampling of k times as many; what changes no trace is at its
+  default.
+  """
+  plain = {"keep": Select.keep}
+  if s.granularity == "trace":
+    plain |= dict(granularity="chunk", k=1, attempts=s.k * s.attempts)
+  if s.threshold != "calibrated":
+    plain |= dict(quantile=Select.quantile)
+  if (s.k == 1 or s.granularity == "trace") and s.threshold == "off":
+    plain |= dict(scorer=Select.scorer, selector=Select.selector)
+  return dataclasses.replace(s, **plain)
+
+
+def short_hash(s):
+  """Name of the folder of a collection or calibration by the Select `s`: 10 hex digits."""
+  return hashlib.sha256(json.dumps(_plain(s), sort_keys=True).encode()).hexdigest()[:10]
 
 
 def ring_slots(s):

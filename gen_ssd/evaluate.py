@@ -29,10 +29,13 @@ def per_problem(rows):
 
 
 def paired(mine, theirs, *, draws=2000, seed=0):
-  """Difference in accuracy on the same problems, with a paired bootstrap 95 % interval."""
+  """Difference in accuracy on the same problems, with a paired bootstrap 95 % interval.
+
+  A problem that one side has no answer to is wrong on that side.
+  """
   a, b = per_problem(mine), per_problem(theirs)
-  both = sorted(a.keys() & b.keys())
-  values = np.array([a[u] - b[u] for u in both])
+  both = sorted(a.keys() | b.keys())
+  values = np.array([a.get(u, 0.0) - b.get(u, 0.0) for u in both])
   low, high = _interval(values, draws, seed)
   if np.all(values == values[0]):  # no pair differs from another: as unsure to both sides
     edge = _edge(len(values))

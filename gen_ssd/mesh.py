@@ -2,6 +2,7 @@
 import os
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -34,6 +35,12 @@ def place(x, spec=P()):
   x = np.asarray(x)
   sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), spec)
   return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def barrier(name):
+  """Every process waits here for the others: what one has written may be read after it."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def host(tree):

@@ -29,7 +29,7 @@ def write_report(workdir, trees=6) -> Path:
     raise ValueError(f"{workdir / 'config.json'}: expected a JSON object, got {config!r:.80}")
   results = _dict(_read(workdir / "results.json", notes))
   folders = [p for p in sorted(workdir.glob("arms/*")) if p.is_dir()]
-  found = {p.name: _collected(p, trees, notes) for p in folders}
+  found = {p.name: _collected(p, _home(p, notes), trees, notes) for p in folders}
   names = {**_dict(results.get("arms")), **found, **_dict(config.get("arms"))}
   names = sorted(names, key=lambda a: (KNOWN_ARMS.index(a) if a in KNOWN_ARMS else 99, a))
   extra = [a for a in names if a not in KNOWN_ARMS]
@@ -118,7 +118,15 @@ def _spread(trace):
   return (1.0 if 2 <= len(spreads) <= figures.LONG else 0.4) * sum(spreads) / max(len(spreads), 1)
 
 
-def _collected(arm, trees, notes):
+def _home(arm, notes):
+  """Folder of an arm's traces, which other arms may share; one that is not there without any."""
+  home = _dict(_read(arm / "traces.json", notes)).get("collection")
+  if not isinstance(home, str) or not home.isalnum():
+    return arm / "traces"
+  return arm.parent.parent / "traces" / home
+
+
+def _collected(arm, home, trees, notes):
   """Totals of one arm's traces, numbers of its kept ones, and a few traces worth drawing."""
   kept = _read(arm / "kept.json", notes)
   if kept is not None:
@@ -129,7 +137,7 @@ def _collected(arm, trees, notes):
       kept = None
   out = {"traces": 0, "kept": 0, "pruned": 0, "teacher_tokens": None, "nll": [], "length": []}
   seen, problems, best, odd = set(), set(), {}, 0
-  for r in _records(arm / "traces", "traces-*.jsonl", notes):
+  for r in _records(home, "traces-*.jsonl", notes):
     try:
       key, rounds = (str(r["uuid"]), int(r.get("attempt", 0))), list(map(_round, r["chunks"]))
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
@@ -307,7 +315,7 @@ def _trees(workdir, arms, select, count, notes):
   arm = branched[0]
   chosen = _picked(arm["found"]["best"], count)
   losers = {t["key"]: {} for t in chosen}
-  for r in _records(workdir / "arms" / arm["name"] / "traces", "candidates-*.jsonl", notes):
+  for r in _records(_home(workdir / "arms" / arm["name"], notes), "candidates-*.jsonl", notes):
     try:
       mine = losers.get((str(r["uuid"]), int(r.get("attempt", 0))))
       if mine is not None:

@@ -1,7 +1,9 @@
 """Token statistics of a student forward -> one number a candidate. Lower is better, always.
 
-A scorer is a function `(statistics, live, noise) -> f32[b,k]`. To try another rule, write one
-and name it in SCORERS; nothing else changes.
+A scorer is a function `(statistics, live, noise) -> f32[b,k]`: `live` bool[b,k,t] marks a
+candidate's tokens, `noise` f32[b,k] is uniform in [0,1). A candidate is a chunk inside the
+compiled step, or a whole trace afterwards (posthoc.py): the function is the same. To try another
+rule, write one and name it in SCORERS; nothing else changes.
 """
 import dataclasses
 
@@ -15,10 +17,13 @@ from gen_ssd import model as model_lib
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Statistics:
-  """Per token, all f32[b,k,t]: nll (nats), rank (1 is the student's first choice), entropy (nats)."""
-  nll: jax.Array
-  rank: jax.Array
-  entropy: jax.Array
+  """What is known of a candidate's tokens [b,k,t], and of whole traces [b,k]."""
+  nll: jax.Array                       # f32 nats, the student's
+  rank: jax.Array                      # f32, 1 is the student's first choice
+  entropy: jax.Array | None = None     # f32 nats, the student's; not of traces read from disk
+  teacher_nll: jax.Array | None = None  # f32 nats at temperature 1
+  start: jax.Array | None = None       # bool, the first token of a step
+  long: jax.Array | None = None        # bool[b,k], traces only: see mix_long
 
 
 def token_statistics(model, hidden, targets, *, limit=1 << 26):
@@ -75,4 +80,54 @@ def rsr(statistics, live, noise):
   return rank / jnp.maximum(jnp.sum(jnp.where(live, statistics.nll, 0), -1), 1e-6)
 
 
-SCORERS = {f.__name__: f for f in (perplexity, random, anti, rsr)}
+def longest(statistics, live, noise):
+  """Most tokens win: a control."""
+  return -jnp.sum(live, -1).astype(jnp.float32)
+
+
+def shortest(statistics, live, noise):
+  """Fewest tokens win; among whole right traces, the length-matched control."""
+  return jnp.sum(live, -1).astype(jnp.float32)
+
+
+def drop_first(statistics, live, noise):
+  """Mean nll without each step's first token, which long steps dilute: ASLEC (arXiv 2604.06834).
+
+  A candidate of nothing but first tokens keeps them.
+  """
+  rest = live & ~statistics.start
+  return mean(statistics.nll, jnp.where(jnp.any(rest, -1, keepdims=True), rest, live))
+
+
+def teacher_gap(statistics, live, noise):
+  """Minus the share of teacher sentences: provenance (arXiv 2512.20908), the opposite preference.
+
+  A sentence (here: step) is the teacher's when its geometric-mean probability is more than 0.1
+  higher under the teacher than under the student. A candidate that begins inside a step counts
+  that part as one.
+  """
+  first = live & (statistics.start | (jnp.arange(live.shape[-1]) == 0))
+
+  def add(a, b):  # sums that start anew at every first token
+    fresh = b[0]
+    return (a[0] | fresh, *(jnp.where(fresh, y, x + y) for x, y in zip(a[1:], b[1:])))
+
+  zero = lambda x: jnp.where(live, x, 0).astype(jnp.float32)
+  _, count, mine, theirs = lax.associative_scan(
+      add, (first, zero(live), zero(statistics.teacher_nll), zero(statistics.nll)), axis=-1)
+  after = jnp.concatenate([(first | ~live)[..., 1:], jnp.ones_like(live[..., :1])], -1)
+  last = live & after
+  count = jnp.maximum(count, 1)
+  teachers = last & (jnp.exp(-mine / count) - jnp.exp(-theirs / count) > 0.1)
+  return -jnp.sum(teachers, -1) / jnp.maximum(jnp.sum(last, -1), 1)
+
+
+def mix_long(statistics, live, noise):
+  """Mix-Long 1:4 (arXiv 2502.12143): the longest trace of one problem in five, else the shortest."""
+  return jnp.where(statistics.long, longest(statistics, live, noise),
+                   shortest(statistics, live, noise))
+
+
+SCORERS = {f.__name__: f for f in (perplexity, random, anti, rsr, longest, shortest, drop_first,
+                                   teacher_gap, mix_long)}
+WHOLE = ("mix_long",)  # only for whole traces

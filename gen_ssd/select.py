@@ -61,6 +61,7 @@ class Knobs:
   resamples: jax.Array    # int32[], draws again before a row is pruned
   vocab: jax.Array        # int32[], ids both models share
   ends: jax.Array         # int8[v] CONTINUES, DELIMITER or EOS
+  steps: jax.Array        # bool[v] a step ends with this token; none: steps are chunks
 
 
 @jax.tree_util.register_dataclass
@@ -72,6 +73,8 @@ class Report:
   score: jax.Array        # f32[b,k]     the scorer's, lower is better
   valid: jax.Array        # bool[b,k]    not empty, not a repetition
   student_nll: jax.Array  # f32[b,k,c]   nats (zeros without a student)
+  student_rank: jax.Array  # int32[b,k,c] 1 is the student's first choice; at most 100
+  start: jax.Array        # bool[b,k,c]  first token of a step
   teacher_nll: jax.Array  # f32[b,k,c]   nats at temperature 1, before filters
   choice: jax.Array       # int32[b]     winner, -1 when nothing was kept
   why: jax.Array          # int32[b]     state of the row after the round
@@ -213,13 +216,16 @@ def select_step(teacher, student, state, knobs, *, k, c, scorer, selector=select
   u = sample.uniforms(state.key, state.chunk, state.retry, k, c + 1)
   tokens, count, ended, teacher_nll, chunk, bad, steps = _expand(
       teacher, state, knobs, running, u[:, :, 1:], k, c, block)
+  live = jnp.arange(c) < count[..., None]
+  start = live & _starts(state, knobs, tokens)
   if student is None:
     student_nll, score = jnp.zeros_like(teacher_nll), jnp.zeros_like(count, dtype=jnp.float32)
+    rank = jnp.zeros_like(tokens)
   else:
-    student_nll, score, read = _score(student, state.student, tokens, count, running, u[:, :, 0, 0],
-                                      scorer, block)
-    student_nll, score = reshard(student_nll, P(rows, None, None)), reshard(score, P(rows, None))
-  live = jnp.arange(c) < count[..., None]
+    student_nll, rank, score, read = _score(student, state.student, tokens, count, running,
+                                            u[:, :, 0, 0], scorer, block, teacher_nll, start)
+    student_nll, rank = (reshard(x, P(rows, None, None)) for x in (student_nll, rank))
+    score = reshard(score, P(rows, None))
   bad |= running & jnp.any(jnp.where(live, ~jnp.isfinite(student_nll), False), (1, 2))
   valid = (count > 0) & ~selectors_lib.loops(state.recent, tokens, count, window)
   choice, suitable = selector(score, valid, knobs)
@@ -227,7 +233,7 @@ def select_step(teacher, student, state, knobs, *, k, c, scorer, selector=select
   state = _commit(state, knobs, chunk, None if student is None else read, running, suitable,
                   choice, tokens, count, ended, window, c)
   whole = lambda x: reshard(x, P(*[None] * x.ndim))
-  report = Report(tokens, count, score, valid, student_nll, teacher_nll,
+  report = Report(tokens, count, score, valid, student_nll, rank, start, teacher_nll,
                   jnp.where(suitable, choice, -1), state.why, bad, steps)
   return state, jax.tree.map(whole, report)
 
@@ -273,11 +279,23 @@ def _expand(teacher, state, knobs, running, u, k, c, block):
   return tokens, count, end == EOS, nll, chunk, bad, t
 
 
-def _score(student, prefix, tokens, count, running, noise, scorer, block):
+def _starts(state, knobs, tokens):
+  """bool[b,k,c]: candidates' tokens that come first in a step (or in the chunk, without steps)."""
+  b, k, c = tokens.shape
+  rows = P(jax.typeof(tokens).sharding.spec[0], None, None)
+  before = jnp.broadcast_to(state.teacher.last[:, None, None], (b, k, 1))
+  before = jnp.concatenate([before, tokens[..., :-1]], -1)
+  first = (state.chunk == 0) | ~jnp.any(knobs.steps)
+  return knobs.steps.at[before].get(out_sharding=rows) | (
+      first[:, None, None] & (jnp.arange(c) == 0))
+
+
+def _score(student, prefix, tokens, count, running, noise, scorer, block, teacher_nll, start):
   """Student statistics of every candidate in one forward: inputs are [last, tokens[:-1]]."""
   shape = student.shape
   there = lambda x: reshard(x, P(shape.rows, *[None] * (x.ndim - 1)))
-  tokens, count, running, noise = map(there, (tokens, count, running, noise))
+  tokens, count, running, noise, teacher_nll, start = map(
+      there, (tokens, count, running, noise, teacher_nll, start))
   b, k, c = tokens.shape
   index = jnp.arange(c, dtype=jnp.int32)
   last = jnp.broadcast_to(prefix.last[:, None, None], (b, k, 1))
@@ -289,9 +307,11 @@ def _score(student, prefix, tokens, count, running, noise, scorer, block):
   hidden, chunk = model_lib.forward(student, inputs, positions,
                                     attention.blank_chunk(shape, b, k, c), jnp.int32(0), prefix.kv,
                                     attend)
-  found = scores_lib.token_statistics(student, hidden, tokens)
+  found = dataclasses.replace(scores_lib.token_statistics(student, hidden, tokens),
+                              teacher_nll=teacher_nll, start=start)
   live = index < count[..., None]
-  return jnp.where(live, found.nll, 0), scorer(found, live, noise), chunk
+  rank = jnp.where(live, jnp.minimum(found.rank, 100), 0).astype(jnp.int32)
+  return jnp.where(live, found.nll, 0), rank, scorer(found, live, noise), chunk
 
 
 def _commit(state, knobs, chunk, read, running, suitable, choice, tokens, count, ended, window, c):

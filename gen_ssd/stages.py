@@ -1,7 +1,8 @@
 """The story of a run, one function a stage. Everything is under workdir; a finished part is kept.
 
     workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
-    workdir/arms/NAME/    traces of one way of choosing; a student and its answers in seed-0/, ...
+    workdir/traces/HASH/  traces of one way of writing; arms that only filter them differently share
+    workdir/arms/NAME/    which traces are kept; a student and its answers in seed-0/, ...
     workdir/results.json, report.html
 """
 import dataclasses
@@ -18,7 +19,9 @@ from gen_ssd import config as config_lib
 from gen_ssd import data
 from gen_ssd import evaluate as evaluate_lib
 from gen_ssd import facts
+from gen_ssd import mesh as mesh_lib
 from gen_ssd import model as model_lib
+from gen_ssd import posthoc
 from gen_ssd import report as report_lib
 from gen_ssd import sets
 from gen_ssd import tokens
@@ -79,31 +82,41 @@ def cold_start(config, workdir):
   problems = _problems(config, "cold_start")[config.problems.held_out:]
   rows = _collect(config, workdir, config.cold_start, folder / "traces", problems, student=None,
                   title="cold start")
-  kept = traces.kept(rows, keep=config.cold_start.keep, pick=config.cold_start.pick)
+  kept = traces.kept(rows, keep=config.cold_start.keep)
   _train(config, kept, config.warm_up, folder, title="cold-start training")
 
 
 def collect(config, workdir):
-  """Every arm's traces; the cold-started student chooses."""
+  """Every arm's traces, and which of them are kept."""
   for name, select in config.arms:
-    folder = workdir / "arms" / name
-    rows = _collect(config, workdir, select, folder / "traces", _problems(config, "train"),
-                    student=str(workdir / "cold_start" / "student"), title=f"collect {name}")
-    kept = traces.kept(rows, keep=select.keep, pick=select.pick)
+    folder, plain = workdir / "arms" / name, config_lib.collection(select)
+    home, done = config_lib.short_hash(plain), (folder / "kept.json").exists()
+    mesh_lib.barrier(f"{name} looked for")  # before anybody writes it
+    rows = _collect(config, workdir, plain, workdir / "traces" / home, _problems(config, "train"),
+                    student=_chooser(config, workdir, select), title=f"collect {name}")
+    if done:
+      continue
+    kept = traces.kept(rows, keep=select.keep)
+    if select.granularity == "trace":
+      kept = posthoc.best(kept, select.scorer, seed=select.seed)
     if jax.process_index() == 0:
-      traces.write_parquet(folder / "traces.parquet", rows, system=config.problems.system)
-      config_lib.write_atomically(folder / "kept.json",
-                                  json.dumps([[r["uuid"], r["attempt"]] for r in kept]))
+      folder.mkdir(parents=True, exist_ok=True)
+      pairs = [[r["uuid"], r["attempt"]] for r in kept]
+      traces.write_parquet(folder / "traces.parquet", rows, kept=pairs,
+                           system=config.problems.system)
+      config_lib.write_atomically(folder / "traces.json", json.dumps({"collection": home}))
+      config_lib.write_atomically(folder / "kept.json", json.dumps(pairs))
+    mesh_lib.barrier(f"{name} written")
 
 
 def train(config, workdir):
   """A student for every arm, from the same start and with the same number of updates."""
-  for name, select in config.arms:
+  for name, _ in config.arms:
     folder = workdir / "arms" / name
     homes = _homes(config, folder)
     if all((home / "student").exists() for home in homes):
       continue
-    kept = traces.kept(_rows(folder / "traces"), keep=select.keep, pick=select.pick)
+    kept = arm_rows(workdir, name)[1]
     for i, home in enumerate(homes):
       if not (home / "student").exists():
         _train(config, kept, dataclasses.replace(config.train, seed=config.train.seed + i), home,
@@ -117,21 +130,20 @@ def evaluate(config, workdir):
   `tests`, the same for each.
   """
   costs, answered, problems = {}, {}, {t: _problems(config, "test", e) for t, e in tests(config)}
-  for name, select in config.arms:
+  for name, _ in config.arms:
     folder = workdir / "arms" / name
     for test, e in tests(config):
       as_writer = dataclasses.replace(
-          config.select, k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p, top_k=0,
-          max_tokens=e.max_tokens or config.select.max_tokens, attempts=e.samples, seed=e.seed,
-          threshold="off", margin="off", delimiters=(), resamples=0)
+          config.select, granularity="chunk", k=1, rows=e.rows, temperature=e.temperature,
+          top_p=e.top_p, top_k=0, max_tokens=e.max_tokens or config.select.max_tokens,
+          attempts=e.samples, seed=e.seed, threshold="off", margin="off", delimiters=(), steps=(),
+          resamples=0)
       answered[name, test] = [
           _collect(config, workdir, as_writer, home / "-".join(filter(None, ("answers", test))),
                    problems[test], teacher=str(home / "student"), student=None,
                    title=f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1))
           for i, home in enumerate(_homes(config, folder))]
-    rows = _rows(folder / "traces")
-    kept = traces.kept(rows, keep=select.keep, pick=select.pick)
-    costs[name] = collected(rows, kept, len(_problems(config, "train")))
+    costs[name] = collected(*arm_rows(workdir, name), len(_problems(config, "train")))
   per_test = {t: _results(costs, {name: answered[name, t] for name in costs}, problems[t])
               for t in problems}
   found = next(iter(per_test.values()))
@@ -260,8 +272,10 @@ def _calibrate(config, workdir, select, student):
   problems = _problems(config, "cold_start")[:config.problems.held_out]
   plain = dataclasses.replace(select, k=1, temperature=config.cold_start.temperature,
                               threshold="off", margin="off", attempts=1)
+  plain = dataclasses.replace(plain, keep=config_lib.Select.keep,
+                              quantile=config_lib.Select.quantile)
   rows = _collect(config, workdir, plain,
-                  workdir / "cold_start" / f"calibration-{select.scorer}-{select.c}", problems,
+                  workdir / "cold_start" / f"calibration-{config_lib.short_hash(plain)}", problems,
                   student=student, title="calibrate")
   found = [c["score"] for r in rows for c in r["chunks"] if c["score"] is not None]
   return float(np.quantile(found, select.quantile))
@@ -285,6 +299,22 @@ def _train(config, rows, settings, folder, *, title):
   weights.save(str(folder / "student"), model_lib.replace_shape(
       model, **{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}), path,
       dtype="float32")
+
+
+def _chooser(config, workdir, select):
+  """Path of the student that scores an arm's candidates."""
+  return directory(config.student.path) if select.chooser == "base" else str(
+      workdir / "cold_start" / "student")
+
+
+def arm_rows(workdir, name):
+  """(all rows, kept rows) of an arm whose traces are collected."""
+  folder = workdir / "arms" / name
+  home = json.loads((folder / "traces.json").read_text())["collection"]
+  pairs = json.loads((folder / "kept.json").read_text())
+  rows = _rows(workdir / "traces" / home)
+  by_pair = {(r["uuid"], r["attempt"]): r for r in rows}
+  return rows, [by_pair[tuple(pair)] for pair in pairs]
 
 
 def _rows(folder):

@@ -1,7 +1,6 @@
 """Traces on disk: immutable JSONL shards while running, one Parquet table at the end."""
 import dataclasses
 import json
-import math
 import pathlib
 import sys
 
@@ -21,6 +20,8 @@ class Trace:
   ids: list = dataclasses.field(default_factory=list)         # kept tokens
   teacher_logprobs: list = dataclasses.field(default_factory=list)  # one a kept token, nats
   student_nlls: list = dataclasses.field(default_factory=list)      # one a kept token, nats
+  student_ranks: list = dataclasses.field(default_factory=list)     # one a kept token, at most 100
+  starts: list = dataclasses.field(default_factory=list)      # places of ids where a step begins
   chunks: list = dataclasses.field(default_factory=list)      # a dict a round that kept a chunk
   losers: list = dataclasses.field(default_factory=list)      # a dict a candidate that lost
   retry: int = 0              # times the coming chunk was drawn and found unsuitable
@@ -38,6 +39,8 @@ def row(trace, problem, text, stop, verdict):
       "verdict": verdict, "student_nll": mean(trace.student_nlls),
       "teacher_nll": mean([-x for x in trace.teacher_logprobs]),
       "teacher_logprobs": [round(x, 5) for x in trace.teacher_logprobs],
+      "student_nlls": [round(x, 5) for x in trace.student_nlls],
+      "student_ranks": trace.student_ranks, "starts": trace.starts,
       "chunks": trace.chunks, "teacher_tokens": trace.teacher_tokens, "rounds": trace.rounds}
 
 
@@ -114,26 +117,18 @@ def read(path):
   return good, len(lines) - len(good)
 
 
-def kept(rows, *, keep, pick):
-  """The traces to train on, ordered by problem.
-
-  keep: `right` (verified) or `all` that ended by themselves. pick: `each`, or `lowest`, the one of
-  lowest student nll a problem: post-hoc best-of-n.
-  """
+def kept(rows, *, keep):
+  """The traces to train on, ordered by problem: `right` (verified) or `all` that ended."""
   good = [r for r in rows if r["stop"] == "ended" and (keep == "all" or r["verdict"] == "right")]
-  good.sort(key=lambda r: (r["uuid"], r["attempt"]))
-  if pick == "each":
-    return good
-  best = {}
-  for r in good:
-    nll = math.inf if r["student_nll"] is None else r["student_nll"]
-    if r["uuid"] not in best or nll < best[r["uuid"]][0]:
-      best[r["uuid"]] = (nll, r)
-  return [r for _, r in best.values()]
+  return sorted(good, key=lambda r: (r["uuid"], r["attempt"]))
 
 
-def write_parquet(path, rows, *, system=""):
-  """One row a problem, with the columns OpenR1-Math readers expect and ours beside them."""
+def write_parquet(path, rows, *, kept=(), system=""):
+  """One row a problem, with the columns OpenR1-Math readers expect and ours beside them.
+
+  The completion is the first of `kept`, (uuid, attempt) pairs; of others the first right one.
+  """
+  kept = {*map(tuple, kept)}
   by_problem = {}
   for r in sorted(rows, key=lambda r: (r["uuid"], r["attempt"])):
     by_problem.setdefault(r["uuid"], []).append(r)
@@ -142,7 +137,8 @@ def write_parquet(path, rows, *, system=""):
     first = group[0]
     prompt = ([{"role": "system", "content": system}] if system else []) + [
         {"role": "user", "content": first["problem"]}]
-    best = min(group, key=lambda r: (r["verdict"] != "right", r["attempt"]))
+    best = min(group, key=lambda r: ((r["uuid"], r["attempt"]) not in kept,
+                                     r["verdict"] != "right", r["attempt"]))
     right = [r["verdict"] == "right" for r in group]
     table.append({
         **{name: first[name] for name in ("uuid", "source", "split", "level", "problem", "answer")},

@@ -12,6 +12,7 @@ from gen_ssd import answers
 from gen_ssd import collect
 from gen_ssd import config
 from gen_ssd import mesh
+from gen_ssd import posthoc
 from gen_ssd import problems
 from gen_ssd import select
 from gen_ssd import stages
@@ -38,10 +39,10 @@ def setting():
   return writer, problems.bundled("test", 20)
 
 
-def run(setting, folder, select=SELECT, writer=None, only=None):
+def run(setting, folder, select=SELECT, writer=None, only=None, threshold=7.0):
   with answers.Verifier() as verifier:
     return collect.collect(writer or setting[0], (only or setting[1]), select, folder,
-                           verifier=verifier, threshold=7.0)
+                           verifier=verifier, threshold=threshold)
 
 
 def files(folder):
@@ -171,6 +172,31 @@ def test_several_attempts_are_different_traces(setting, tmp_path):
   assert [(r["uuid"], r["attempt"]) for r in rows] == [
       (p.uuid, a) for p in setting[1][:4] for a in range(2)]
   assert any(a["ids"] != b["ids"] for a, b in zip(rows[::2], rows[1::2]))
+
+
+@pytest.mark.parametrize("scorer", ["perplexity", "rsr", "drop_first", "teacher_gap", "shortest"])
+def test_a_whole_trace_scores_the_same_inside_the_step_and_afterwards(setting, tmp_path, scorer):
+  select = dataclasses.replace(SELECT, c=20, max_tokens=20, k=2, temperature=4.0, scorer=scorer,
+                               steps=(".", *"0123456789"))
+  rows = run(setting, tmp_path, select, only=setting[1][:6], threshold=np.inf)
+  want = [r["chunks"][0]["score"] for r in rows]
+  np.testing.assert_allclose(posthoc.score(rows, scorer), want, atol=2e-4)
+  assert len({*want}) > 1
+
+
+def test_steps_begin_behind_their_delimiters_or_with_chunks(setting, tmp_path):
+  tokenizer = setting[0].teacher_tokenizer
+  marks = tokens.delimiter_mask(tokenizer, (".", " has"), 192)
+  for steps in ((), (".", " has")):
+    select = dataclasses.replace(SELECT, steps=steps)
+    rows = run(setting, tmp_path / str(len(steps)), select, only=setting[1][:6])
+    for r in rows:
+      chunks = np.cumsum([0] + [c["count"] for c in r["chunks"]])[:-1]
+      after = [0] + [i + 1 for i, t in enumerate(r["ids"][:-1]) if marks[t]]
+      assert r["starts"] == (after if steps else chunks.tolist())
+      assert len(r["student_ranks"]) == len(r["student_nlls"]) == r["num_tokens"]
+      assert 1 <= min(r["student_ranks"]) and max(r["student_ranks"]) <= 100
+    assert sum(len(r["starts"]) for r in rows) > len(rows)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(setting, tmp_path, monkeypatch):

@@ -154,7 +154,16 @@ WRONG = [
     (dict(select__quantile=0.0), "select.quantile is 0.0: it must be above 0 and at most 1"),
     (dict(select__resamples=-1), "select.resamples is -1: it must be 0 or more"),
     (dict(select__keep="good"), "select.keep is 'good': it must be right or all"),
-    (dict(select__pick="best"), "select.pick is 'best': it must be each or lowest"),
+    (dict(select__steps=("",)), "select.steps is ('',): it must be texts that are not empty"),
+    (dict(select__granularity="token"), "select.granularity is 'token': it must be chunk or trace"),
+    (dict(select__chooser="teacher"), "select.chooser is 'teacher': it must be cold_start or base"),
+    (dict(select__scorer="mix_long"), "select.scorer is 'mix_long': it must be one of perplexity"),
+    (dict(arms={"late": {"granularity": "trace", "threshold": 2.0}}),
+     "arms.late.threshold is 2.0: it must be off when arms.late.granularity is trace: nothing"),
+    (dict(arms={"late": {"granularity": "trace", "margin": 2.0}}),
+     "arms.late.margin is 2.0: it must be off when arms.late.granularity is trace: nothing"),
+    (dict(cold_start__granularity="trace"),
+     "cold_start.granularity is 'trace': it must be chunk: there is no student yet"),
     # no student yet
     (dict(cold_start__k=2), "cold_start.k is 2: it must be 1: there is no student yet"),
     (dict(cold_start__threshold=3.0), "cold_start.threshold is 3.0: it must be off: there is no"),
@@ -213,6 +222,23 @@ def test_tests_are_evaluate_with_changes():
     (dict(delimiters=("\n",)), 64 + 2 * 128), (dict(block=64), 192)])
 def test_slots_of_the_ring(changes, slots):
   assert config.ring_slots(config.Select(**changes)) == slots
+
+
+# ---------------------------------------------------------------- collections
+
+def test_arms_that_write_the_same_traces_share_one_collection():
+  hashes = lambda **arms: [config.short_hash(config.collection(s)) for _, s in config.parse(
+      made(arms=arms)).arms]
+  trace = dict(granularity="trace")
+  one = hashes(a=trace, b={**trace, "scorer": "mix_long"}, c={**trace, "k": 2, "attempts": 2},
+               d=dict(k=1, attempts=4), e=dict(k=1, attempts=4, scorer="rsr", keep="all"),
+               f=dict(k=1, attempts=4, quantile=0.5))
+  assert len({*one}) == 1 and len(one[0]) == 10 and one[0].isalnum()
+  other = hashes(a=trace, b=dict(k=1), c={}, d=dict(scorer="random"), e=dict(threshold="calibrated"),
+                 f=dict(threshold="calibrated", quantile=0.5), g={**trace, "chooser": "base"},
+                 h={**trace, "seed": 1}, i={**trace, "delimiters": ("x",)}, j=dict(k=1, threshold=2.0),
+                 k=dict(k=1, threshold=2.0, scorer="rsr"))
+  assert len({*other}) == len(other)
 
 
 # ---------------------------------------------------------------- workdir

@@ -86,10 +86,11 @@ def test_paired_difference_by_hand():
   mine = rows(("a", "right"), ("b", "right"), ("c", "wrong"), ("d", "right"), ("x", "right"))
   theirs = rows(("d", "right"), ("c", "right"), ("b", "wrong"), ("a", "wrong"), ("y", "wrong"))
   found = evaluate.paired(mine, theirs)
-  assert found["difference"] == (1 + 1 - 1 + 0) / 4 and found["n"] == 4  # x and y are not shared
+  # x and y are answered by one side only, and wrong on the other
+  assert found["difference"] == (1 + 1 - 1 + 0 + 1 + 0) / 6 and found["n"] == 6
   back = evaluate.paired(theirs, mine)
   assert back["difference"] == -found["difference"]
-  assert found["ci"][0] < 0.25 < found["ci"][1]
+  assert found["ci"][0] < 2 / 6 < found["ci"][1]
 
 
 def test_pairing_takes_the_difficulty_of_problems_out():

@@ -114,6 +114,28 @@ def test_a_file_gives_the_cold_start_its_part_and_training_the_rest(tmp_path):
                        problems__test_source="bundled"))
 
 
+def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished, tmp_path):
+  trace = dict(granularity="trace", threshold="off", k=3)
+  config = small(stages=("cold_start", "collect"), select__k=2, arms={
+      "rejection": dict(scorer="random", **trace), "shortest": dict(scorer="shortest", **trace),
+      "own": dict(), "base": dict(chooser="base"), "base_late": dict(chooser="base", **trace)})
+  shutil.copytree(finished / "cold_start" / "student", tmp_path / "cold_start" / "student")
+  run(config, tmp_path)
+  rows = {name: stages.arm_rows(tmp_path, name) for name, _ in config.arms}
+  assert len(list((tmp_path / "traces").iterdir())) == 4
+  assert rows["rejection"][0] == rows["shortest"][0] and len(rows["shortest"][0]) == 36
+  right = [r for r in rows["shortest"][0] if r["verdict"] == "right"]
+  for name in ("rejection", "shortest"):
+    kept = rows[name][1]
+    assert [r["uuid"] for r in kept] == sorted({r["uuid"] for r in right})
+    assert all(r in right for r in kept)
+  for r in rows["shortest"][1]:
+    assert r["num_tokens"] == min(x["num_tokens"] for x in right if x["uuid"] == r["uuid"])
+  same = lambda a, b, what: [r[what] for r in rows[a][0]] == [r[what] for r in rows[b][0]]
+  assert same("base_late", "shortest", "ids") and not same("base_late", "shortest", "student_nll")
+  assert not same("base", "own", "ids")
+
+
 def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, monkeypatch):
   before = products(finished)
   monkeypatch.setattr(select, "select_step", None)

@@ -110,7 +110,8 @@ def _run(path, problems=150):
                               ("gen_ssd", K, 0.5)):
     rng = random.Random(3)
     both = [_trace(rng, arm, n, branches, ease) for n in range(problems)]
-    folder = path / "arms" / arm / "traces"
+    folder = path / "traces" / (home := arm.replace("_", ""))
+    _lines(path / "arms" / arm / "traces.json", [{"collection": home}])
     for shard in range(2):
       _lines(folder / f"traces-{shard:05d}.jsonl", [t for t, _ in both[shard::2]])
       losers = [loser for _, mine in both[shard::2] for loser in mine]
@@ -188,8 +189,8 @@ def test_trace_text_is_escaped(tmp_path):
   trace.update(problem=evil, answer=evil, source=evil, level=evil, verdict=evil, stop=evil)
   for part in [*trace["chunks"], *losers]:
     part["text"] = evil
-  _lines(tmp_path / "arms" / "gen_ssd" / "traces" / "traces-00000.jsonl", [trace])
-  _lines(tmp_path / "arms" / "gen_ssd" / "traces" / "candidates-00000.jsonl", losers)
+  _lines(tmp_path / "traces" / "genssd" / "traces-00000.jsonl", [trace])
+  _lines(tmp_path / "traces" / "genssd" / "candidates-00000.jsonl", losers)
   config = {**CONFIG, "name": evil, "arms": {evil: {"note": evil}}, "teacher": {"path": evil}}
   (tmp_path / "config.json").write_text(json.dumps(config))
   (tmp_path / "results.json").write_text(json.dumps(
@@ -219,7 +220,7 @@ def test_unfinished_run(tmp_path, missing):
 
 def test_broken_files_are_skipped_and_named(tmp_path):
   _run(tmp_path, problems=30)
-  shard = tmp_path / "arms" / "gen_ssd" / "traces" / "traces-00001.jsonl"
+  shard = tmp_path / "traces" / "genssd" / "traces-00001.jsonl"
   shard.write_bytes(shard.read_bytes()[:-400])
   with (shard.parent / "traces-00000.jsonl").open("ab") as f:
     f.write(b'\xff\xfe\n[1]\n{"uuid": "x"}\n{"uuid": "y", "chunks": [3]}\n\n')
@@ -228,8 +229,8 @@ def test_broken_files_are_skipped_and_named(tmp_path):
   (tmp_path / "arms" / "random" / "kept.json").write_text('{"not": "pairs"}')
   (tmp_path / "results.json").write_text('{"arms": {"gen_ss')
   text = _page(tmp_path)
-  assert "gen_ssd/traces/traces-00001.jsonl: 1 broken line skipped" in text
-  assert "gen_ssd/traces/traces-00000.jsonl: 2 broken lines skipped" in text
+  assert "traces/genssd/traces-00001.jsonl: 1 broken line skipped" in text
+  assert "traces/genssd/traces-00000.jsonl: 2 broken lines skipped" in text
   assert "2 traces without usable uuid or chunks skipped" in text
   assert "candidates-00000.jsonl: 1 broken line skipped" in text
   assert "results.json: not readable" in text and "random/kept.json: not pairs" in text
@@ -255,11 +256,11 @@ def test_kept_json_decides_what_is_kept(tmp_path):
 def test_long_trees_fold_and_first_branching_arm_is_shown(tmp_path):
   _run(tmp_path, problems=1)
   for arm in ("gen_ssd", "random"):
-    for path in (tmp_path / "arms" / arm / "traces").iterdir():
+    for path in (tmp_path / "traces" / arm.replace("_", "")).iterdir():
       path.unlink()
   trace, _ = _trace(random.Random(0), "random", 0, K, 0.5)
   trace["chunks"] *= 9
-  _lines(tmp_path / "arms" / "random" / "traces" / "traces-00000.jsonl", [trace, trace])
+  _lines(tmp_path / "traces" / "random" / "traces-00000.jsonl", [trace, trace])
   text = _page(tmp_path)
   assert f"{len(trace['chunks']) - 10} more rounds" in text
   assert text.count('<details class="tree') == 1  # the repeated record counts once
@@ -271,7 +272,7 @@ def test_many_candidates_or_long_texts_are_stacked(tmp_path):
   trace, _ = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
   for chunk in trace["chunks"]:
     chunk["scores"] *= 2
-  shard = tmp_path / "arms" / "gen_ssd" / "traces" / "traces-00000.jsonl"
+  shard = tmp_path / "traces" / "genssd" / "traces-00000.jsonl"
   _lines(shard, [trace])
   assert "class='rounds tall'" in _page(tmp_path)
 

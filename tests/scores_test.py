@@ -13,31 +13,65 @@ from gen_ssd import scores
 NLL = np.float32([[[1, 2, 6], [4, 7, 7], [9, 9, 9]]])
 RANK = np.float32([[[1, 5, 300], [20, 99, 99], [8, 8, 8]]])
 LIVE = np.array([[[True, True, True], [True, False, False], [False, False, False]]])
+START = np.array([[[True, False, True], [True, True, True], [False, False, True]]])
+TEACHER = np.float32([[[1, 1, 0.1], [4.05, 0, 0], [0, 0, 0]]])
 NOISE = np.float32([[0.3, 0.1, 0.2]])
+
+
+def statistics(change=lambda x: x):
+  return scores.Statistics(change(NLL), change(RANK), change(NLL), change(TEACHER), START,
+                           np.array([[True, True, False]]))
 
 
 @pytest.mark.parametrize("name,want", [
     ("perplexity", [3, 4, 0]),                       # (1+2+6)/3, 4/1
     ("anti", [-3, -4, 0]),
     ("random", [0.3, 0.1, 0.2]),
-    ("rsr", [(1 + 5 + 100) / (1 + 2 + 6), 20 / 4, 0])])  # the rank 300 counts as 100
+    ("rsr", [(1 + 5 + 100) / (1 + 2 + 6), 20 / 4, 0]),  # the rank 300 counts as 100
+    ("longest", [-3, -1, 0]),
+    ("shortest", [3, 1, 0]),
+    ("drop_first", [2, 4, 0]),                       # only the 2; a lone first token counts
+    ("teacher_gap", [-1, 0, 0]),    # e^-1 over e^-1.5 and e^-0.1 over e^-6; e^-4.05 under e^-4
+    ("mix_long", [-3, -1, 0])])
 def test_scorers_by_hand(name, want):
-  found = scores.SCORERS[name](scores.Statistics(NLL, RANK, NLL), LIVE, NOISE)
+  found = scores.SCORERS[name](statistics(), LIVE, NOISE)
   np.testing.assert_allclose(found, [want], rtol=1e-6)
 
 
 def test_every_scorer_is_tested():
-  assert set(scores.SCORERS) == {"perplexity", "anti", "random", "rsr"}
+  assert {*scores.SCORERS} == {name for name, _ in test_scorers_by_hand.pytestmark[0].args[1]}
 
 
 @pytest.mark.parametrize("name", scores.SCORERS)
 def test_what_is_not_live_does_not_count(name):
   """Not even when it is not a number."""
   score = scores.SCORERS[name]
-  dirt = lambda x: np.where(LIVE, x, np.nan)
-  np.testing.assert_array_equal(
-      score(scores.Statistics(dirt(NLL), dirt(RANK), dirt(NLL)), LIVE, NOISE),
-      score(scores.Statistics(NLL, RANK, NLL), LIVE, NOISE))
+  dirty = statistics(lambda x: np.where(LIVE, x, np.nan))
+  np.testing.assert_array_equal(score(dirty, LIVE, NOISE), score(statistics(), LIVE, NOISE))
+
+
+def gap(mine, theirs, start):
+  """teacher_gap of one candidate of probabilities under teacher and student."""
+  row = lambda x: -np.log(np.float32([[x]]))
+  return float(scores.teacher_gap(scores.Statistics(row(theirs), None, teacher_nll=row(mine),
+                                                    start=np.array([[start]])),
+                                  np.ones((1, 1, len(start)), bool), None)[0, 0])
+
+
+def test_a_teacher_sentence_is_likelier_under_the_teacher_by_a_tenth():
+  assert gap([0.7], [0.59], [True]) == -1 and gap([0.7], [0.61], [True]) == 0
+  assert gap([0.2], [0.9], [True]) == 0
+  # geometric means, 0.6 and 0.42: arithmetic ones (0.65, 0.6) would not be a tenth apart
+  assert gap([0.4, 0.9], [0.2, 0.9], [True, False]) == -1
+  # of three sentences the second; the first began before the candidate
+  assert gap([0.5, 0.9, 0.9, 0.3], [0.5, 0.5, 0.5, 0.3], [False, True, False, True]) == -np.float32(
+      1 / 3)
+
+
+@pytest.mark.parametrize("length", [1, 7, 64])
+def test_equal_models_have_no_teacher_sentences(length):
+  p = np.random.default_rng(length).uniform(0.1, 1, length)
+  assert gap(p, p, [True] * length) == 0
 
 
 def test_rank_is_clipped_at_a_hundred_and_certain_text_does_not_divide_by_zero():

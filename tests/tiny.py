@@ -50,9 +50,10 @@ def prompts(n, seed=0):
 def knobs(**changes):
   ends = np.zeros(TEACHER.vocab, np.int8)
   ends[EOS] = select.EOS
+  steps = np.zeros(TEACHER.vocab, bool)
   values = dict(temperature=np.float32(1), top_k=np.int32(0), top_p=np.float32(1),
                 threshold=np.float32(np.inf), margin=np.float32(-np.inf), resamples=np.int32(0),
-                vocab=np.int32(180), ends=ends)
+                vocab=np.int32(180), ends=ends, steps=steps)
   return select.Knobs(**{k: mesh.place(v) for k, v in {**values, **changes}.items()})
 
 

@@ -45,20 +45,13 @@ ROWS = [row("b", 1, nll=2.0), row("b", 0, nll=3.0), row("a", 1, nll=1.0, verdict
         row("e", 0, stop="pruned", verdict="wrong"), row("f", 1, nll=5.0), row("f", 0, nll=5.0)]
 
 
-@pytest.mark.parametrize("keep,pick,want", [
-    ("right", "each", ["a0", "b0", "b1", "f0", "f1"]),
-    ("all", "each", ["a0", "a1", "b0", "b1", "c0", "f0", "f1"]),  # only what ended by itself
-    ("right", "lowest", ["a0", "b1", "f0"]),                      # ties go to the first attempt
-    ("all", "lowest", ["a1", "b1", "c0", "f0"])])
+@pytest.mark.parametrize("keep,want", [
+    ("right", ["a0", "b0", "b1", "f0", "f1"]),
+    ("all", ["a0", "a1", "b0", "b1", "c0", "f0", "f1"])])  # only what ended by itself
 @pytest.mark.parametrize("order", [1, -1])
-def test_kept(keep, pick, want, order):
-  found = traces.kept(ROWS[::order], keep=keep, pick=pick)
+def test_kept(keep, want, order):
+  found = traces.kept(ROWS[::order], keep=keep)
   assert [f"{r['uuid']}{r['attempt']}" for r in found] == want
-
-
-def test_lowest_without_a_student_takes_the_first():
-  rows = [dict(row("a", i), student_nll=None) for i in (1, 0)]
-  assert traces.kept(rows, keep="right", pick="lowest") == [rows[1]]
 
 
 # ---------------------------------------------------------------- files

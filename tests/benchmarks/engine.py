@@ -62,7 +62,7 @@ def measure(workload, rounds):
   vocab = teacher.shape.vocab
   knobs = select.Knobs(*map(mesh.place, (
       np.float32(1), np.int32(0), np.float32(1), np.float32(np.inf), np.float32(-np.inf),
-      np.int32(0), np.int32(vocab), np.zeros(vocab, np.int8))))
+      np.int32(0), np.int32(vocab), np.zeros(vocab, np.int8), np.zeros(vocab, bool))))
 
   def run(student):
     state = select.blank_state(teacher=teacher.shape, student=student and student.shape, b=b,
@@ -100,7 +100,7 @@ def _scoring(jax, student, b, k, c, slots):
   tokens = mesh.place(np.ones((b, k, c), np.int32), jax.P("data", None, None))
   count = jnp.sum(tokens, -1)
   run = jax.jit(lambda m, p, t, n: select._score(m, p, t, n, n[:, 0] > 0, n * 0.0,
-                                                 scores.perplexity, slots)[:2])
+                                                 scores.perplexity, slots, t * 0.0, t > 0)[:3])
   times = []
   for _ in range(6):
     begin = time.perf_counter()
