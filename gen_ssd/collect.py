@@ -55,7 +55,7 @@ def check_prompts(problems, tokenizers, select, system):
   """{uuid: (teacher's prompt ids, student's)}; ValueError names the first that does not fit."""
   found = {}
   for p in problems:
-    found[p.uuid] = [tokens.chat_prompt(t, p.problem, system) for t in tokenizers]
+    found[p.uuid] = tokens.prompts(tokenizers, p.problem, system)
     longest = max(map(len, found[p.uuid]))
     if longest > select.prompt + 1:  # the newest token is not in the ring yet
       raise ValueError(f"select.prompt is {select.prompt}: problem {p.uuid} has {longest} prompt "
@@ -224,8 +224,9 @@ class _Loop:
       self._row(trace, stop)
 
   def _row(self, trace, stop):
-    problem, decode = self.problems[trace.uuid], self.writer.teacher_tokenizer.decode
-    text = decode(trace.ids, skip_special_tokens=True)
+    problem, tokenizer = self.problems[trace.uuid], self.writer.teacher_tokenizer
+    opened = tokenizer.decode(tokens.opening(tokenizer, self.prompts[trace.uuid][0]))
+    text = opened + tokenizer.decode(trace.ids, skip_special_tokens=True)
     verdict = self.verifier.verify(problem.answer, text) if stop == "ended" else "wrong"
     at = 0
     starts = []
@@ -234,7 +235,7 @@ class _Loop:
       chunk["text"] = self._words(trace, at, trace.ids[at:at + chunk["count"]])
       at += chunk["count"]
     starts.append(at)
-    row = traces_lib.row(trace, problem, text, stop, verdict)
+    row = traces_lib.row(trace, problem, text, stop, verdict, opened)
     self.finished.append(row)
     self.right += verdict == "right"
     self.new_rows.append(row)

@@ -24,6 +24,8 @@ class Model:
   path: str = ""          # a directory, or a name on the hub: ORG/NAME or ORG/NAME@REVISION
   dtype: str = "float32"  # of weights and caches while generating: float32 or bfloat16
   unroll: bool = False    # separate layers: faster on a CPU, slower to compile
+  chat_template: str = ""  # a Jinja file in place of the tokenizer's template
+  thinking: str = ""      # on or off, for templates that have the switch; empty: theirs to decide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +227,10 @@ def _check(config):
     model = getattr(config, who)
     if model.dtype not in ("float32", "bfloat16"):
       _fail(f"{who}.dtype", model.dtype, "float32 or bfloat16")
+    if model.thinking not in ("", "on", "off"):
+      _fail(f"{who}.thinking", model.thinking, "on, off or empty")
+    if model.chat_template and not pathlib.Path(model.chat_template).is_file():
+      _fail(f"{who}.chat_template", model.chat_template, "the path of a Jinja file that exists")
     if not model.path and "pretrain" not in config.stages:
       _fail(f"{who}.path", model.path, "a Hugging Face directory or hub name")
   if not config.arms and {"collect", "train", "evaluate"} & {*config.stages}:

@@ -54,8 +54,9 @@ def check(config):
     model = getattr(config, who)
     weights.check_files(directory(model.path), weights.read_shape(directory(model.path),
                                                                   dtype=model.dtype))
-  pair = [tokens.load_tokenizer(directory(m.path)) for m in (config.teacher, config.student)]
+  pair = [_tokenizer(config.teacher), _tokenizer(config.student)]
   tokens.shared_vocabulary(*pair)
+  tokens.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
   tightest = min([config.cold_start, config.select, *(s for _, s in config.arms)],
                  key=lambda s: s.prompt)
   home = {}
@@ -239,17 +240,25 @@ def _problems(config, split, e=None):
   return sets.load(source, split, count, config.problems.seed, skip)
 
 
-def _load(path, dtype="float32", unroll=False, **placement):
-  shape = weights.read_shape(path, dtype=dtype, unroll=unroll, **placement)
-  return weights.load(path, shape), tokens.load_tokenizer(path)
+def _tokenizer(model, path=None):
+  """The tokenizer of a config's Model, or of what was trained from it, which has its template."""
+  if path in (None, directory(model.path)):
+    return tokens.load_tokenizer(directory(model.path), model.chat_template, model.thinking)
+  return tokens.load_tokenizer(path)
+
+
+def _load(model, path, **placement):
+  """Weights and tokenizer at `path`, run as the config's Model says."""
+  shape = weights.read_shape(path, dtype=model.dtype, unroll=model.unroll, **placement)
+  return weights.load(path, shape), _tokenizer(model, path)
 
 
 def _collect(config, workdir, select, folder, problems, *, student, title, teacher=None):
   """Rows of one collection, by the models at these paths."""
   teacher = teacher or directory(config.teacher.path)
-  mine, tokenizer = _load(teacher, config.teacher.dtype, config.teacher.unroll)
+  mine, tokenizer = _load(config.teacher, teacher)
   chooser, its_tokenizer = (None, None) if student is None else _load(
-      student, config.student.dtype, config.student.unroll, rows=("data", "model"), tensor=None)
+      config.student, student, rows=("data", "model"), tensor=None)
   writer = collect_lib.Writer(
       model_lib.unstacked(mine), tokenizer, tokens.eos_ids(teacher, tokenizer),
       chooser and model_lib.unstacked(chooser), its_tokenizer, config.problems.system or None)
@@ -284,12 +293,13 @@ def _calibrate(config, workdir, select, student):
 def _train(config, rows, settings, folder, *, title):
   """Fine-tunes the base student on trace rows and exports it to folder/student."""
   path = directory(config.student.path)
-  tokenizer = tokens.load_tokenizer(path)
+  tokenizer = _tokenizer(config.student)
   ends, own = tokens.eos_ids(directory(config.teacher.path), tokenizer), tokenizer.eos_token_id
   pairs = []
   for r in rows:
     ids = [*r["ids"][:-1], own] if r["ids"][-1] in ends else r["ids"]
-    row, start = tokens.render_row(tokenizer, r["problem"], ids, config.problems.system or None)
+    row, start = tokens.render_row(tokenizer, r["problem"], ids, config.problems.system or None,
+                                   r["opened"])
     pairs.append((row[:start], row[start:]))
   shape = weights.read_shape(path, dtype="float32", rows=train_lib.AXES, tensor=None)
   model = weights.load(path, shape, fsdp=train_lib.fsdp_axes(shape))
@@ -298,7 +308,8 @@ def _train(config, rows, settings, folder, *, title):
   plain = weights.read_shape(path, dtype=config.student.dtype)
   weights.save(str(folder / "student"), model_lib.replace_shape(
       model, **{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}), path,
-      dtype="float32")
+      dtype="float32", chat_template=tokenizer.chat_template if (
+          config.student.chat_template or config.student.thinking) else "")
 
 
 def _chooser(config, workdir, select):

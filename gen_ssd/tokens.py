@@ -2,20 +2,37 @@
 import json
 import os
 
+import jinja2
 import numpy as np
 
 
-def load_tokenizer(path):
-  """The Hugging Face tokenizer in local directory `path`; ValueError when there is none."""
+def load_tokenizer(path, chat_template="", thinking=""):
+  """The Hugging Face tokenizer in local directory `path`.
+
+  `chat_template` is a Jinja file in place of the template there. `thinking` (on or off; empty: the
+  template decides) is written into the template, so that whoever uses the tokenizer later gets the
+  same prompts. ValueError when there is no tokenizer, or the template knows no thinking.
+  """
   from transformers import AutoTokenizer
   if not os.path.isfile(os.path.join(path, "tokenizer_config.json")):
     raise ValueError(f"{path}: no tokenizer_config.json there. A local Hugging Face directory is "
                      "needed; `hf download NAME --local-dir DIR` makes one")
-  return AutoTokenizer.from_pretrained(path, local_files_only=True)
+  tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+  if chat_template:
+    with open(chat_template, encoding="utf-8") as f:
+      tokenizer.chat_template = f.read().rstrip("\n")
+  if thinking:
+    if "enable_thinking" not in (tokenizer.chat_template or ""):
+      raise ValueError(f"thinking is {thinking!r}: the chat template of {path} has no such switch; "
+                       "leave it empty")
+    value = "true" if thinking == "on" else "false"
+    tokenizer.chat_template = f"{{%- set enable_thinking = {value} %}}{tokenizer.chat_template}"
+  return tokenizer
 
 
 def eos_ids(path, tokenizer):
-  """Ids that end a trace: of generation_config.json (else config.json), then the tokenizer's."""
+  """Ids that end a trace: of generation_config.json (else config.json), the tokenizer's own, and the
+  one its chat template writes behind an answer (Phi-3's <|end|> is not its end of text)."""
   ids = []
   for name in ("generation_config.json", "config.json"):
     file = os.path.join(path, name)
@@ -26,6 +43,11 @@ def eos_ids(path, tokenizer):
       ids = [i for i in ids if i is not None]
   if tokenizer.eos_token_id is not None:
     ids = [*ids, tokenizer.eos_token_id]
+  if tokenizer.chat_template:
+    dialogue = [*_messages("1", None), {"role": "assistant", "content": "2"}]
+    after = _render(tokenizer, dialogue, False, False).rpartition("2")[2]
+    ids += [i for i in tokenizer.encode(after, add_special_tokens=False)[:1]
+            if i in _specials(tokenizer)]
   if not ids:
     raise ValueError(f"{path}: neither its configs nor its tokenizer name an end token")
   return tuple(dict.fromkeys(ids))
@@ -33,41 +55,105 @@ def eos_ids(path, tokenizer):
 
 # ---------------------------------------------------------------- chat templates
 
-def chat_prompt(tokenizer, problem, system=None, **template_kwargs):
+def chat_prompt(tokenizer, problem, system=None):
   """Ids of the prompt up to where the assistant's answer starts, by the tokenizer's own template.
 
-  `template_kwargs` go to the template (`enable_thinking=False` for Qwen3). The template decides
-  about BOS; it is never doubled. ValueError without a chat template.
+  The template decides about BOS; it is never doubled. ValueError without a chat template.
   """
-  ids = _render(tokenizer, _messages(problem, system), True, True, template_kwargs)
+  ids = _render(tokenizer, _messages(problem, system), True, True)
   bos = tokenizer.bos_token_id
   while bos is not None and ids[:2] == [bos, bos]:
     ids = ids[1:]
   return ids
 
 
-def render_row(tokenizer, problem, trace_ids, system=None, check=True, **template_kwargs):
+def opening(tokenizer, prompt):
+  """The ids at the end of prompt ids that open a thinking part, such as <think> and a newline.
+
+  Some templates write them into the generation prompt: they belong to the trace all the same.
+  """
+  for n in range(1, min(len(prompt), 8) + 1):
+    text = tokenizer.decode(prompt[-n:], skip_special_tokens=False).strip()
+    if text.startswith("<think>"):
+      return prompt[-n:] if text == "<think>" else []
+  return []
+
+
+def closes_thinking(tokenizer, prompt):
+  """Whether prompt ids end in an empty thinking part, as Qwen3's do when thinking is off."""
+  return tokenizer.decode(prompt[-8:]).rstrip().endswith("</think>")
+
+
+def prompts(tokenizers, problem, system=None):
+  """(teacher's prompt ids, student's) of a problem, each by its own template.
+
+  The student reads the thinking part opened as the teacher's template opens it, or not at all, so
+  that both see the same trace.
+  """
+  teacher, student = (chat_prompt(t, problem, system) for t in tokenizers)
+  opened = tokenizers[0].decode(opening(tokenizers[0], teacher))
+  own = len(opening(tokenizers[1], student))
+  return teacher, student[:len(student) - own] + _encode(tokenizers[1], opened)
+
+
+def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True):
   """The student's training row: (prompt ids + trace ids, where the trace starts).
 
-  The trace goes in as ids, never as text. `check` renders the dialogue with the template as well
-  and raises ValueError when the trace is not whole in it (whitespace aside), because the student
-  would then be served prompts and answers it was not trained on: DeepSeek-R1-Distill's template
-  drops everything before `</think>`.
+  The trace goes in as ids, never as text; `opened` is what the teacher's prompt had opened it with
+  (see `opening`), and comes first. `check` renders the dialogue with the template as well and
+  raises ValueError when the trace is not whole in it (whitespace aside), because the student would
+  then be served prompts and answers it was not trained on: DeepSeek-R1-Distill's template drops
+  everything before `</think>`.
   """
-  prompt, trace = chat_prompt(tokenizer, problem, system, **template_kwargs), list(trace_ids)
+  prompt, trace = chat_prompt(tokenizer, problem, system), _encode(tokenizer, opened) + [*trace_ids]
+  own = opening(tokenizer, prompt)
+  prompt = prompt[:len(prompt) - len(own)]
   if check:
     body = list(trace)
-    while body and body[-1] in tokenizer.all_special_ids:  # the template writes its own end
+    while body and body[-1] in _specials(tokenizer):  # the template writes its own end
       body.pop()
     text = tokenizer.decode(body, skip_special_tokens=False)
+    thinks = text.lstrip().startswith("<think>")
+    if (own and not thinks) or (thinks and closes_thinking(tokenizer, prompt)):
+      raise ValueError(
+          f"the chat template of {_name(tokenizer)} starts every answer with "
+          f"{'<think>' if own else 'an empty thinking part'}, and the trace does "
+          f"{'think' if thinks else 'not think'}: {_clip(text)!r}. Set student.thinking or "
+          "student.chat_template, or take a teacher that does as the template")
     dialogue = [*_messages(problem, system), {"role": "assistant", "content": text}]
-    rendered = _render(tokenizer, dialogue, False, False, template_kwargs)
+    rendered = _render(tokenizer, dialogue, False, False)
     if "".join(text.split()) not in "".join(rendered.split()):
       raise ValueError(
-          f"the chat template of {tokenizer.name_or_path or type(tokenizer).__name__} changes the "
-          f"trace: {_clip(text)!r} is not whole in {_clip(rendered, end=True)!r}. Give the student "
-          "a template that keeps assistant turns as they are, or pass check=False")
+          f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not whole in "
+          f"{_clip(rendered, end=True)!r}. Give the student a template that keeps assistant turns as "
+          "they are (student.chat_template), or pass check=False")
   return prompt + trace, len(prompt)
+
+
+def check_thoughts(teacher, student, problem, system=None):
+  """ValueError when the student's template would change traces of the teacher: before any is written.
+
+  A made-up answer stands for them, with a thinking part when the teacher's template knows one.
+  """
+  prompt = chat_prompt(teacher, problem, system)
+  opened = teacher.decode(opening(teacher, prompt))
+  thinks = "think>" in teacher.chat_template and not closes_thinking(teacher, prompt)
+  text = (("" if opened else "<think>\n") + "1\n</think>\n\n" if thinks else "") + "\\boxed{1}"
+  render_row(student, problem, _encode(student, text), system, opened)
+
+
+def _encode(tokenizer, text):
+  return tokenizer.encode(text, add_special_tokens=False) if text else []
+
+
+def _specials(tokenizer):
+  """Special ids: all_special_ids lacks those that only the vocabulary marks."""
+  marked = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+  return marked | {*tokenizer.all_special_ids}
+
+
+def _name(tokenizer):
+  return tokenizer.name_or_path or type(tokenizer).__name__
 
 
 def _messages(problem, system):
@@ -75,14 +161,17 @@ def _messages(problem, system):
   return [*head, {"role": "user", "content": problem}]
 
 
-def _render(tokenizer, messages, generate, tokenize, kwargs):
+def _render(tokenizer, messages, generate, tokenize):
   if not tokenizer.chat_template:
-    raise ValueError(f"{tokenizer.name_or_path or type(tokenizer).__name__} has no chat template: "
-                     "use the tokenizer of an instruction-tuned model, or set "
-                     "tokenizer.chat_template")
+    raise ValueError(f"{_name(tokenizer)} has no chat template: use the tokenizer of an "
+                     "instruction-tuned model, or name a template (chat_template)")
   more = {"return_dict": False} if tokenize else {}
-  out = tokenizer.apply_chat_template(messages, add_generation_prompt=generate, tokenize=tokenize,
-                                      **more, **kwargs)
+  try:
+    out = tokenizer.apply_chat_template(messages, add_generation_prompt=generate, tokenize=tokenize,
+                                        **more)
+  except jinja2.TemplateError as error:  # such as Gemma's: no system message
+    raise ValueError(f"the chat template of {_name(tokenizer)} fails on roles "
+                     f"{', '.join(m['role'] for m in messages)}: {error}") from None
   return list(out) if tokenize else out
 
 

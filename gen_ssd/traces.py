@@ -29,13 +29,16 @@ class Trace:
   rounds: int = 0             # rounds it was in, kept or not
 
 
-def row(trace, problem, text, stop, verdict):
-  """The finished trace as a JSON-ready dict: a line of a shard."""
+def row(trace, problem, text, stop, verdict, opened=""):
+  """The finished trace as a JSON-ready dict: a line of a shard.
+
+  `opened` is the start of `text` that the prompt wrote (tokens.opening): it is not among the ids.
+  """
   mean = lambda x: sum(x) / len(x) if x else None
   return {
       "uuid": trace.uuid, "source": problem.source, "split": problem.split, "level": problem.level,
       "attempt": trace.attempt, "problem": problem.problem, "answer": problem.answer,
-      "text": text, "ids": trace.ids, "num_tokens": len(trace.ids), "stop": stop,
+      "text": text, "opened": opened, "ids": trace.ids, "num_tokens": len(trace.ids), "stop": stop,
       "verdict": verdict, "student_nll": mean(trace.student_nlls),
       "teacher_nll": mean([-x for x in trace.teacher_logprobs]),
       "teacher_logprobs": [round(x, 5) for x in trace.teacher_logprobs],

@@ -196,10 +196,11 @@ def _check_tied(path, where, vocab):
 
 # ---------------------------------------------------------------- writing
 
-def save(path, model, source, dtype=None, shard_bytes=5 * 10**9):
+def save(path, model, source, dtype=None, shard_bytes=5 * 10**9, chat_template=""):
   """Writes `model` as a Hugging Face directory that transformers and vLLM load.
 
-  config.json, generation_config and tokenizer come from directory `source`. Weights are written as
+  config.json, generation_config and tokenizer come from directory `source`, the chat template too
+  when none is given. Weights are written as
   `dtype` (default: the Shape's), in several files when more than `shard_bytes`. The directory
   appears whole or not at all; an earlier export there is replaced. Every process must call this;
   process 0 writes. Raises ValueError when `source` describes another model or `path` holds
@@ -231,6 +232,9 @@ def save(path, model, source, dtype=None, shard_bytes=5 * 10**9):
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     _copy_companions(source, partial, dtype)
+    if chat_template:  # this file goes before what tokenizer_config.json says
+      with open(os.path.join(partial, "chat_template.jinja"), "w", encoding="utf-8") as f:
+        f.write(chat_template)
   weight_map = {}
   for i, part in enumerate(files):
     file = "model.safetensors" if len(files) == 1 else (

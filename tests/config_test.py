@@ -98,6 +98,9 @@ WRONG = [
     (dict(teacher__path=""), "teacher.path is '': it must be a Hugging Face directory"),
     (dict(student__path=""), "student.path is '': it must be a Hugging Face directory"),
     (dict(teacher__dtype="fp16"), "teacher.dtype is 'fp16': it must be float32 or bfloat16"),
+    (dict(teacher__thinking="yes"), "teacher.thinking is 'yes': it must be on, off or empty"),
+    (dict(student__chat_template="no.jinja"),
+     "student.chat_template is 'no.jinja': it must be the path of a Jinja file that exists"),
     # problems
     (dict(problems__test=0), "problems.test is 0: it must be at least 1"),
     (dict(problems__train=0), "problems.train is 0: it must be at least 1"),

@@ -240,7 +240,7 @@ def test_the_command_says_what_is_wrong_in_one_message(flag, says, tmp_path):
 def test_the_bundled_teacher_solves_nine_in_ten_test_problems(tmp_path):
   mesh.start(devices=jax.devices()[:1])
   path = stages.directory("bundled/teacher")
-  net, tokenizer = stages._load(path, unroll=True)
+  net, tokenizer = stages._load(small().teacher, path)
   assert model.parameters(net.shape) <= 3e6
   writer = collect.Writer(model.unstacked(net), tokenizer, tokens.eos_ids(path, tokenizer))
   greedy = config_lib.Select(k=1, rows=64, prompt=40, max_tokens=80, temperature=0.0)

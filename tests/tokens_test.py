@@ -8,6 +8,7 @@ import pytest
 from gen_ssd import tokens
 
 WORDS = "Tom has apples He buys more + - = \\boxed{ How many now <think> </think>".split()
+KEEPS = pathlib.Path(__file__).parents[1] / "configs" / "templates" / "r1_keeps_thoughts.jinja"
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tokenizers"
 
 
@@ -110,6 +111,8 @@ def test_end_ids(small, tmp_path):
   assert tokens.eos_ids(tmp_path / "nowhere", small) == (1,)
   small_without = tokens.word_level_tokenizer(WORDS, tmp_path / "other")
   small_without.eos_token = None
+  assert tokens.eos_ids(tmp_path / "nowhere", small_without) == (1,)  # by its template
+  small_without.chat_template = None
   with pytest.raises(ValueError, match="end token"):
     tokens.eos_ids(tmp_path, small_without)
 
@@ -155,7 +158,8 @@ def test_qwen3_template_with_and_without_thinking():
   qwen = real("qwen3")
   think = tokens.chat_prompt(qwen, "How many?")
   assert qwen.decode(think) == "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"
-  direct = tokens.chat_prompt(qwen, "How many?", enable_thinking=False)
+  silent = tokens.load_tokenizer(REAL / "qwen3", thinking="off")
+  direct = tokens.chat_prompt(silent, "How many?")
   assert direct[:len(think)] == think
   assert qwen.decode(direct[len(think):]) == "<think>\n\n</think>\n\n"
   system = tokens.chat_prompt(qwen, "How many?", system="Be brief.")
@@ -164,8 +168,94 @@ def test_qwen3_template_with_and_without_thinking():
     trace = qwen.encode(text)
     ids, start = tokens.render_row(qwen, "How many?", trace)
     assert ids == think + trace and start == len(think)
-  ids, _ = tokens.render_row(qwen, "How many?", trace, enable_thinking=False)
+  ids, _ = tokens.render_row(silent, "How many?", trace)
   assert ids == direct + trace
+  with pytest.raises(ValueError, match="starts every answer with an empty thinking part, and the trace "
+                                       "does think.*student.thinking"):
+    tokens.render_row(silent, "How many?", qwen.encode("<think>\nTwo.\n</think>\n\n3"))
+  loud = tokens.load_tokenizer(REAL / "qwen3", thinking="on")
+  assert tokens.chat_prompt(loud, "How many?") == think
+
+
+def test_generation_prompt_that_opens_the_thinking_part():
+  """As Qwen3's thinking-only models and newer R1-Distill templates do."""
+  qwen, opens = real("qwen3"), real("qwen3")
+  opens.chat_template = opens.chat_template.replace(
+      "{{- '<|im_start|>assistant\\n' }}", "{{- '<|im_start|>assistant\\n<think>\\n' }}")
+  plain, prompt = tokens.chat_prompt(qwen, "How many?"), tokens.chat_prompt(opens, "How many?")
+  opening = qwen.encode("<think>\n")
+  assert prompt == plain + opening
+  assert tokens.opening(opens, prompt) == opening and tokens.opening(qwen, plain) == []
+  # Whoever opens, both models read the same trace behind their own prompts.
+  assert tokens.prompts((opens, qwen), "How many?") == (prompt, plain + opening)
+  assert tokens.prompts((qwen, opens), "How many?") == (plain, plain)
+  assert tokens.prompts((opens, opens), "How many?") == (prompt, prompt)
+  # The trace of a teacher whose prompt opened it, and of one that wrote everything itself.
+  rest = qwen.encode("Two.\n</think>\n\n\\boxed{3}<|im_end|>")
+  for student in (qwen, opens):
+    ids, start = tokens.render_row(student, "How many?", rest, opened="<think>\n")
+    assert (ids, start) == (plain + opening + rest, len(plain))
+    assert tokens.render_row(student, "How many?", opening + rest) == (ids, start)
+  with pytest.raises(ValueError, match="starts every answer with <think>, and the trace does not"):
+    tokens.render_row(opens, "How many?", qwen.encode("Three.<|im_end|>"))
+
+
+def test_a_student_template_that_would_cut_the_thinking_is_found_before_anything_is_written():
+  qwen, cutting, keeping, phi = (real(n) for n in ("qwen3", "qwen3", "qwen3", "phi-3-mini"))
+  cutting.chat_template = template_of("deepseek_r1_distill_qwen")
+  cutting.bos_token = keeping.bos_token = "<|endoftext|>"
+  keeping.chat_template = KEEPS.read_text()
+  tokens.check_thoughts(qwen, qwen, "1?")
+  tokens.check_thoughts(qwen, keeping, "1?")
+  tokens.check_thoughts(cutting, keeping, "1?")
+  tokens.check_thoughts(tokens.load_tokenizer(REAL / "qwen3", thinking="off"), cutting, "1?")
+  tokens.check_thoughts(phi, cutting, "1?")  # knows no thinking
+  for teacher in (qwen, cutting):
+    with pytest.raises(ValueError, match="changes the trace: '<think>.*student.chat_template"):
+      tokens.check_thoughts(teacher, cutting, "1?")
+  with pytest.raises(ValueError, match="an empty thinking part"):
+    tokens.check_thoughts(qwen, tokens.load_tokenizer(REAL / "qwen3", thinking="off"), "1?")
+
+
+def test_the_template_that_keeps_thoughts_writes_what_the_real_one_writes():
+  real_one, ours = real("qwen3"), real("qwen3")
+  real_one.chat_template = template_of("deepseek_r1_distill_qwen")
+  ours.chat_template = KEEPS.read_text()
+  real_one.bos_token = ours.bos_token = "<|endoftext|>"
+  for system in (None, "Be brief."):
+    assert tokens.chat_prompt(ours, "How\nmany?", system) == tokens.chat_prompt(
+        real_one, "How\nmany?", system)
+  dialogue = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": " 3\n"}]
+  render = lambda t: t.apply_chat_template(dialogue, tokenize=False)
+  assert render(ours) == render(real_one)
+
+
+def test_a_template_of_a_file_and_a_missing_switch(small, tmp_path):
+  (tmp_path / "t.jinja").write_text("A {{ messages[0].content }} B\n")
+  path = tmp_path / "tokenizer"
+  tokens.word_level_tokenizer(WORDS, path)
+  found = tokens.load_tokenizer(path, str(tmp_path / "t.jinja"))
+  assert found.chat_template == "A {{ messages[0].content }} B"
+  with pytest.raises(ValueError, match=f"thinking is 'off': the chat template of {path} has no such"):
+    tokens.load_tokenizer(path, thinking="off")
+
+
+def test_a_template_that_fails_is_named(small, tmp_path):
+  refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}<user>"
+  tokenizer = tokens.word_level_tokenizer(WORDS, tmp_path, chat_template=refusing)
+  tokens.chat_prompt(tokenizer, "How")
+  with pytest.raises(ValueError, match=f"{tmp_path} fails on roles system, user: no system"):
+    tokens.chat_prompt(tokenizer, "How", "Be brief.")
+
+
+def test_the_end_of_an_answer_by_the_template():
+  phi = real("phi-3-mini")
+  ends = tokens.eos_ids(REAL / "phi-3-mini", phi)
+  assert phi.convert_ids_to_tokens(list(ends)) == ["<|endoftext|>", "<|end|>"]
+  qwen = real("qwen3")
+  assert qwen.convert_ids_to_tokens(list(tokens.eos_ids(REAL / "qwen3", qwen))) == ["<|im_end|>"]
+  qwen.chat_template = template_of("qwen2.5")
+  assert qwen.convert_ids_to_tokens(list(tokens.eos_ids(REAL / "qwen3", qwen))) == ["<|im_end|>"]
 
 
 def test_template_of_deepseek_r1_distill_is_found_out():
