@@ -47,10 +47,10 @@ def small(shape=SMALL):
       model.spec(shape, name)))
 
 
-def all_logits(net, tokens):
+def all_logits(net, tokens, block=None):
   tokens = jnp.asarray(tokens)
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  x = hidden(net, tokens, positions, jnp.ones_like(tokens))
+  x = hidden(net, tokens, positions, jnp.ones_like(tokens), block)
   return np.asarray(jax.jit(model.logits)(net, x))[:, 0]
 
 
@@ -61,6 +61,9 @@ def test_golden_logits(name, tmp_path):
   shape = weights.read_shape(folder)
   net = weights.load(folder, shape)
   np.testing.assert_allclose(all_logits(net, tokens[None])[0], want, atol=1e-4)
+
+  if shape.local:  # the window reaches over blocks of keys
+    np.testing.assert_allclose(all_logits(net, tokens[None], 8)[0], want, atol=1e-4)
 
   # The file would notice a fact that is ignored or off by one.
   for wrong in (dict(theta=10000.0), dict(rope=("default",)), dict(act="silu"),
