@@ -1,10 +1,18 @@
 """Choosing among whole traces, after they are written: the same scorers, from what rows hold."""
+import functools
 import hashlib
+import math
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from gen_ssd import attention
+from gen_ssd import mesh
+from gen_ssd import model as model_lib
 from gen_ssd import scores
+from gen_ssd import tokens as tokens_lib
 
 BATCH = 64  # traces scored at a time
 
@@ -22,21 +30,22 @@ def best(rows, scorer, **options):
   return [r for _, r in found.values()]
 
 
-def score(rows, scorer, *, seed=0):
+def score(rows, scorer, *, seed=0, difficulty=None):
   """f32[n]: the scores of whole traces, lower is better.
 
   Args:
     rows: traces as traces.row makes them, of collections with a student.
     scorer: a name of scores.SCORERS. seed: of the scorer `random`.
+    difficulty: {(uuid, attempt): Rationale Difficulty} for the scorer `morsd`: see `difficulties`.
   """
   longest = max((r["num_tokens"] for r in rows), default=0)
   run = jax.jit(scores.SCORERS[scorer])  # one shape, so one compilation
-  found = [np.asarray(run(*_candidates(rows[i:i + BATCH], longest, seed)))[0]
+  found = [np.asarray(run(*_candidates(rows[i:i + BATCH], longest, seed, difficulty)))[0]
            for i in range(0, len(rows), BATCH)]
   return np.concatenate([np.zeros(0, np.float32), *found])[:len(rows)]
 
 
-def _candidates(rows, longest, seed):
+def _candidates(rows, longest, seed, difficulty):
   """(Statistics, live, noise) of at most BATCH traces, as arrays [1,n,t] and [1,n]."""
   def table(values, dtype=np.float32):
     x = np.zeros((1, BATCH, longest), dtype)
@@ -50,9 +59,76 @@ def _candidates(rows, longest, seed):
       table(lambda r: r["student_nlls"]), table(lambda r: r["student_ranks"]),
       teacher_nll=-table(lambda r: r["teacher_logprobs"]),
       start=table(lambda r: np.isin(np.arange(r["num_tokens"]), r["starts"]), bool),
-      long=whole(lambda r: _uniform(r["uuid"]) < 0.2, bool))
+      long=whole(lambda r: _uniform(r["uuid"]) < 0.2, bool),
+      difficulty=difficulty and whole(lambda r: difficulty[r["uuid"], r["attempt"]]))
   noise = whole(lambda r: _uniform(f"{seed} {r['uuid']} {r['attempt']}"))
   return statistics, table(lambda r: True, bool), noise
+
+
+def difficulties(student, tokenizer, rows, *, batch, system=None):
+  """{(uuid, attempt): PPL(answer | q, r) / PPL(answer | q)}: MoRSD's Rationale Difficulty.
+
+  The answer is the trace's sentence with the last box, as the ids the teacher wrote; the rationale
+  r is what stands before it. Below 1, the rationale makes the answer likelier to the student.
+
+  Args:
+    student: Transformer (stacked) on the current mesh. rows: traces as traces.row makes them.
+    batch: texts read at a time; a multiple of the devices.
+  """
+  texts = []
+  for r in rows:
+    text, begin = tokens_lib.render_row(tokenizer, r["problem"], r["ids"], system, r["opened"],
+                                        check=False)
+    prompt, body = text[:begin], text[begin:]
+    while body and body[-1] in tokenizer.all_special_ids:
+      body = body[:-1]
+    at = answer_start(tokenizer, body)
+    texts += [([*prompt, *body[:n], *body[at:]], len(body) - at) for n in (at, 0)]
+  size = max((len(ids) for ids, _ in texts), default=1)
+  size = -(-size // 64) * 64 if size <= 1024 else -(-size // 1024) * 1024
+  found = []
+  for i in range(0, len(texts), batch):
+    part = texts[i:i + batch]
+    text, length, tail = np.zeros((batch, size), np.int32), *np.ones((2, batch), np.int32)
+    for j, (ids, n) in enumerate(part):
+      text[j, :len(ids)], length[j], tail[j] = ids, len(ids), n
+    put = lambda x: mesh.place(x, P(student.shape.rows, *[None] * (x.ndim - 1)))
+    found += mesh.host(_tail_nll(student, *map(put, (text, length, tail))))[:len(part)].tolist()
+  return {(r["uuid"], r["attempt"]): math.exp(min(found[2 * i] - found[2 * i + 1], 80))
+          for i, r in enumerate(rows)}
+
+
+def answer_start(tokenizer, ids):
+  """Index where the sentence with the last box begins (the last sentence when there is no box)."""
+  box = len(ids) - 1
+  for i in range(len(ids) - 1, -1, -1):
+    if "\\boxed" in tokenizer.decode(ids[i:]):
+      box = i
+      break
+  ends = (".", "!", "?", "\n", "</think>")
+  while box > 0 and not tokenizer.decode([ids[box - 1]]).rstrip(" ").endswith(ends):
+    box -= 1
+  return max(box, 0)
+
+
+@jax.jit
+def _tail_nll(student, tokens, length, tail):
+  """Mean student nll f32[b] of the last tail[b] of length[b] tokens int32[b,t]."""
+  b, t = tokens.shape
+  index = jnp.arange(t)
+  seen = (index < length[:, None]).astype(jnp.int32)
+  hidden = model_lib.forward_packed(
+      student, tokens, jnp.broadcast_to(index, (b, t)),
+      functools.partial(_attend, segments=seen, block=min(t, 1024)))
+  nll = scores.token_statistics(student, hidden, jnp.roll(tokens, -1, 1)[:, None]).nll[:, 0]
+  after = index + 1
+  wanted = (after >= (length - tail)[:, None]) & (after < length[:, None])
+  mean = scores.mean(nll, wanted)
+  return jax.sharding.reshard(mean, P(None))
+
+
+def _attend(q, k, v, *, segments, block, **near):
+  return attention.attend_packed(q, k, v, segments, block=block, **near)
 
 
 def _uniform(text):

@@ -23,6 +23,7 @@ class Statistics:
   entropy: jax.Array | None = None     # f32 nats, the student's; not of traces read from disk
   teacher_nll: jax.Array | None = None  # f32 nats at temperature 1
   start: jax.Array | None = None       # bool, the first token of a step
+  difficulty: jax.Array | None = None  # f32[b,k], traces only: see morsd
   long: jax.Array | None = None        # bool[b,k], traces only: see mix_long
 
 
@@ -122,6 +123,11 @@ def teacher_gap(statistics, live, noise):
   return -jnp.sum(teachers, -1) / jnp.maximum(jnp.sum(last, -1), 1)
 
 
+def morsd(statistics, live, noise):
+  """Rationale Difficulty PPL(answer | q, r) / PPL(answer | q): MoRSD (arXiv 2509.23574)."""
+  return statistics.difficulty
+
+
 def mix_long(statistics, live, noise):
   """Mix-Long 1:4 (arXiv 2502.12143): the longest trace of one problem in five, else the shortest."""
   return jnp.where(statistics.long, longest(statistics, live, noise),
@@ -129,5 +135,5 @@ def mix_long(statistics, live, noise):
 
 
 SCORERS = {f.__name__: f for f in (perplexity, random, anti, rsr, longest, shortest, drop_first,
-                                   teacher_gap, mix_long)}
-WHOLE = ("mix_long",)  # only for whole traces
+                                   teacher_gap, morsd, mix_long)}
+WHOLE = ("morsd", "mix_long")  # only for whole traces

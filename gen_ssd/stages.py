@@ -5,6 +5,7 @@
     workdir/arms/NAME/    which traces are kept; a student and its answers in seed-0/, ...
     workdir/results.json, report.html
 """
+import collections
 import dataclasses
 import json
 import math
@@ -99,7 +100,8 @@ def collect(config, workdir):
       continue
     kept = traces.kept(rows, keep=select.keep)
     if select.granularity == "trace":
-      kept = posthoc.best(kept, select.scorer, seed=select.seed)
+      kept = posthoc.best(kept, select.scorer, seed=select.seed, difficulty=_difficulties(
+          config, workdir, select, kept) if select.scorer == "morsd" else None)
     if jax.process_index() == 0:
       folder.mkdir(parents=True, exist_ok=True)
       pairs = [[r["uuid"], r["attempt"]] for r in kept]
@@ -131,7 +133,7 @@ def evaluate(config, workdir):
   `tests`, the same for each.
   """
   costs, answered, problems = {}, {}, {t: _problems(config, "test", e) for t, e in tests(config)}
-  for name, _ in config.arms:
+  for name, select in config.arms:
     folder = workdir / "arms" / name
     for test, e in tests(config):
       as_writer = dataclasses.replace(
@@ -144,7 +146,8 @@ def evaluate(config, workdir):
                    problems[test], teacher=str(home / "student"), student=None,
                    title=f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1))
           for i, home in enumerate(_homes(config, folder))]
-    costs[name] = collected(*arm_rows(workdir, name), len(_problems(config, "train")))
+    costs[name] = collected(*arm_rows(workdir, name), len(_problems(config, "train")),
+                            whole=select.granularity == "trace")
   per_test = {t: _results(costs, {name: answered[name, t] for name in costs}, problems[t])
               for t in problems}
   found = next(iter(per_test.values()))
@@ -184,12 +187,24 @@ def pretrain(config, workdir):
   train_lib.pretrain(config, workdir)
 
 
-def collected(rows, kept, problems):
-  """What a collection cost and gave: figures of results.json."""
+def collected(rows, kept, problems, whole=False):
+  """What a collection cost and gave: figures of results.json.
+
+  `kl_bound` is how far, in nats a trace and at most, the choice has moved the kept traces away from
+  the teacher: log K - (K-1)/K for every choice among K, of chunks, or `whole` traces of a problem.
+  `kept_tokens` are the tokens trained on in one pass.
+  """
+  bound = lambda k: math.log(k) - (k - 1) / k
+  tries = collections.Counter(r["uuid"] for r in rows) if whole else {}
+  moved = [bound(tries.get(r["uuid"], 1)) + sum(bound(len(c["scores"])) for c in r["chunks"])
+           for r in kept]
   nll = sum(r["student_nll"] * r["num_tokens"] for r in kept if r["student_nll"] is not None)
   count = sum(r["num_tokens"] for r in kept if r["student_nll"] is not None)
   return {"student_nll": nll / count if count else None, "kept": len(kept), "problems": problems,
           "kept_tokens": sum(r["num_tokens"] for r in kept),
+          "mean_kept_tokens": np.mean([r["num_tokens"] for r in kept]).item() if kept else None,
+          "coverage": len({r["uuid"] for r in kept}) / max(problems, 1),
+          "kl_bound": np.mean(moved).item() if kept else None,
           "teacher_tokens": sum(r["teacher_tokens"] for r in rows),
           "pruned": sum(r["stop"] == "pruned" for r in rows) / max(len(rows), 1),
           "teacher_right": sum(r["verdict"] == "right" for r in rows) / max(len(rows), 1)}
@@ -316,6 +331,14 @@ def _chooser(config, workdir, select):
   """Path of the student that scores an arm's candidates."""
   return directory(config.student.path) if select.chooser == "base" else str(
       workdir / "cold_start" / "student")
+
+
+def _difficulties(config, workdir, select, rows):
+  """Rationale Difficulty of trace rows for an arm's student: see posthoc."""
+  student, tokenizer = _load(config.student, _chooser(config, workdir, select),
+                             rows=("data", "model"), tensor=None)
+  return posthoc.difficulties(student, tokenizer, rows, batch=select.rows,
+                              system=config.problems.system or None)
 
 
 def arm_rows(workdir, name):

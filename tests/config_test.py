@@ -160,6 +160,7 @@ WRONG = [
     (dict(select__steps=("",)), "select.steps is ('',): it must be texts that are not empty"),
     (dict(select__granularity="token"), "select.granularity is 'token': it must be chunk or trace"),
     (dict(select__chooser="teacher"), "select.chooser is 'teacher': it must be cold_start or base"),
+    (dict(select__scorer="morsd"), "select.scorer is 'morsd': it must be one of perplexity"),
     (dict(select__scorer="mix_long"), "select.scorer is 'mix_long': it must be one of perplexity"),
     (dict(arms={"late": {"granularity": "trace", "threshold": 2.0}}),
      "arms.late.threshold is 2.0: it must be off when arms.late.granularity is trace: nothing"),

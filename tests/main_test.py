@@ -1,5 +1,6 @@
 """The whole run, small: four arms on the bundled pair; and bad input before any compute."""
 import json
+import math
 import pathlib
 import shutil
 import subprocess
@@ -118,6 +119,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
   trace = dict(granularity="trace", threshold="off", k=3)
   config = small(stages=("cold_start", "collect"), select__k=2, arms={
       "rejection": dict(scorer="random", **trace), "shortest": dict(scorer="shortest", **trace),
+      "morsd": dict(scorer="morsd", **trace),
       "own": dict(), "base": dict(chooser="base"), "base_late": dict(chooser="base", **trace)})
   shutil.copytree(finished / "cold_start" / "student", tmp_path / "cold_start" / "student")
   run(config, tmp_path)
@@ -125,7 +127,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
   assert len(list((tmp_path / "traces").iterdir())) == 4
   assert rows["rejection"][0] == rows["shortest"][0] and len(rows["shortest"][0]) == 36
   right = [r for r in rows["shortest"][0] if r["verdict"] == "right"]
-  for name in ("rejection", "shortest"):
+  for name in ("rejection", "shortest", "morsd"):
     kept = rows[name][1]
     assert [r["uuid"] for r in kept] == sorted({r["uuid"] for r in right})
     assert all(r in right for r in kept)
@@ -134,6 +136,13 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
   same = lambda a, b, what: [r[what] for r in rows[a][0]] == [r[what] for r in rows[b][0]]
   assert same("base_late", "shortest", "ids") and not same("base_late", "shortest", "student_nll")
   assert not same("base", "own", "ids")
+  late = stages.collected(*rows["shortest"], 12, whole=True)
+  assert late["coverage"] == len(rows["shortest"][1]) / 12
+  assert late["kl_bound"] == pytest.approx(math.log(3) - 2 / 3)
+  early = stages.collected(*rows["own"], 12)
+  assert early["kl_bound"] == pytest.approx((math.log(2) - 1 / 2) * sum(
+      len(r["chunks"]) for r in rows["own"][1]) / len(rows["own"][1]))
+  assert early["mean_kept_tokens"] == early["kept_tokens"] / early["kept"]
 
 
 def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, monkeypatch):

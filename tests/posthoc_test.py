@@ -1,9 +1,15 @@
 """Choosing among whole traces: every rule by hand."""
 import math
 
+import jax
 import pytest
 
+from gen_ssd import config
+from gen_ssd import mesh
 from gen_ssd import posthoc
+from gen_ssd import problems
+from gen_ssd import stages
+from gen_ssd import tokens
 
 
 def row(uuid, attempt, nll, ranks=None, teacher=None, starts=(0,)):
@@ -29,6 +35,53 @@ ROWS = [row("a", 0, [1.0, 1.0, 4.0], [1, 2, 300]), row("a", 1, [3.0], [3]),
 def test_the_best_trace_of_each_problem(scorer, a, b, order):
   found = posthoc.best(ROWS[::order], scorer)
   assert [(r["uuid"], r["attempt"]) for r in found] == [("a", a), ("b", b)]
+
+
+def test_rationale_difficulty_is_looked_up():
+  given = {("a", 0): 0.9, ("a", 1): 0.3, ("a", 2): 0.5, ("b", 0): 2.0, ("b", 1): 1.0}
+  found = posthoc.best(ROWS, "morsd", difficulty=given)
+  assert [r["attempt"] for r in found] == [1, 1]
+
+
+TEXTS = ["Tom has 57. 57 - 5 = 52. So \\boxed{52}.", "So \\boxed{7}.", "57 - 5 = 52. 1 + 1 = 2."]
+
+
+def test_the_answer_is_the_sentence_with_the_last_box():
+  tokenizer = tokens.load_tokenizer(stages.directory("bundled/student"))
+  for text, answer in zip(TEXTS, ("So \\boxed{52}.", "So \\boxed{7}.", "1 + 1 = 2.")):
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    at = posthoc.answer_start(tokenizer, ids)
+    assert tokenizer.decode(ids[at:]).strip() == answer
+
+
+def test_rationale_difficulty_is_a_ratio_of_perplexities():
+  """Against transformers, for each answer with its rationale and without."""
+  import torch
+  import transformers
+  mesh.start(devices=jax.devices()[:1])
+  path = stages.directory("bundled/student")
+  student, tokenizer = stages._load(config.Model(path), path)
+  one = problems.bundled("test", 1)[0].problem
+  rows = [{"uuid": "ab", "attempt": i, "problem": one, "opened": "", "ids": [
+      *tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]}
+          for i, text in enumerate(TEXTS)]
+  found = posthoc.difficulties(student, tokenizer, rows, batch=4)
+  net = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+  prompt = tokens.chat_prompt(tokenizer, one)
+
+  def perplexity(before, answer):
+    ids = torch.tensor([[*prompt, *before, *answer]])
+    with torch.no_grad():
+      logp = net(ids).logits[0].log_softmax(-1)
+    at = range(len(ids[0]) - len(answer), len(ids[0]))
+    return math.exp(-sum(float(logp[i - 1, ids[0, i]]) for i in at) / len(answer))
+
+  for r in rows:
+    ids = r["ids"][:-1]
+    at = posthoc.answer_start(tokenizer, ids)
+    want = perplexity(ids[:at], ids[at:]) / perplexity([], ids[at:])
+    assert found["ab", r["attempt"]] == pytest.approx(want, rel=2e-3)
+  assert found["ab", 1] == 1 and abs(math.log(found["ab", 0])) > 0.1
 
 
 def test_nothing_kept_is_nothing_chosen():

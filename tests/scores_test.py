@@ -20,7 +20,7 @@ NOISE = np.float32([[0.3, 0.1, 0.2]])
 
 def statistics(change=lambda x: x):
   return scores.Statistics(change(NLL), change(RANK), change(NLL), change(TEACHER), START,
-                           np.array([[True, True, False]]))
+                           np.float32([[0.5, 0.25, 2]]), np.array([[True, True, False]]))
 
 
 @pytest.mark.parametrize("name,want", [
@@ -32,6 +32,7 @@ def statistics(change=lambda x: x):
     ("shortest", [3, 1, 0]),
     ("drop_first", [2, 4, 0]),                       # only the 2; a lone first token counts
     ("teacher_gap", [-1, 0, 0]),    # e^-1 over e^-1.5 and e^-0.1 over e^-6; e^-4.05 under e^-4
+    ("morsd", [0.5, 0.25, 2]),
     ("mix_long", [-3, -1, 0])])
 def test_scorers_by_hand(name, want):
   found = scores.SCORERS[name](statistics(), LIVE, NOISE)
