@@ -177,7 +177,8 @@ class _Loop:
       tail = trace.ids[-(s.loop_window - 1):]
       if tail:
         recent[i, -len(tail):] = tail
-    put = lambda x: mesh_lib.place(x, P("data", *[None] * (x.ndim - 1)))
+    rows = self.writer.teacher.shape.rows
+    put = lambda x: mesh_lib.place(x, P(rows, *[None] * (x.ndim - 1)))
     return engine.Admission(*map(put, (mark, text[0], length[0], text[1], length[1], key, chunk,
                                        retry, room, recent)))
 

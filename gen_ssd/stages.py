@@ -30,6 +30,7 @@ from gen_ssd import traces
 from gen_ssd import train as train_lib
 from gen_ssd import weights
 
+ALONE = dict(rows=mesh_lib.AXES, tensor=None)  # a student: whole on every device, which share rows
 BUNDLED = pathlib.Path(__file__).parent / "bundled"
 
 
@@ -136,14 +137,10 @@ def evaluate(config, workdir):
   for name, select in config.arms:
     folder = workdir / "arms" / name
     for test, e in tests(config):
-      as_writer = dataclasses.replace(
-          config.select, granularity="chunk", k=1, rows=e.rows, temperature=e.temperature,
-          top_p=e.top_p, top_k=0, max_tokens=e.max_tokens or config.select.max_tokens,
-          attempts=e.samples, seed=e.seed, threshold="off", margin="off", delimiters=(), steps=(),
-          resamples=0)
       answered[name, test] = [
-          _collect(config, workdir, as_writer, home / "-".join(filter(None, ("answers", test))),
-                   problems[test], teacher=str(home / "student"), student=None,
+          _collect(config, workdir, answering(config, e),
+                   home / "-".join(filter(None, ("answers", test))), problems[test],
+                   teacher=str(home / "student"), student=None,
                    title=f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1))
           for i, home in enumerate(_homes(config, folder))]
     costs[name] = collected(*arm_rows(workdir, name), len(_problems(config, "train")),
@@ -237,6 +234,14 @@ def tests(config):
   return config.tests or (("", config.evaluate),)
 
 
+def answering(config, e):
+  """The Select with which students answer the problems of an Evaluate."""
+  return dataclasses.replace(
+      config.select, granularity="chunk", k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p,
+      top_k=0, max_tokens=e.max_tokens or config.select.max_tokens, attempts=e.samples, seed=e.seed,
+      threshold="off", margin="off", delimiters=(), steps=(), resamples=0)
+
+
 def _part(config, split, e=None):
   """(source, number of problems or 0 for all, problems of the source that are left to others)."""
   p = config.problems
@@ -270,10 +275,11 @@ def _load(model, path, **placement):
 
 def _collect(config, workdir, select, folder, problems, *, student, title, teacher=None):
   """Rows of one collection, by the models at these paths."""
+  placement = ALONE if teacher else {}  # then a student answers
   teacher = teacher or directory(config.teacher.path)
-  mine, tokenizer = _load(config.teacher, teacher)
-  chooser, its_tokenizer = (None, None) if student is None else _load(
-      config.student, student, rows=("data", "model"), tensor=None)
+  mine, tokenizer = _load(config.teacher, teacher, **placement)
+  chooser, its_tokenizer = (None, None) if student is None else _load(config.student, student,
+                                                                      **ALONE)
   writer = collect_lib.Writer(
       model_lib.unstacked(mine), tokenizer, tokens.eos_ids(teacher, tokenizer),
       chooser and model_lib.unstacked(chooser), its_tokenizer, config.problems.system or None)

@@ -218,3 +218,17 @@ def test_kept_traces_become_parquet_rows(setting, whole, tmp_path):
   traces.write_parquet(tmp_path / "t.parquet", rows)
   table = pq.read_table(tmp_path / "t.parquet").to_pylist()
   assert sorted(t["uuid"] for t in table) == sorted(r["uuid"] for r in rows)
+
+
+def test_a_student_alone_answers_the_same_on_every_mesh(setting, tmp_path):
+  """As in evaluation: whole on every device, rows over both axes, though its heads do not divide."""
+  greedy = dataclasses.replace(SELECT, k=1, threshold="off", resamples=0)
+  found = []
+  for parallel, devices in ((1, 1), (4, 8)):
+    mesh.start(parallel, devices=jax.devices()[:devices])
+    student = tiny.build(dataclasses.replace(tiny.STUDENT, rows=mesh.AXES, tensor=None, vocab=192))
+    writer = dataclasses.replace(setting[0], teacher=student, student=None, student_tokenizer=None)
+    found.append(run(setting, tmp_path / str(devices), greedy, writer, setting[1][:10]))
+  mesh.start(devices=jax.devices()[:1])
+  assert [r["ids"] for r in found[0]] == [r["ids"] for r in found[1]]
+  assert len({tuple(r["ids"]) for r in found[0]}) > 5

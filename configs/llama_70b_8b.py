@@ -1,0 +1,13 @@
+"""Llama-3.3-70B-Instruct writes, Llama-3.1-8B-Instruct chooses and learns; 8 chips a teacher."""
+from configs import paper
+
+
+def get_config(arg=""):
+  c = paper.get_config(arg)
+  c.name = "llama-70b-8b"
+  c.model_parallel = 8
+  c.teacher.path = "meta-llama/Llama-3.3-70B-Instruct"
+  c.student.path = "meta-llama/Llama-3.1-8B-Instruct"
+  for part in (c.select, c.cold_start):
+    part.max_tokens = 4096
+  return c

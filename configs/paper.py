@@ -1,0 +1,41 @@
+"""Data and evaluation as the paper's results suggest them; the configs of pairs add the models.
+
+Competition mathematics: problems of MATH, students measured on AIME 2024 and 2025 and AMC 2023 (mean
+of 16 samples) and OlympiadBench (674 problems, one sample) at temperature 0.6 and top_p 0.95. The
+paper's own K, chunk length, temperatures and sizes are not known: those here are ours.
+"""
+from gen_ssd import config
+
+SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+def get_config(arg=""):
+  del arg
+  c = config.default()
+  c.name = "paper"
+  c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)
+  long = dict(c=128, rows=32, prompt=2048, max_tokens=8192, block=512, loop_window=256)
+  c.select.update(k=8, temperature=1.0, threshold="calibrated", shard_rounds=16, **long)
+  c.cold_start.update(temperature=0.6, shard_rounds=16, **long)
+  c.arms = {
+      "standard_kd": dict(k=1, threshold="off"),
+      "random": dict(scorer="random", threshold="off"),
+      "posthoc": dict(granularity="trace", threshold="off"),
+      "gen_ssd": dict(),
+      "gen_ssd_rsr": dict(scorer="rsr"),
+  }
+  c.seeds = 3
+  training = dict(rows=16, length=8192, accumulate=2, learning_rate=1e-5, weight_decay=0.0, block=1024,
+                  remat=True, dtype="bfloat16")
+  c.warm_up.update(steps=50, warmup=5, **training)
+  c.train.update(steps=500, warmup=25, **training)
+  c.evaluate.update(rows=32, temperature=0.6, top_p=0.95, max_tokens=16384)
+  c.tests = {
+      "aime24": dict(source="aime24", samples=16),
+      "aime25": dict(source="aime25", samples=16),
+      "amc23": dict(source="amc23", samples=16),
+      "olympiadbench": dict(source="olympiadbench"),
+  }
+  for who in ("teacher", "student"):
+    c[who].dtype = "bfloat16"
+  return c

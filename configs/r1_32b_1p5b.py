@@ -1,0 +1,24 @@
+"""DeepSeek-R1-Distill-Qwen-32B writes, the 1.5B of its family chooses and learns; 4 chips a teacher.
+
+Its template cuts the thinking out of assistant turns: the student gets one that keeps them, and is
+exported with it. The makers of these models advise against system messages.
+"""
+import pathlib
+
+from configs import paper
+
+
+def get_config(arg=""):
+  c = paper.get_config(arg)
+  c.name = "r1-32b-1p5b"
+  c.model_parallel = 4
+  c.teacher.path = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"
+  c.student.path = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+  c.student.chat_template = str(pathlib.Path(__file__).parent / "templates" /
+                                "r1_keeps_thoughts.jinja")
+  c.problems.system = ""
+  for part in (c.select, c.cold_start):
+    part.max_tokens = 16384
+  c.warm_up.length = c.train.length = 16384
+  c.evaluate.max_tokens = 32768
+  return c
