@@ -13,9 +13,9 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
-import numpy as np
 
 from gen_ssd import attention
+from gen_ssd import rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,58 +204,13 @@ def rms_norm(shape, x, weight):
   return (y * (weight + shape.norm_offset if shape.norm_offset else weight)).astype(x.dtype)
 
 
-def rope_frequencies(shape):
-  """Inverse frequencies f32[h/2] and the factor on cos and sin, for the config's rope type.
-
-  `default`, `linear`, `llama3` (Llama 3.1) and `yarn` (arXiv 2309.00071), as transformers 5
-  computes them. Raises ValueError for another type.
-  """
-  h, theta = shape.head, shape.theta
-  kind, p = shape.rope[0], dict(shape.rope[1:])
-  freqs = theta ** -(np.arange(0, h, 2, dtype=np.float64) / h)
-  if kind == "default":
-    return freqs.astype(np.float32), 1.0
-  if kind == "linear":
-    return (freqs / p["factor"]).astype(np.float32), 1.0
-  if kind == "llama3":
-    old, low, high = (p["original_max_position_embeddings"], p["low_freq_factor"],
-                      p["high_freq_factor"])
-    turns = old * freqs / (2 * np.pi)  # full turns inside the original length
-    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (freqs * (smooth + (1 - smooth) / p["factor"])).astype(np.float32), 1.0
-  if kind == "yarn":
-    factor, old = p["factor"], p["original_max_position_embeddings"]
-    magnitude = lambda m: 1.0 if factor <= 1 else 0.1 * m * math.log(factor) + 1.0
-    scale = p.get("attention_factor")
-    if scale is None:
-      if p.get("mscale") and p.get("mscale_all_dim"):
-        scale = magnitude(p["mscale"]) / magnitude(p["mscale_all_dim"])
-      else:
-        scale = magnitude(1.0)
-    where = lambda turns: h * math.log(old / (turns * 2 * math.pi)) / (2 * math.log(theta))
-    low, high = where(p.get("beta_fast") or 32.0), where(p.get("beta_slow") or 1.0)
-    if p.get("truncate", True):
-      low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, h - 1)
-    ramp = np.clip((np.arange(h // 2) - low) / ((high - low) or 0.001), 0.0, 1.0)
-    return (freqs * (1 - ramp) + freqs / factor * ramp).astype(np.float32), float(scale)
-  raise ValueError(f"rope type {kind!r} is not supported: default, linear, llama3 or yarn")
-
-
-def rope_angles(shape, positions):
-  """cos, sin f32[b,k,t,h/2] for positions [b,k,t]."""
-  freqs, scale = rope_frequencies(shape)
-  angle = positions.astype(jnp.float32)[..., None] * freqs
-  return jnp.cos(angle) * scale, jnp.sin(angle) * scale
-
-
 def views(shape, positions):
   """`of(local) -> (rope angles, window or None)` of a layer; `local` is a bool, traced in a scan."""
-  full = rope_angles(shape, positions)
+  full = rope.angles(shape, positions)
   if not any(shape.local):
     return lambda local: (full, None)
   own = dataclasses.replace(shape, theta=shape.local_theta, rope=shape.local_rope)
-  near = rope_angles(own, positions)
+  near = rope.angles(own, positions)
 
   def of(local):
     if isinstance(local, bool):
@@ -264,14 +219,6 @@ def views(shape, positions):
     return jax.tree.map(pick, near, full), pick(shape.window, EVERYTHING)
 
   return of
-
-
-def rotate(x, cos, sin):
-  """Rotary embedding (half-split) of x [b,k,t,...,h]."""
-  wide = (*cos.shape[:3], *(1,) * (x.ndim - 4), cos.shape[3])
-  cos, sin = cos.reshape(wide), sin.reshape(wide)
-  a, b = jnp.split(x.astype(jnp.float32), 2, -1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
 def embed(model, tokens):
@@ -304,7 +251,7 @@ def layer(shape, w, x, angles, attend):
     q, k = rms_norm(shape, q, w["qn"]), rms_norm(shape, k, w["kn"])
   if shape.query_scale != 1:
     q = q * jnp.asarray(shape.query_scale, q.dtype)
-  out, extra = attend(rotate(q, *angles), rotate(k, *angles), v)
+  out, extra = attend(rope.rotate(q, *angles), rope.rotate(k, *angles), v)
   # Not einsum, which orders the contracted axes in its own way and transposes the weight.
   y = lax.dot_general(out, w["o"].astype(x.dtype), (((3, 4, 5), (0, 1, 2)), ((), ())),
                       out_sharding=whole)

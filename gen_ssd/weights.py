@@ -320,6 +320,11 @@ def _difference(path, shape, ids):
     return float(np.abs(mine - theirs(torch.tensor(tokens).long()).logits[0].numpy()).max())
 
 
+def _free_memory():
+  with open("/proc/meminfo", encoding="utf-8") as f:
+    return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
+
+
 def check(path):
   """Prints what is in a directory, and how far our logits are from transformers' on a prompt."""
   meshes.start(devices=jax.local_devices()[:1])
@@ -327,7 +332,10 @@ def check(path):
   shape = read_shape(path, rows=None)
   check_files(path, shape)
   dtypes = sorted({str(tensors.FLOATS[e.dtype]) for e in tensors.headers(path)[0].values()})
-  print(f"architecture  {facts.read_config(path)['model_type']}: {shape}")
+  print(f"architecture  {facts.read_config(path)['model_type']}: " + ", ".join(
+      f"{f.name} {getattr(shape, f.name)}" for f in dataclasses.fields(shape)
+      if getattr(shape, f.name) != f.default and f.name != "rows"))
+  print(f"identity      {facts.identity(path)}")
   print(f"parameters    {models.parameters(shape):,}")
   print(f"dtype         {', '.join(dtypes)}")
   file, ids = os.path.join(path, "tokenizer.json"), np.arange(16) % shape.vocab
@@ -340,6 +348,11 @@ def check(path):
     print(f"tokenizer     {digest[:16]}, {len(tokenizer):,} ids")
   else:
     print("tokenizer     none (no tokenizer.json)")
+  needed, free = 8 * models.parameters(shape), _free_memory()
+  if needed > free:
+    print(f"logits        not compared: both models in float32 need {needed / 1e9:.0f} GB of memory, "
+          f"{free / 1e9:.0f} are free")
+    return
   far = _difference(path, shape, ids)
   print("logits        " + ("torch is not installed: not compared" if far is None else
                             f"at most {far:.2e} from transformers on {len(ids)} tokens (float32)"))

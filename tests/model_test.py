@@ -14,6 +14,7 @@ from gen_ssd import attention
 from gen_ssd import facts
 from gen_ssd import mesh
 from gen_ssd import model
+from gen_ssd import rope
 from gen_ssd import weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -95,7 +96,27 @@ def test_goldens_cover_every_architecture_and_rope_type():
 
 def test_rope_type_nobody_knows():
   with pytest.raises(ValueError, match="'longrope' is not supported.*yarn"):
-    model.rope_frequencies(dataclasses.replace(SMALL, rope=("longrope",)))
+    rope.frequencies(dataclasses.replace(SMALL, rope=("longrope",)))
+
+
+def test_gradients_do_not_depend_on_unrolling_or_recomputing(tmp_path):
+  mesh.start(devices=jax.devices()[:1])
+  folder, tokens, _ = golden("gemma3", tmp_path)
+  tokens = jnp.asarray(tokens)[None]
+
+  def gradient(unroll, remat):
+    attend = functools.partial(attention.attend_packed, segments=jnp.ones_like(tokens), block=14)
+    loss = lambda net: (model.forward_packed(net, tokens, jnp.arange(56)[None], attend,
+                                             remat=remat) ** 3).sum()
+    found = jax.jit(jax.grad(loss))(weights.load(folder, weights.read_shape(folder, unroll=unroll)))
+    return {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(found)}
+
+  want = gradient(False, False)
+  assert min(np.abs(x).max() for x in want.values()) > 0.1  # every leaf is used
+  for unroll, remat in ((True, False), (True, True), (False, True)):
+    got = gradient(unroll, remat)
+    for name in want:
+      np.testing.assert_allclose(got[name], want[name], rtol=1e-3, atol=1e-3, err_msg=name)
 
 
 def influence(net, tokens, positions, segments, block):
