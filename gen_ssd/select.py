@@ -17,6 +17,9 @@ from gen_ssd import selectors as selectors_lib
 IDLE, RUNNING, ENDED, PRUNED, LENGTH = range(5)  # State.why
 STOPS = {ENDED: "ended", PRUNED: "pruned", LENGTH: "length"}
 CONTINUES, DELIMITER, EOS = range(3)  # Knobs.ends
+# Attention scores a device holds while it scores chunks, by Shape.unroll: what its memory takes,
+# or on a CPU what its cache takes.
+SCORES = {False: 1 << 26, True: 1 << 21}
 
 
 @jax.tree_util.register_dataclass
@@ -291,7 +294,7 @@ def _starts(state, knobs, tokens):
 
 
 def _score(student, prefix, tokens, count, running, noise, scorer, block, teacher_nll, start):
-  """Student statistics of every candidate in one forward: inputs are [last, tokens[:-1]]."""
+  """Student statistics of candidates, a tile of tokens at a time: inputs are [last, tokens[:-1]]."""
   shape = student.shape
   there = lambda x: reshard(x, P(shape.rows, *[None] * (x.ndim - 1)))
   tokens, count, running, noise, teacher_nll, start = map(
@@ -300,18 +303,32 @@ def _score(student, prefix, tokens, count, running, noise, scorer, block, teache
   index = jnp.arange(c, dtype=jnp.int32)
   last = jnp.broadcast_to(prefix.last[:, None, None], (b, k, 1))
   inputs = jnp.concatenate([last, tokens[..., :-1]], -1)
-  positions = jnp.broadcast_to(prefix.length[:, None, None] + index, (b, k, c))
-  attend = functools.partial(attention.attend_branches, causal=index[None] <= index[:, None],
-                             valid=prefix.valid, used=_used(prefix.valid & running[:, None], block),
-                             block=block, position=prefix.position)
-  hidden, chunk = model_lib.forward(student, inputs, positions,
-                                    attention.blank_chunk(shape, b, k, c), jnp.int32(0), prefix.kv,
-                                    attend)
-  found = dataclasses.replace(scores_lib.token_statistics(student, hidden, tokens),
-                              teacher_nll=teacher_nll, start=start)
+  used = _used(prefix.valid & running[:, None], block)
+  step = _tile(shape, tokens, block)
+
+  def part(chunk, at):
+    cut = lambda x: lax.dynamic_slice_in_dim(x, at, step, 2)
+    here = lax.dynamic_slice_in_dim(index, at, step)
+    positions = jnp.broadcast_to(prefix.length[:, None, None] + here, (b, k, step))
+    attend = functools.partial(attention.attend_branches, causal=index[None] <= here[:, None],
+                               valid=prefix.valid, used=used, block=block,
+                               position=prefix.position)
+    hidden, chunk = model_lib.forward(student, cut(inputs), positions, chunk, at, prefix.kv, attend)
+    return chunk, scores_lib.token_statistics(student, hidden, cut(tokens))
+
+  chunk, found = lax.scan(part, attention.blank_chunk(shape, b, k, c), index[::step])
+  found = jax.tree.map(lambda x: lax.reshape(jnp.moveaxis(x, 0, 2), (b, k, c)), found)
+  found = dataclasses.replace(found, teacher_nll=teacher_nll, start=start)
   live = index < count[..., None]
   rank = jnp.where(live, jnp.minimum(found.rank, 100), 0).astype(jnp.int32)
   return jnp.where(live, found.nll, 0), rank, scorer(found, live, noise), chunk
+
+
+def _tile(student, tokens, block):
+  """Tokens of a chunk to score at a time: as many as divide it and keep to SCORES, at least one."""
+  b, k, c = jax.typeof(tokens).sharding.shard_shape(tokens.shape)
+  most = SCORES[student.unroll] // (b * k * student.kv_heads * student.groups * block)
+  return max(n for n in range(1, c + 1) if c % n == 0 and n <= max(most, 1))
 
 
 def _commit(state, knobs, chunk, read, running, suitable, choice, tokens, count, ended, window, c):

@@ -116,6 +116,20 @@ def test_layers_unrolled_and_prefix_in_blocks_change_nothing(options):
   assert play(**options).texts == want
 
 
+@pytest.mark.parametrize("tile,unroll", [(1, True), (2, False)])
+def test_scoring_in_tiles_of_tokens_changes_nothing(monkeypatch, tile, unroll):
+  want = reference()
+  start()
+  slots = 64 + 4 * tile  # not compiled by another test
+  monkeypatch.setattr(select, "SCORES", {unroll: tile * 8 * 3 * 2 * slots})
+  assert select._tile(tiny.STUDENT.__class__(**{**tiny.STUDENT.__dict__, "unroll": unroll}),
+                      tiny.put(np.zeros((8, 3, 4), np.int32)), slots) == tile
+  engine = play(slots=slots, unroll=unroll)
+  assert engine.texts == want.texts
+  for name, nll in want.nll.items():
+    np.testing.assert_allclose(engine.nll[name], nll, atol=1e-5)
+
+
 def test_same_tokens_in_any_row_in_any_company_at_any_time():
   want = reference().texts
   start()
