@@ -394,9 +394,9 @@ def test_one_program_whatever_the_knobs():
   assert (tiny.compiled("select_step"), tiny.compiled("admit")) == (before[0] + 1, before[1])
 
 
-def compiled_text(parallel, devices, **options):
+def compiled_text(parallel, devices, c=4, block=64, **options):
   start(parallel, devices)
-  engine = tiny.Engine(slots=704, c=4, block=64, **options)
+  engine = tiny.Engine(slots=704, c=c, block=block, **options)
   return select.select_step.lower(engine.teacher, engine.student, engine.state, engine.knob,
                                   **engine.static).compile().as_text(), engine
 
@@ -410,6 +410,33 @@ def test_no_copy_and_no_gather_of_a_cache_in_the_compiled_step(parallel, devices
   found = [line.strip()[:160] for line in text.splitlines() if moving.search(line)
            and not re.search(r"= (pred|s32)\[", line)]  # bool[b,s] is not a cache
   assert not found, found
+
+
+def loop_lines(text, carried):
+  """Instructions of the while bodies that carry an array of this type, and of all they call."""
+  parts = dict(re.findall(r"^(?:ENTRY )?%(\S+) .*\{\n((?:.*\n)*?)\}", text, re.M))
+  todo = re.findall(rf" = \(.*{re.escape(carried)}.* while\(.*body=%([\w.-]+)", text)
+  seen = set()
+  while todo:
+    if (name := todo.pop()) not in seen:
+      seen.add(name)
+      todo += [n for n in re.findall(r"%([\w.-]+)", parts[name]) if n in parts]
+  return [line.strip() for name in seen for line in parts[name].splitlines()]
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+def test_no_token_copies_its_chunk_or_transposes_a_weight(unroll):
+  """Chunks are 44 tokens and weights have sizes that nothing else has."""
+  text, engine = compiled_text(1, 1, c=44, block=88, unroll=unroll)
+  weights = {x.size // (1 if unroll else tiny.TEACHER.layers)
+             for x in jax.tree.leaves(engine.teacher.blocks) if x.size >= 512}
+  weights |= {engine.teacher.head.size}
+  moving = re.compile(r"= f32\[([0-9,]*)\]\S* (?:copy|transpose|concatenate)\(")
+  lines = loop_lines(text, "s32[8,3,44]")  # the candidates' tokens: one pass a token
+  found = [line[:160] for line in lines if (m := moving.search(line))
+           for dims in [[int(d) for d in m[1].split(",") if d]]
+           if (44 in dims and len(dims) >= 4) or np.prod(dims) in weights]
+  assert len(lines) > 500 and not found, found
 
 
 def test_donated_state_is_written_in_place():
