@@ -98,12 +98,12 @@ def test_teacher_log_probs_are_of_the_unfiltered_distribution_at_temperature_one
   np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-@pytest.mark.parametrize("parallel,devices", [(2, 4), (2, 8)])
-def test_same_tokens_on_every_mesh(parallel, devices):
+@pytest.mark.parametrize("parallel,devices,unroll", [(2, 4, False), (2, 8, False), (2, 4, True)])
+def test_same_tokens_on_every_mesh(parallel, devices, unroll):
   want = reference().texts
   start(parallel, devices)
   before = tiny.compiled("select_step"), tiny.compiled("admit")
-  engine = play()
+  engine = play(unroll=unroll)
   assert engine.texts == want
   assert (tiny.compiled("select_step"), tiny.compiled("admit")) == (before[0] + 1, before[1] + 1)
 
