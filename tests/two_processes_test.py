@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 
+from model_test import golden
 import numpy as np
+from safetensors.numpy import load_file
 
 SCRIPT = """
 import sys
@@ -18,6 +20,7 @@ import dataclasses, pathlib
 import numpy as np
 import tiny
 from gen_ssd import answers, collect, config, data, mesh, model, problems, stages, tokens, train
+from gen_ssd import weights
 out = pathlib.Path(sys.argv[1])
 mesh.start(2)
 tokenizer = tokens.load_tokenizer(stages.directory("bundled/teacher"))
@@ -36,6 +39,12 @@ net = train.fit(net, data.Rows(pairs, 24), settings, out / "train")
 whole = jax.jit(lambda x: jax.sharding.reshard(x, jax.P()))(net.embed[...])
 if jax.process_index() == 0:
   np.save(out / "embed.npy", np.asarray(whole))
+read, fill = [], weights._fill
+weights._fill = lambda part, *a: read.append(part.size) or fill(part, *a)
+for weights.PIECE in (1 << 26, 0):  # whole leaves, then a few layers at a time
+  net = weights.load(sys.argv[-1], weights.read_shape(sys.argv[-1]), train.AXES)
+weights.save(out / "export", net, sys.argv[-1])
+(out / f"read-{jax.process_index()}").write_text(str(sum(read) // 2))
 """
 
 
@@ -52,10 +61,11 @@ def test_two_processes_write_what_one_writes(tmp_path):
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
-  pair = [run(tmp_path / "two", i, port, devices=4) for i in range(2)]
+  source, _, _ = golden("gemma3", tmp_path / "source")
+  pair = [run(tmp_path / "two", i, port, source, devices=4) for i in range(2)]
   errors = [p.communicate(timeout=400)[1] for p in pair]
   assert [p.returncode for p in pair] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
-  alone = run(tmp_path / "one", "alone", devices=8)
+  alone = run(tmp_path / "one", "alone", source, devices=8)
   error = alone.communicate(timeout=400)[1]
   assert alone.returncode == 0, error[-3000:]
   files = lambda folder: {p.name: p.read_bytes() for p in (folder / "traces").iterdir()}
@@ -65,5 +75,14 @@ def test_two_processes_write_what_one_writes(tmp_path):
     if name.startswith("traces"):
       ids = [[json.loads(line)["ids"] for line in f[name].splitlines()] for f in (one, two)]
       assert ids[0] == ids[1]
+  total = sum(x.size for x in load_file(source / "model.safetensors").values())
+  mine = [int((tmp_path / "two" / f"read-{i}").read_text()) for i in range(2)]
+  assert (tmp_path / "one" / "read-0").read_text() == str(total)
+  assert sum(mine) >= total and max(mine) < 0.55 * total  # its half, and the small ones of all
+  for folder in ("one", "two"):
+    found, want = (load_file(f / "model.safetensors") for f in (tmp_path / folder / "export", source))
+    assert found.keys() == want.keys()
+    for name in want:
+      np.testing.assert_array_equal(found[name], want[name], err_msg=name)
   np.testing.assert_allclose(np.load(tmp_path / "one" / "embed.npy"),
                              np.load(tmp_path / "two" / "embed.npy"), atol=1e-5)
