@@ -18,16 +18,14 @@ def main(argv):
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # checkpoint libraries log every step they take
   from gen_ssd import config as config_lib  # after the flags: importing jax takes a second
-  from gen_ssd import mesh
   from gen_ssd import stages
   workdir = pathlib.Path(WORKDIR.value)
   try:
     config = config_lib.parse(CONFIG.value)
     stages.check(config)
-    config_lib.claim(workdir, config, stages.identities(config))
+    stages.begin(config, workdir)
   except ValueError as error:  # the user's to mend: one message, no traceback
     sys.exit(f"gen_ssd: {error}")
-  mesh.start(config.model_parallel)
   for stage in config.stages:
     getattr(stages, stage)(config, workdir)
 

@@ -77,6 +77,30 @@ def check(config):
                          "them different problems")
 
 
+def begin(config, workdir, devices=None):
+  """Starts the mesh, checks what needs it, and makes `workdir` the config's: then stages may run.
+
+  Raises ValueError naming the field when rows do not divide among the devices, and for a workdir
+  of another config.
+  """
+  mesh = mesh_lib.start(config.model_parallel, devices)
+  training = ("warm_up", "train") if {"cold_start", "train"} & {*config.stages} else ()
+  rows = [(f"{name}.rows", getattr(config, name).rows, mesh.size) for name in training]
+  if "pretrain" in config.stages:
+    rows = [("train.rows", config.train.rows, mesh.size)]
+  elif {"collect", "cold_start"} & {*config.stages}:
+    rows += [("cold_start.rows", config.cold_start.rows, mesh.shape["data"])]  # no student there
+    rows += [(f"arms.{name}.rows", s.rows, mesh.size) for name, s in config.arms]
+  if "evaluate" in config.stages:
+    rows += [(f"tests.{name}.rows" if name else "evaluate.rows", e.rows, mesh.shape["data"])
+             for name, e in tests(config)]
+  for field, value, size in rows:
+    if value % size:
+      raise ValueError(f"{field} is {value}: it must be a multiple of the {size} devices that share "
+                       "the rows")
+  config_lib.claim(workdir, config, identities(config))
+
+
 def cold_start(config, workdir):
   """Teacher traces on a few problems, and the student fine-tuned on the right ones."""
   folder = workdir / "cold_start"
@@ -347,14 +371,24 @@ def _difficulties(config, workdir, select, rows):
                               system=config.problems.system or None)
 
 
+def collection(workdir, name):
+  """The folder of the collection an arm took its traces from."""
+  pointer = json.loads((workdir / "arms" / name / "traces.json").read_text())
+  return workdir / "traces" / pointer["collection"]
+
+
 def arm_rows(workdir, name):
   """(all rows, kept rows) of an arm whose traces are collected."""
-  folder = workdir / "arms" / name
-  home = json.loads((folder / "traces.json").read_text())["collection"]
-  pairs = json.loads((folder / "kept.json").read_text())
-  rows = _rows(workdir / "traces" / home)
+  pairs = json.loads((workdir / "arms" / name / "kept.json").read_text())
+  rows = _rows(collection(workdir, name))
   by_pair = {(r["uuid"], r["attempt"]): r for r in rows}
   return rows, [by_pair[tuple(pair)] for pair in pairs]
+
+
+def arm_answers(workdir, name):
+  """Rows of all answers of an arm's students, of every seed and test."""
+  return [r for folder in sorted((workdir / "arms" / name).glob("seed-*/answers*"))
+          for r in _rows(folder)]
 
 
 def _rows(folder):

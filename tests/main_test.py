@@ -43,9 +43,8 @@ def small(**changes):
 
 
 def run(config, workdir):
-  mesh.start(devices=jax.devices()[:1])
   stages.check(config)
-  config_lib.claim(workdir, config, stages.identities(config))
+  stages.begin(config, workdir, jax.devices()[:1])
   for stage in config.stages:
     getattr(stages, stage)(config, workdir)
 
@@ -203,6 +202,16 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
     claim()
 
 
+@pytest.mark.parametrize("field", ["warm_up.rows", "train.rows", "arms.gen_ssd.rows", "evaluate.rows",
+                                   "cold_start.rows"])
+def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
+  even = {f"{n}__rows": 8 for n in ("warm_up", "train", "select", "cold_start", "evaluate")}
+  where = field.replace("arms.gen_ssd", "select").replace(".", "__")
+  stages.begin(small(**even), tmp_path, jax.devices()[:4])
+  with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of the 4"):
+    stages.begin(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
+
+
 def test_a_prompt_longer_than_the_cache_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r"select.prompt is 16: problem \w+ has \d+ prompt tokens"):
     stages.check(small(select__prompt=16))
@@ -261,7 +270,8 @@ def test_the_bundled_teacher_solves_nine_in_ten_test_problems(tmp_path):
 
 def test_the_bundled_pair_is_ordinary_hugging_face(tmp_path):
   import transformers
-  for who, most in (("teacher", 3e6), ("student", 0.6e6)):
+  for who, most in (("teacher", 3e6), ("student", 0.6e6), ("student_small", 0.1e6),
+                    ("student_large", 0.6e6)):
     path = stages.directory(f"bundled/{who}")
     assert transformers.AutoConfig.from_pretrained(path).model_type == "qwen3"
     from gen_ssd import weights
