@@ -39,7 +39,7 @@ def paired(mine, theirs, *, draws=2000, seed=0):
   low, high = _interval(values, draws, seed)
   if np.all(values == values[0]):  # no pair differs from another: as unsure to both sides
     edge = _edge(len(values))
-    low, high = max(values[0] - edge, -1.0), min(values[0] + edge, 1.0)
+    low, high = max(float(values[0]) - edge, -1.0), min(float(values[0]) + edge, 1.0)
   return {"difference": float(values.mean()), "ci": [low, high], "n": len(both)}
 
 

@@ -1,11 +1,14 @@
-"""Drawings of report.py: SVG and HTML text made from plain numbers and strings.
+"""Drawings of report.py and study.py: SVG and HTML text made from plain numbers and strings.
 
 Every mark has a shape or a word as well as a colour. Coordinates are SVG user units. Strings that
 come from a run are escaped here.
 """
+import dataclasses
 import html
 import math
 import statistics
+
+from gen_ssd.style import STYLE
 
 LONG = 10  # rounds of a tree shown before the rest is folded; half of it where texts are long
 LEFT, RIGHT = 24, 416  # the plotting area of a figure 440 wide
@@ -51,10 +54,35 @@ def _ticks(low, high, count=5):
   return [i * step + 0.0 for i in range(first, last + 1)]
 
 
-def _figure(title, hint, height, marks):
-  return (f"<figure><figcaption><b>{title}</b><span>{hint}</span></figcaption>"
-          f'<svg role="img" viewBox="0 0 440 {height}"><title>{title}</title>{"".join(marks)}'
-          "</svg></figure>")
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """One drawing, 440 wide: `marks` are SVG elements in its coordinates."""
+  title: str
+  hint: str
+  height: float
+  marks: tuple
+
+
+def page(panel):
+  """The panel as a figure of an HTML page that has STYLE."""
+  return (f"<figure><figcaption><b>{panel.title}</b><span>{panel.hint}</span></figcaption>"
+          f'<svg role="img" viewBox="0 0 440 {panel.height}"><title>{panel.title}</title>'
+          f'{"".join(panel.marks)}</svg></figure>')
+
+
+def svg(panels, columns=1):
+  """Panels in rows of `columns` as the text of an SVG file that needs nothing else."""
+  rows = [panels[i:i + columns] for i in range(0, len(panels), columns)]
+  width, top, drawn = 470 * columns, 0, []
+  for row in rows:
+    for i, p in enumerate(row):
+      drawn.append(f'<g transform="translate({470 * i + 15} {top})">{_text(8, 28, p.title, "name")}'
+                   f'{_text(8, 46, p.hint, "tick")}<g transform="translate(0 60)">'
+                   f'{"".join(p.marks)}</g></g>')
+    top += max(p.height for p in row) + 72
+  return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top:.0f}" width="{width}" '
+          f'height="{top:.0f}" font-family="system-ui, sans-serif"><style>{STYLE}</style>'
+          f'<rect width="100%" height="100%" fill="var(--card)"/>{"".join(drawn)}</svg>\n')
 
 
 def _text(x, y, text, cls="", anchor="start"):
@@ -75,8 +103,12 @@ def _axis(ticks, at, bottom, show):
 
 
 def intervals(title, hint, rows, show, zero=False):
-  """Dot and whisker, one row each: (look, label, value, (low, high) or None, words)."""
-  ends = [v for _, _, mid, ci, _ in rows for v in (mid, *(ci or ()))] + [0.0] * zero
+  """Panel of dot and whisker, one row each: (look, label, value, (low, high) or None, words).
+
+  A sixth entry of a row is a list of more values, drawn as small dots.
+  """
+  ends = [v for _, _, mid, ci, _, *more in rows for v in (mid, *(ci or ()), *sum(more, []))]
+  ends += [0.0] * zero
   low, high = min(ends), max(ends)
   pad = (high - low) * 0.06 or 0.01
   low, high, bottom = low - pad, high + pad, 50 * len(rows) + 6
@@ -87,20 +119,55 @@ def intervals(title, hint, rows, show, zero=False):
   marks = _axis(_ticks(low, high), at, bottom, show)
   if zero:
     marks.append(f'<path class="zero" d="M{at(0):.1f} 0V{bottom}"/>')
-  for i, (look, label, mid, ci, words) in enumerate(rows):
+  for i, (look, label, mid, ci, words, *more) in enumerate(rows):
     y = 50 * i + 36
+    dots = "".join(f'<circle class="ring" cx="{at(v):.1f}" cy="{y}" r="2.5"/>' for v in sum(more, []))
     tip = f"{label}: {show(mid)}" + (f", interval {show(ci[0])} to {show(ci[1])}" if ci else "")
     line = "" if not ci else (
         f'<path class="whisker a{look % 8}" d="M{at(ci[0]):.1f} {y}H{at(ci[1]):.1f}'
         + "".join(f"M{at(v):.1f} {y - 5}v10" for v in ci) + '"/>')
     hollow = zero and bool(ci) and ci[0] <= 0 <= ci[1]
     marks.append(f"<g><title>{escape(tip)}</title>{_labels(y - 17, label, words)}{line}"
-                 f"{mark(look, at(mid), y, 6.5, hollow)}</g>")
-  return _figure(title, hint, bottom + 24, marks)
+                 f"{mark(look, at(mid), y, 6.5, hollow)}{dots}</g>")
+  return Panel(title, hint, bottom + 24, tuple(marks))
+
+
+def curves(title, hint, lines, show, joined=True):
+  """Panel of lines over the same named places: (look, label, [(place, value, (low, high) or None)])."""
+  places = list(dict.fromkeys(place for _, _, points in lines for place, _, _ in points))
+  ends = [v for _, _, points in lines for _, mid, ci in points for v in (mid, *(ci or ()))]
+  low, high, bottom = min(ends), max(ends), 170
+  pad = (high - low) * 0.08 or 0.01
+  low, high = low - pad, high + pad
+  left, names = LEFT + 44, len(lines) > 1
+
+  def x(place):
+    return left + 12 + places.index(place) * (RIGHT - left - 24 - 76 * names) / max(len(places) - 1, 1)
+
+  def y(v):
+    return 8 + (high - v) / (high - low) * (bottom - 8)
+
+  marks = [f'<path class="grid" d="M{left} {y(t):.1f}H{RIGHT}"/>'
+           + _text(left - 6, y(t) + 4, show(t), "tick", "end") for t in _ticks(low, high, 4)]
+  marks += [_text(x(p), bottom + 18, p, "tick", "middle") for p in places]
+  for look, label, points in lines:
+    line = " ".join(f"{x(p):.1f},{y(v):.1f}" for p, v, _ in points)
+    if joined:
+      marks.append(f'<polyline class="curve a{look % 8}" points="{line}"/>')
+    for p, v, ci in points:
+      if ci:
+        marks.append(f'<path class="whisker a{look % 8}" d="M{x(p):.1f} {y(ci[0]):.1f}'
+                     f'V{y(ci[1]):.1f}"/>')
+      marks.append(f"<g><title>{escape(f'{label}, {p}: {show(v)}')}</title>"
+                   f"{mark(look, x(p), y(v), 5)}</g>")
+    if names:
+      place, v, _ = points[-1]
+      marks.append(_text(x(place) + 10, y(v) + 4, label, "tick"))
+  return Panel(title, hint, bottom + 28, tuple(marks))
 
 
 def ridges(title, hint, rows, show, tell, whole=False):
-  """Histograms under one another, same x axis and height scale: (look, label, values not empty).
+  """Panel of histograms under one another: (look, label, values not empty), same axis and scale.
 
   `show` prints a tick, `tell` a median; `whole` is for values that are whole numbers.
   """
@@ -136,7 +203,7 @@ def ridges(title, hint, rows, show, tell, whole=False):
         f"{_text(at(mid) + (9 if left else -9), y - 50, tell(mid), '', 'start' if left else 'end')}"
         f"{_labels(y - 72, label, f'n {len(values):,}')}</g>")
   hint += f"; the last bar also holds {beyond} beyond the axis" if beyond else ""
-  return _figure(title, hint, bottom + 24, marks)
+  return Panel(title, hint, bottom + 24, tuple(marks))
 
 
 # The branch tree: cards in HTML, so that text wraps and can be selected; links between them in SVG.

@@ -275,7 +275,7 @@ def _accuracy(arms, paired):
     drawn.append(figures.intervals(
         "Paired difference in accuracy", "percentage points, same problems; hollow: includes 0",
         rows, lambda v: f"{v * 100:+.3g}".replace("-", "−") if v else "0", zero=True))
-  return (f"<section><h2>Accuracy</h2><div class=figures>{''.join(drawn)}</div>"
+  return (f"<section><h2>Accuracy</h2><div class=figures>{''.join(map(figures.page, drawn))}</div>"
           "</section>") * bool(drawn)
 
 
@@ -293,7 +293,7 @@ def _distributions(arms):
       drawn.append(figures.ridges(title, hint, rows, show, tell, whole))
   return ("<section><h2>What the student is taught</h2><p class=hint>Bars: share of an arm’s kept "
           "traces, same scale for every arm. Line with a mark: median.</p><div class=figures>"
-          f"{''.join(drawn)}</div></section>") * bool(drawn)
+          f"{''.join(map(figures.page, drawn))}</div></section>") * bool(drawn)
 
 
 def _picked(best, count):

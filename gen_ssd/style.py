@@ -110,6 +110,7 @@ button[aria-pressed=true] { border-color: var(--kept); box-shadow: inset 0 0 0 1
 .path { flex: 0 1 300px; min-width: 0; max-width: 300px }
 .ring { fill: none; stroke: var(--soft); stroke-width: 1.3 }
 .dot { fill: var(--kept) }
+.curve { fill: none; stroke: var(--c); stroke-width: 2 }
 polyline.kept { fill: none; stroke: var(--kept); stroke-width: 3 }
 
 .rounds { overflow-x: auto; margin: 0 1.2rem; padding-bottom: 1.2rem; container-type: inline-size }
