@@ -3,27 +3,28 @@
 Competition mathematics: problems of MATH, students measured on AIME 2024 and 2025 and AMC 2023 (mean
 of 16 samples) and OlympiadBench (674 problems, one sample) at temperature 0.6 and top_p 0.95. The
 paper's own K, chunk length, temperatures and sizes are not known: those here are ours.
+
+The whole table is one command; `:ARM` after the config file (or several, as in `:morsd+gen_ssd`) is
+a row of it, in a workdir of its own.
 """
+from configs.study import ARMS
 from gen_ssd import config
 
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 def get_config(arg=""):
-  del arg
+  names = arg.split("+") if arg else list(ARMS)
+  if not {*names} <= ARMS.keys():
+    raise ValueError(f"{arg!r}: arms joined by +, of {', '.join(ARMS)}")
   c = config.default()
   c.name = "paper"
   c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)
   long = dict(c=128, rows=32, prompt=2048, max_tokens=8192, block=512, loop_window=256)
   c.select.update(k=8, temperature=1.0, threshold="calibrated", shard_rounds=16, **long)
   c.cold_start.update(temperature=0.6, shard_rounds=16, **long)
-  c.arms = {
-      "standard_kd": dict(k=1, threshold="off"),
-      "random": dict(scorer="random", threshold="off"),
-      "posthoc": dict(granularity="trace", threshold="off"),
-      "gen_ssd": dict(),
-      "gen_ssd_rsr": dict(scorer="rsr"),
-  }
+  budget = dict(attempts=c.select.k)  # of standard_kd_all: as many teacher tokens as the others
+  c.arms = {name: ARMS[name] | (budget if "attempts" in ARMS[name] else {}) for name in names}
   c.seeds = 3
   training = dict(rows=16, length=8192, accumulate=2, learning_rate=1e-5, weight_decay=0.0, block=1024,
                   remat=True, dtype="bfloat16")

@@ -10,7 +10,7 @@ QUICK = ("quick",)
 WHOLE = dict(granularity="trace", threshold="off")  # the best of K whole traces
 ARMS = {
     "standard_kd": dict(k=1, threshold="off"),
-    "standard_kd_4x": dict(k=1, threshold="off", attempts=4),
+    "standard_kd_all": dict(k=1, threshold="off", attempts=4),
     "unverified_kd": dict(k=1, threshold="off", keep="all"),
     "rejection": dict(scorer="random", **WHOLE),
     "random": dict(scorer="random", threshold="off"),
@@ -34,7 +34,7 @@ CHANGES = {
                     1.2: dict(temperature=1.2)},
     "quantile": {"off": dict(threshold="off"), 0.99: {}, 0.95: dict(quantile=0.95),
                  0.9: dict(quantile=0.9), 0.8: dict(quantile=0.8)},
-    "scorer": {"perplexity": {}, "local": dict(scorer="local", context=2),
+    "scorer": {"perplexity": {},
                **{name: dict(scorer=name, steps=(".",), threshold="off")
                   for name in ("drop_first", "teacher_gap", "shortest", "longest")}},
 }

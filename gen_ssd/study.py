@@ -62,8 +62,8 @@ def read(workdir, configs, sweeps):
     log = workdir / first / "arms" / name / "seed-0" / "checkpoints" / "metrics.jsonl"
     targets = [json.loads(line)["targets"] for line in log.read_text().splitlines()]
     a["training_tokens"] = round(configs[first].train.steps * sum(targets) / len(targets))
-  for name, a in arms.items():  # the same accuracy twice, unless the arm was cheaper: then its 4x
-    rich = arms.get(f"{name}_4x", a)
+  for name, a in arms.items():  # the same accuracy twice, unless the arm was cheaper: then its _all
+    rich = arms.get(f"{name}_all", a)
     a["equal_training_tokens"] = a["accuracy"]
     a["equal_teacher_tokens"] = rich["accuracy"] if rich["teacher_tokens"] > budget / 2 else None
   found = {"arms": arms, "paired": paired, "sweeps": {}}

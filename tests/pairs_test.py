@@ -143,3 +143,12 @@ def test_what_the_pairs_measure():
                      "amc23": ("amc23", 16, 0.6, 0.95, 0),
                      "olympiadbench": ("olympiadbench", 1, 0.6, 0.95, 0)}
     assert {"standard_kd", "random", "posthoc", "gen_ssd"} <= {arm for arm, _ in config.arms}
+
+
+def test_a_row_of_the_table_is_one_command():
+  pair = importlib.import_module("configs.qwen25_7b_1p5b")
+  assert {*pair.get_config("morsd+gen_ssd").arms} == {"morsd", "gen_ssd"}
+  every = config_lib.parse(pair.get_config())
+  assert dict(every.arms)["standard_kd_all"].attempts == every.select.k
+  with pytest.raises(ValueError, match="'gen_sdd': arms joined by"):
+    pair.get_config("gen_sdd")

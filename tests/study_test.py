@@ -8,7 +8,7 @@ from gen_ssd import config as config_lib
 from gen_ssd import select
 from gen_ssd import study
 
-ARMS = ("standard_kd", "standard_kd_4x", "random", "posthoc", "gen_ssd")
+ARMS = ("standard_kd", "standard_kd_all", "random", "posthoc", "gen_ssd")
 
 
 class File:
@@ -74,7 +74,7 @@ def test_a_study_pools_seeds_and_pairs_every_arm(finished):
 def test_equal_teacher_tokens_compares_with_the_arm_that_spent_as_much(finished):
   _, _, found = finished
   arms = found["arms"]
-  assert arms["standard_kd"]["equal_teacher_tokens"] == arms["standard_kd_4x"]["accuracy"]
+  assert arms["standard_kd"]["equal_teacher_tokens"] == arms["standard_kd_all"]["accuracy"]
   assert arms["gen_ssd"]["equal_teacher_tokens"] == arms["gen_ssd"]["accuracy"]
   spent = [arms[n]["teacher_tokens"] for n in ARMS[1:]]
   assert max(spent) < 2 * min(spent)
