@@ -45,9 +45,11 @@ def knobs(writer, select, threshold):
   ends[list(writer.ends)] = engine.EOS
   steps = tokens.delimiter_mask(writer.teacher_tokenizer, select.steps, size)
   margin = -math.inf if select.margin == "off" else select.margin
+  running = math.inf if select.running == "off" else select.running
   values = (np.float32(select.temperature), np.int32(select.top_k), np.float32(select.top_p),
-            np.float32(threshold), np.float32(margin), np.int32(select.resamples),
-            np.int32(shared), ends, steps)
+            np.float32(threshold), np.float32(margin), np.float32(running),
+            np.float32(select.beta), np.int32(select.context * select.c),
+            np.int32(select.resamples), np.int32(shared), ends, steps)
   return engine.Knobs(*map(mesh_lib.place, values))
 
 
@@ -129,7 +131,8 @@ class _Loop:
                              block=s.block or slots)
       state, report = engine.select_step(
           w.teacher, w.student, state, knob, k=s.k, c=s.c, scorer=scores.SCORERS[s.scorer],
-          selector=selectors.SELECTORS[s.selector], block=s.block or slots, window=s.loop_window)
+          selector=selectors.SELECTORS[s.selector], block=s.block or slots, window=s.loop_window,
+          local=s.context > 0)
       self._finish(harvest)  # verified and put into words while the devices work
       report = mesh_lib.host(report)
       rounds += 1
@@ -163,7 +166,8 @@ class _Loop:
     text = np.zeros((2, s.rows, size), np.int32)
     length, key = np.ones((2, s.rows), np.int32), np.zeros((s.rows, 2), np.uint32)
     mark = np.zeros(s.rows, bool)
-    chunk, retry, room = (np.zeros(s.rows, np.int32) for _ in range(3))
+    chunk, retry, room, question = (np.zeros(s.rows, np.int32) for _ in range(4))
+    total = np.zeros(s.rows, np.float32)
     recent = np.full((s.rows, s.loop_window - 1), -1, np.int32)
     for i in new:
       trace = self.rows[i]
@@ -172,7 +176,8 @@ class _Loop:
         ids = [*prompt, *trace.ids]
         text[m, i, :len(ids)], length[m, i] = ids, len(ids)
       key[i] = jax.random.key_data(sample.row_key(s.seed, trace.uuid, trace.attempt))
-      chunk[i], retry[i] = len(trace.chunks), trace.retry
+      chunk[i], retry[i], total[i] = len(trace.chunks), trace.retry, trace.total
+      question[i] = len(self.prompts[trace.uuid][1])
       room[i] = s.max_tokens - len(trace.ids)
       tail = trace.ids[-(s.loop_window - 1):]
       if tail:
@@ -180,7 +185,7 @@ class _Loop:
     rows = self.writer.teacher.shape.rows
     put = lambda x: mesh_lib.place(x, P(rows, *[None] * (x.ndim - 1)))
     return engine.Admission(*map(put, (mark, text[0], length[0], text[1], length[1], key, chunk,
-                                       retry, room, recent)))
+                                       retry, room, recent, total, question)))
 
   def _advance(self, report):
     """Adds a round to every running trace; returns those that stopped, with the cause."""
@@ -213,7 +218,7 @@ class _Loop:
         if self.writer.student is not None:
           trace.student_nlls += [float(x) for x in report.student_nll[kept]]
           trace.student_ranks += report.student_rank[kept].tolist()
-        trace.retry = 0
+        trace.retry, trace.total = 0, float(report.total[i])
       if report.why[i] != engine.RUNNING:
         stopped.append((trace, engine.STOPS[int(report.why[i])]))
         self.rows[i] = None

@@ -59,10 +59,13 @@ class Select:
   chooser: str = "cold_start"  # the student that scores: cold_start, or base (no cold start)
   scorer: str = "perplexity"   # see scores.py
   steps: tuple = ()            # texts that end a step, for drop_first and teacher_gap; (): chunks do
-  selector: str = "argmin"
+  context: int = 0             # chunks of c tokens, beside the prompt, a scorer sees; 0: everything
+  selector: str = "argmin"     # or softmin: by lot, likelier the lower the score (see beta)
+  beta: float = 1.0            # of softmin; 0 chooses at random
   threshold: str | float = "off"  # off, calibrated (see quantile), or nats: a winner's worst score
   quantile: float = 0.99       # of cold-start chunk scores, for a calibrated threshold
   margin: str | float = "off"  # off, or nats a winner must be below the mean of the candidates
+  running: str | float = "off"  # off, or m: a winner's score is at most 1 + m times its trace's mean
   resamples: int = 0           # times a chunk is drawn again before its trace is pruned
   attempts: int = 1            # traces a problem (times k when whole traces are chosen)
   keep: str = "right"          # right: answers verified. all: every trace that ended
@@ -244,8 +247,9 @@ def _check(config):
           "chunk: there is no student yet to choose")
   if config.cold_start.k != 1:
     _fail("cold_start.k", config.cold_start.k, "1: there is no student yet to choose")
-  if config.cold_start.threshold != "off" or config.cold_start.margin != "off":
-    _fail("cold_start.threshold", config.cold_start.threshold, "off: there is no student yet")
+  for name in ("threshold", "margin", "running"):
+    if getattr(config.cold_start, name) != "off":
+      _fail(f"cold_start.{name}", getattr(config.cold_start, name), "off: there is no student yet")
   for where, train in (("warm_up", config.warm_up), ("train", config.train)):
     _check_train(train, where)
   for name, test in config.tests or (("", config.evaluate),):
@@ -318,7 +322,8 @@ def _check_select(s, where):
   for name, table in (("scorer", scores.SCORERS), ("selector", selectors.SELECTORS)):
     if getattr(s, name) not in table:
       _fail(f"{where}.{name}", getattr(s, name), f"one of {', '.join(table)}")
-  for name, words in (("threshold", ("off", "calibrated")), ("margin", ("off",))):
+  for name, words in (("threshold", ("off", "calibrated")), ("margin", ("off",)),
+                      ("running", ("off",))):
     value = getattr(s, name)
     if isinstance(value, str) and value not in words:
       _fail(f"{where}.{name}", value, f"{' or '.join(words)}, or a number of nats")
@@ -344,8 +349,18 @@ def _check_select(s, where):
     right = ", ".join(n for n in scores.SCORERS if n not in scores.WHOLE)
     _fail(f"{where}.scorer", s.scorer, f"one of {right} when {where}.granularity is chunk: it needs "
           "whole traces")
+  if s.running != "off" and (s.running < 0 or s.scorer in scores.NEGATIVE):
+    _fail(f"{where}.running", s.running, f"off, or 0 or more, and off with {where}.scorer "
+          f"{' and '.join(scores.NEGATIVE)}: their scores are below 0")
+  if not 0 <= s.beta < math.inf:
+    _fail(f"{where}.beta", s.beta, "0 (at random) or more")
+  if s.context < 0 or (s.context and s.granularity == "trace"):
+    _fail(f"{where}.context", s.context, f"0 (everything) or more, and 0 when {where}.granularity is "
+          "trace")
+  if s.scorer == "local" and not s.context:
+    _fail(f"{where}.context", s.context, f"at least 1 when {where}.scorer is local")
   if s.granularity == "trace":
-    for name in ("threshold", "margin"):
+    for name in ("threshold", "margin", "running"):
       if getattr(s, name) != "off":
         _fail(f"{where}.{name}", getattr(s, name), f"off when {where}.granularity is trace: nothing "
               "is pruned while a trace is written")
@@ -362,8 +377,10 @@ def collection(s):
     plain |= dict(granularity="chunk", k=1, attempts=s.k * s.attempts)
   if s.threshold != "calibrated":
     plain |= dict(quantile=Select.quantile)
-  if (s.k == 1 or s.granularity == "trace") and s.threshold == "off":
-    plain |= dict(scorer=Select.scorer, selector=Select.selector)
+  if s.selector != "softmin":
+    plain |= dict(beta=Select.beta)
+  if (s.k == 1 or s.granularity == "trace") and s.threshold == s.running == "off":
+    plain |= dict(scorer=Select.scorer, selector=Select.selector, beta=Select.beta, context=0)
   return dataclasses.replace(s, **plain)
 
 

@@ -65,6 +65,11 @@ def perplexity(statistics, live, noise):
   return mean(statistics.nll, live)
 
 
+def local(statistics, live, noise):
+  """perplexity from statistics under a short context: LALP (arXiv 2510.03988); see select._score."""
+  return mean(statistics.nll, live)
+
+
 def anti(statistics, live, noise):
   """The least likely candidate wins: a control."""
   return -mean(statistics.nll, live)
@@ -134,6 +139,7 @@ def mix_long(statistics, live, noise):
                    shortest(statistics, live, noise))
 
 
-SCORERS = {f.__name__: f for f in (perplexity, random, anti, rsr, longest, shortest, drop_first,
-                                   teacher_gap, morsd, mix_long)}
+SCORERS = {f.__name__: f for f in (perplexity, local, random, anti, rsr, longest, shortest,
+                                   drop_first, teacher_gap, morsd, mix_long)}
 WHOLE = ("morsd", "mix_long")  # only for whole traces
+NEGATIVE = ("anti", "longest", "teacher_gap")  # scores may be below 0: no multiple is a limit

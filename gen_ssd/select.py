@@ -48,6 +48,8 @@ class State:
   room: jax.Array    # int32[b]   tokens the trace may still grow
   age: jax.Array     # int32[b]   ring slots passed since the row was admitted
   recent: jax.Array  # int32[b,w-1] newest tokens of the trace, -1 before its start
+  total: jax.Array   # f32[b]     sum of the kept chunks' scores
+  question: jax.Array  # int32[b] the student's prompt tokens
   why: jax.Array     # int32[b]   IDLE, RUNNING or why it stopped
   slot: jax.Array    # int32[]    next ring slot, the same for every row
 
@@ -61,6 +63,9 @@ class Knobs:
   top_p: jax.Array        # f32[], 1 is off
   threshold: jax.Array    # f32[], inf is off
   margin: jax.Array       # f32[] nats, -inf is off
+  running: jax.Array      # f32[], inf is off: see selectors.suitable
+  beta: jax.Array         # f32[] per nat, of softmin
+  context: jax.Array      # int32[] newest tokens seen when scoring; read by local steps only
   resamples: jax.Array    # int32[], draws again before a row is pruned
   vocab: jax.Array        # int32[], ids both models share
   ends: jax.Array         # int8[v] CONTINUES, DELIMITER or EOS
@@ -80,6 +85,7 @@ class Report:
   start: jax.Array        # bool[b,k,c]  first token of a step
   teacher_nll: jax.Array  # f32[b,k,c]   nats at temperature 1, before filters
   choice: jax.Array       # int32[b]     winner, -1 when nothing was kept
+  total: jax.Array        # f32[b]       State.total
   why: jax.Array          # int32[b]     state of the row after the round
   bad: jax.Array          # bool[b]      a logit was not finite
   steps: jax.Array        # int32[]      teacher token steps taken (early exit)
@@ -101,7 +107,8 @@ def blank_state(*, teacher, student, b, s, window):
                                   out_sharding=P(rows, *[None] * len(tail)))
   key = jax.random.wrap_key_data(jnp.zeros((b, 2), jnp.uint32, out_sharding=P(rows, None)))
   return State(blank_prefix(teacher, b, s), student and blank_prefix(student, b, s), key,
-               zeros(), zeros(), zeros(), zeros(), zeros(window - 1) - 1, zeros() + IDLE,
+               zeros(), zeros(), zeros(), zeros(), zeros(window - 1) - 1,
+               zeros().astype(jnp.float32), zeros(), zeros() + IDLE,
                jnp.zeros((), jnp.int32, out_sharding=P()))
 
 
@@ -119,6 +126,8 @@ class Admission:
   retry: jax.Array     # int32[b] draws of the coming chunk that were not suitable
   room: jax.Array      # int32[b] tokens that may follow
   recent: jax.Array    # int32[b,w-1]
+  total: jax.Array     # f32[b] sum of the kept chunks' scores
+  question: jax.Array  # int32[b] prompt tokens among `student`
 
 
 @functools.partial(jax.jit, static_argnames=("c", "block"), donate_argnums=2)
@@ -142,7 +151,8 @@ def admit(teacher, student, state, start, *, c, block):
       jax.random.wrap_key_data(rows(jax.random.key_data(state.key), start.key)),
       rows(state.chunk, start.chunk), rows(state.retry, start.retry),
       rows(state.room, start.room), rows(state.age, jnp.zeros_like(state.age) + pieces * c),
-      rows(state.recent, start.recent),
+      rows(state.recent, start.recent), rows(state.total, start.total),
+      rows(state.question, start.question),
       rows(state.why, jnp.zeros_like(state.why) + RUNNING), state.slot)
 
 
@@ -198,10 +208,10 @@ def _used(valid, block):
   return (top + block - 1) // block
 
 
-@functools.partial(jax.jit, static_argnames=("k", "c", "scorer", "selector", "block", "window"),
-                   donate_argnums=2)
+@functools.partial(jax.jit, static_argnames=("k", "c", "scorer", "selector", "block", "window",
+                                             "local"), donate_argnums=2)
 def select_step(teacher, student, state, knobs, *, k, c, scorer, selector=selectors_lib.argmin,
-                block, window):
+                block, window, local=False):
   """One round for every running row: expand, score, select, commit.
 
   Args:
@@ -209,6 +219,7 @@ def select_step(teacher, student, state, knobs, *, k, c, scorer, selector=select
     state: State, donated. knobs: Knobs, traced.
     k, c: candidates a row and most tokens of each. scorer, selector: see scores, selectors.
     block: ring slots attended at a time; divides the ring. window: see selectors.loops.
+    local: the scorer sees the prompt and the newest knobs.context tokens only: see _score.
   Returns:
     (State, Report).
   """
@@ -226,18 +237,20 @@ def select_step(teacher, student, state, knobs, *, k, c, scorer, selector=select
     rank = jnp.zeros_like(tokens)
   else:
     student_nll, rank, score, read = _score(student, state.student, tokens, count, running,
-                                            u[:, :, 0, 0], scorer, block, teacher_nll, start)
+                                            u[:, :, 0, 0], scorer, block, teacher_nll, start,
+                                            (state.question, knobs.context) if local else None)
     student_nll, rank = (reshard(x, P(rows, None, None)) for x in (student_nll, rank))
     score = reshard(score, P(rows, None))
   bad |= running & jnp.any(jnp.where(live, ~jnp.isfinite(student_nll), False), (1, 2))
   valid = (count > 0) & ~selectors_lib.loops(state.recent, tokens, count, window)
-  choice, suitable = selector(score, valid, knobs)
-  suitable &= running
+  choice = selector(score, valid, knobs, u[:, 0, 0, 1])
+  average = jnp.where(state.chunk > 0, state.total / jnp.maximum(state.chunk, 1), jnp.inf)
+  suitable = running & selectors_lib.suitable(score, valid, choice, knobs, average)
   state = _commit(state, knobs, chunk, None if student is None else read, running, suitable,
-                  choice, tokens, count, ended, window, c)
+                  choice, score, tokens, count, ended, window, c)
   whole = lambda x: reshard(x, P(*[None] * x.ndim))
   report = Report(tokens, count, score, valid, student_nll, rank, start, teacher_nll,
-                  jnp.where(suitable, choice, -1), state.why, bad, steps)
+                  jnp.where(suitable, choice, -1), state.total, state.why, bad, steps)
   return state, jax.tree.map(whole, report)
 
 
@@ -293,8 +306,15 @@ def _starts(state, knobs, tokens):
       first[:, None, None] & (jnp.arange(c) == 0))
 
 
-def _score(student, prefix, tokens, count, running, noise, scorer, block, teacher_nll, start):
-  """Student statistics of candidates, a tile of tokens at a time: inputs are [last, tokens[:-1]]."""
+def _score(student, prefix, tokens, count, running, noise, scorer, block, teacher_nll, start,
+           near=None):
+  """Student statistics of candidates, a tile of tokens at a time: inputs are [last, tokens[:-1]].
+
+  With near = (prompt tokens int32[b], context int32[]) the score, and nothing else, comes from a
+  second forward that attends to the prompt and the newest `context` tokens only: LALP (arXiv
+  2510.03988). It is approximate above the first layer: the tokens attended to have themselves been
+  read with all that was before them, where LALP reads a shortened text.
+  """
   shape = student.shape
   there = lambda x: reshard(x, P(shape.rows, *[None] * (x.ndim - 1)))
   tokens, count, running, noise, teacher_nll, start = map(
@@ -306,22 +326,29 @@ def _score(student, prefix, tokens, count, running, noise, scorer, block, teache
   used = _used(prefix.valid & running[:, None], block)
   step = _tile(shape, tokens, block)
 
-  def part(chunk, at):
-    cut = lambda x: lax.dynamic_slice_in_dim(x, at, step, 2)
-    here = lax.dynamic_slice_in_dim(index, at, step)
-    positions = jnp.broadcast_to(prefix.length[:, None, None] + here, (b, k, step))
-    attend = functools.partial(attention.attend_branches, causal=index[None] <= here[:, None],
-                               valid=prefix.valid, used=used, block=block,
-                               position=prefix.position)
-    hidden, chunk = model_lib.forward(student, cut(inputs), positions, chunk, at, prefix.kv, attend)
-    return chunk, scores_lib.token_statistics(student, hidden, cut(tokens))
+  def look(valid):
+    def part(chunk, at):
+      cut = lambda x: lax.dynamic_slice_in_dim(x, at, step, 2)
+      here = lax.dynamic_slice_in_dim(index, at, step)
+      positions = jnp.broadcast_to(prefix.length[:, None, None] + here, (b, k, step))
+      attend = functools.partial(attention.attend_branches, causal=index[None] <= here[:, None],
+                                 valid=valid, used=used, block=block, position=prefix.position)
+      hidden, chunk = model_lib.forward(student, cut(inputs), positions, chunk, at, prefix.kv, attend)
+      return chunk, scores_lib.token_statistics(student, hidden, cut(tokens))
 
-  chunk, found = lax.scan(part, attention.blank_chunk(shape, b, k, c), index[::step])
-  found = jax.tree.map(lambda x: lax.reshape(jnp.moveaxis(x, 0, 2), (b, k, c)), found)
-  found = dataclasses.replace(found, teacher_nll=teacher_nll, start=start)
+    chunk, found = lax.scan(part, attention.blank_chunk(shape, b, k, c), index[::step])
+    found = jax.tree.map(lambda x: lax.reshape(jnp.moveaxis(x, 0, 2), (b, k, c)), found)
+    return dataclasses.replace(found, teacher_nll=teacher_nll, start=start), chunk
+
+  found, chunk = look(prefix.valid)
   live = index < count[..., None]
   rank = jnp.where(live, jnp.minimum(found.rank, 100), 0).astype(jnp.int32)
-  return jnp.where(live, found.nll, 0), rank, scorer(found, live, noise), chunk
+  seen = found
+  if near is not None:
+    question, context = there(near[0]), near[1]
+    old = prefix.position <= (prefix.length - context)[:, None]  # `last` is the newest token
+    seen, _ = look(prefix.valid & ~(old & (prefix.position >= question[:, None])))
+  return jnp.where(live, found.nll, 0), rank, scorer(seen, live, noise), chunk
 
 
 def _tile(student, tokens, block):
@@ -331,7 +358,8 @@ def _tile(student, tokens, block):
   return max(n for n in range(1, c + 1) if c % n == 0 and n <= max(most, 1))
 
 
-def _commit(state, knobs, chunk, read, running, suitable, choice, tokens, count, ended, window, c):
+def _commit(state, knobs, chunk, read, running, suitable, choice, score, tokens, count, ended, window,
+            c):
   """The winner's tokens go into both rings at the shared slot; every row's clock advances."""
   pick = lambda x: jnp.take_along_axis(x, choice.reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
   slots = state.teacher.position.shape[1]
@@ -366,5 +394,6 @@ def _commit(state, knobs, chunk, read, running, suitable, choice, tokens, count,
 
   return State(
       grow(state.teacher, chunk), state.student and grow(state.student, read), state.key,
-      state.chunk + suitable, jnp.where(again, state.retry + 1, 0), room, age, recent, why,
+      state.chunk + suitable, jnp.where(again, state.retry + 1, 0), room, age, recent,
+      state.total + jnp.where(suitable, pick(score), 0), state.question, why,
       (state.slot + c) % slots)

@@ -1,25 +1,37 @@
-"""Candidate scores -> the candidate that is kept, or none. All thresholds are traced knobs."""
+"""Candidate scores -> the candidate that is kept, or none. All thresholds are traced knobs.
+
+A selector is a function `(scores f32[b,k], valid bool[b,k], knobs, noise f32[b]) -> int32[b]`;
+lower scores are better, noise is uniform in [0,1). What it takes must be `suitable` to be kept.
+"""
 import jax.numpy as jnp
 
 
-def argmin(scores, valid, knobs):
-  """The lowest score wins; ties go to the lowest index.
+def argmin(scores, valid, knobs, noise):
+  """The lowest score wins; ties go to the lowest index."""
+  return jnp.argmin(jnp.where(valid, scores, jnp.inf), -1).astype(jnp.int32)
 
-  A winner is suitable when it is valid, at most `knobs.threshold` (absolute or calibrated on
-  cold-start traces; inf is off) and at least `knobs.margin` below the mean of the valid
-  candidates (nats; -inf is off).
 
-  Args:
-    scores: f32[b,k], lower is better. valid: bool[b,k].
-  Returns:
-    (choice int32[b], suitable bool[b]).
+def softmin(scores, valid, knobs, noise):
+  """A candidate is drawn with probability proportional to exp(-beta score)."""
+  best = jnp.min(jnp.where(valid, scores, jnp.inf), -1, keepdims=True)
+  p = jnp.where(valid, jnp.exp(-knobs.beta * jnp.where(valid, scores - best, 0)), 0)
+  mass = jnp.cumsum(p, -1)
+  return jnp.argmax(mass > noise[:, None] * mass[:, -1:], -1).astype(jnp.int32)
+
+
+def suitable(scores, valid, choice, knobs, average):
+  """bool[b]: the chosen candidate may be kept.
+
+  It is valid, at most `knobs.threshold` (absolute or calibrated on cold-start traces; inf is off),
+  at least `knobs.margin` below the mean of the valid candidates (nats; -inf is off), and at most
+  1 + `knobs.running` times `average` f32[b], the mean score of the trace's kept chunks (inf in
+  either is off: a first chunk has no chunks before it).
   """
-  ranked = jnp.where(valid, scores, jnp.inf)
-  choice = jnp.argmin(ranked, -1).astype(jnp.int32)
-  best = jnp.min(ranked, -1)
+  score = jnp.take_along_axis(scores, choice[:, None], -1)[:, 0]
   mean = jnp.sum(jnp.where(valid, scores, 0), -1) / jnp.maximum(jnp.sum(valid, -1), 1)
-  suitable = jnp.any(valid, -1) & (best <= knobs.threshold) & (best <= mean - knobs.margin)
-  return choice, suitable
+  limit = jnp.where(jnp.isfinite(knobs.running), (1 + knobs.running) * average, jnp.inf)
+  return (jnp.take_along_axis(valid, choice[:, None], -1)[:, 0] & (score <= knobs.threshold)
+          & (score <= mean - knobs.margin) & (score <= limit))
 
 
 def loops(recent, tokens, count, window):
@@ -40,4 +52,4 @@ def loops(recent, tokens, count, window):
   return found & (last[..., 0] >= 0) & (count > 0)
 
 
-SELECTORS = {"argmin": argmin}
+SELECTORS = {f.__name__: f for f in (argmin, softmin)}

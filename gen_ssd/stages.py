@@ -263,7 +263,7 @@ def answering(config, e):
   return dataclasses.replace(
       config.select, granularity="chunk", k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p,
       top_k=0, max_tokens=e.max_tokens or config.select.max_tokens, attempts=e.samples, seed=e.seed,
-      threshold="off", margin="off", delimiters=(), steps=(), resamples=0)
+      threshold="off", margin="off", running="off", context=0, delimiters=(), steps=(), resamples=0)
 
 
 def _part(config, split, e=None):
@@ -325,7 +325,7 @@ def _calibrate(config, workdir, select, student):
     raise ValueError("problems.held_out is 0: a calibrated threshold needs held-out problems")
   problems = _problems(config, "cold_start")[:config.problems.held_out]
   plain = dataclasses.replace(select, k=1, temperature=config.cold_start.temperature,
-                              threshold="off", margin="off", attempts=1)
+                              threshold="off", margin="off", running="off", attempts=1)
   plain = dataclasses.replace(plain, keep=config_lib.Select.keep,
                               quantile=config_lib.Select.quantile)
   rows = _collect(config, workdir, plain,

@@ -24,6 +24,7 @@ class Trace:
   starts: list = dataclasses.field(default_factory=list)      # places of ids where a step begins
   chunks: list = dataclasses.field(default_factory=list)      # a dict a round that kept a chunk
   losers: list = dataclasses.field(default_factory=list)      # a dict a candidate that lost
+  total: float = 0.0          # sum of the kept chunks' scores, exactly as the engine has it
   retry: int = 0              # times the coming chunk was drawn and found unsuitable
   teacher_tokens: int = 0     # proposed for it, kept or not
   rounds: int = 0             # rounds it was in, kept or not

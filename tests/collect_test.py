@@ -107,6 +107,28 @@ def test_killed_at_every_round_it_ends_in_identical_files(setting, whole, tmp_pa
     assert files(place) == files(folder), deaths
 
 
+def test_a_running_mean_and_softmin_continue_exactly(setting, tmp_path, monkeypatch):
+  select_ = dataclasses.replace(SELECT, running=0.1, selector="softmin", beta=2.0)
+  rows = run(setting, tmp_path / "whole", select_)
+  assert any(r["stop"] == "pruned" and r["chunks"] for r in rows)
+  assert any(c["score"] > min(s for s in c["scores"] if s is not None)
+             for r in rows for c in r["chunks"])
+  real, left = select.select_step, [SELECT.shard_rounds + 1]
+
+  def step(*args, **kwargs):
+    left[0] -= 1
+    if left[0] < 0:
+      raise Killed
+    return real(*args, **kwargs)
+
+  monkeypatch.setattr(select, "select_step", step)
+  with pytest.raises(Killed):
+    run(setting, tmp_path / "killed", select_)
+  monkeypatch.setattr(select, "select_step", real)
+  assert run(setting, tmp_path / "killed", select_) == rows
+  assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
 def test_killed_while_writing_a_fence(setting, whole, tmp_path, monkeypatch):
   rows, folder = whole
   real = config.write_atomically

@@ -144,7 +144,7 @@ WRONG = [
      "select.delimiters is (3,): it must be texts that are not empty"),
     # choosing
     (dict(select__scorer="ppl"),
-     "select.scorer is 'ppl': it must be one of perplexity, random, anti, rsr"),
+     "select.scorer is 'ppl': it must be one of perplexity, local, random, anti, rsr"),
     (dict(select__selector="best"), "select.selector is 'best': it must be one of argmin"),
     (dict(select__threshold="calibrate"),
      "select.threshold is 'calibrate': it must be off or calibrated, or a number of nats"),
@@ -166,6 +166,14 @@ WRONG = [
      "arms.late.threshold is 2.0: it must be off when arms.late.granularity is trace: nothing"),
     (dict(arms={"late": {"granularity": "trace", "margin": 2.0}}),
      "arms.late.margin is 2.0: it must be off when arms.late.granularity is trace: nothing"),
+    (dict(select__running=-0.5), "select.running is -0.5: it must be off, or 0 or more"),
+    (dict(select__running=0.5, select__scorer="anti"), "select.running is 0.5: it must be off, or 0"),
+    (dict(select__running="on"), "select.running is 'on': it must be off, or a number of nats"),
+    (dict(select__beta=-1.0), "select.beta is -1.0: it must be 0 (at random) or more"),
+    (dict(select__context=-1), "select.context is -1: it must be 0 (everything) or more"),
+    (dict(select__scorer="local"), "select.context is 0: it must be at least 1 when select.scorer"),
+    (dict(select__context=2, select__granularity="trace"), "select.context is 2: it must be 0 (every"),
+    (dict(cold_start__running=1.0), "cold_start.running is 1.0: it must be off: there is no student"),
     (dict(cold_start__granularity="trace"),
      "cold_start.granularity is 'trace': it must be chunk: there is no student yet"),
     # no student yet

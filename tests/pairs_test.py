@@ -93,17 +93,20 @@ def trace_collection(teacher, student, s):
   text, one = functools.partial(row, jnp.int32, slots + 1), functools.partial(row, jnp.int32)
   start = engine.Admission(**{
       f.name: {"new": lambda: row(bool), "teacher": text, "student": text,
-               "key": lambda: row(jnp.uint32, 2),
+               "key": lambda: row(jnp.uint32, 2), "total": lambda: row(jnp.float32),
                "recent": lambda: one(s.loop_window - 1)}.get(f.name, one)()
       for f in dataclasses.fields(engine.Admission)})
-  values = dict(temperature=np.float32, top_p=np.float32, threshold=np.float32, margin=np.float32)
+  values = dict.fromkeys(("temperature", "top_p", "threshold", "margin", "running", "beta"),
+                         np.float32)
+  masks = dict(ends=np.int8, steps=bool)
   knobs = engine.Knobs(**{
-      f.name: array((teacher.shape.vocab,), np.int8) if f.name in ("ends", "steps") else
+      f.name: array((teacher.shape.vocab,), masks[f.name]) if f.name in masks else
       array((), values.get(f.name, np.int32)) for f in dataclasses.fields(engine.Knobs)})
   engine.admit.trace(teacher, student, state, start, c=s.c, block=s.block)
   return engine.select_step.trace(
       teacher, student, state, knobs, k=s.k, c=s.c, scorer=scores.SCORERS[s.scorer],
-      selector=selectors.SELECTORS[s.selector], block=s.block, window=s.loop_window).out_info
+      selector=selectors.SELECTORS[s.selector], block=s.block, window=s.loop_window,
+      local=s.context > 0).out_info
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -25,6 +25,7 @@ def statistics(change=lambda x: x):
 
 @pytest.mark.parametrize("name,want", [
     ("perplexity", [3, 4, 0]),                       # (1+2+6)/3, 4/1
+    ("local", [3, 4, 0]),
     ("anti", [-3, -4, 0]),
     ("random", [0.3, 0.1, 0.2]),
     ("rsr", [(1 + 5 + 100) / (1 + 2 + 6), 20 / 4, 0]),  # the rank 300 counts as 100

@@ -1,4 +1,5 @@
 """The invariants of the compiled step. Each fails when its property is broken."""
+import dataclasses
 import functools
 import re
 
@@ -380,6 +381,67 @@ def test_numbers_that_are_not_finite_are_reported():
     assert report.bad[0] and not report.bad[1:].any()
 
 
+def test_a_context_that_holds_everything_changes_nothing():
+  start()
+  far = tiny.Engine(local=True, knob=tiny.knobs(context=np.int32(1000)))
+  plain = tiny.Engine()
+  for engine in (far, plain):
+    engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  for _ in range(3):
+    a, b = far.round(), plain.round()
+    np.testing.assert_allclose(a.score, b.score, atol=1e-5)
+  assert far.texts == plain.texts
+
+
+def test_local_scores_are_those_of_the_prompt_and_the_newest_tokens():
+  """By hand in a one-layer student, where it is exact; all else of the student stays whole."""
+  start()
+  shape = dataclasses.replace(tiny.STUDENT, layers=1)
+  engine = tiny.Engine(local=True, knob=tiny.knobs(context=np.int32(4)), student=tiny.build(shape))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  for _ in range(3):
+    before = {name: list(text) for name, text in engine.texts.items()}
+    report = engine.round()
+  net, differ = tiny.build(dataclasses.replace(shape, rows=None, tensor=None)), 0
+  for i, prompt in enumerate(tiny.prompts(8)):
+    text, n = before[i] + report.tokens[i, 1, :report.count[i, 1]].tolist(), len(before[i])
+    at = np.arange(len(text))
+    far = (at[None] >= len(prompt)) & (at[None] < n - 4) & (at[:, None] >= n - 1)
+
+    def attend(q, k, v):
+      s = jnp.einsum("bktngh,bksnh->bkngts", q, k)
+      s = jnp.where((at[None] <= at[:, None]) & ~far, s * q.shape[-1] ** -0.5, -1e30)
+      return jnp.einsum("bkngts,bksnh->bktngh", jax.nn.softmax(s, -1), v)
+
+    hidden = model.forward_packed(net, mesh.place(np.int32([text])), mesh.place(at[None]), attend)
+    nll = objectives.token_nll(model.logits(net, hidden)[0, 0, :-1], jnp.array(text[1:]))
+    np.testing.assert_allclose(report.score[i, 1], np.asarray(nll)[n - 1:].mean(), atol=2e-4)
+    differ += abs(report.score[i, 1] - report.student_nll[i, 1, :report.count[i, 1]].mean()) > 1e-3
+  assert differ > 4
+  want = full_nll(shape, engine.texts.values(), tiny.prompts(8))
+  for name, nll in enumerate(want):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+
+
+def test_a_running_mean_prunes_and_counts_kept_chunks_only():
+  start()
+  engine = tiny.Engine(knob=tiny.knobs(running=np.float32(0.02)))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  kept, pruned = {i: [] for i in range(8)}, set()
+  for _ in range(5):
+    report = engine.round()
+    for i in {*range(8)} - pruned:
+      best = report.score[i].min()
+      fits = not kept[i] or best <= 1.02 * np.float32(np.mean(kept[i]))
+      assert (report.choice[i] >= 0) == fits
+      kept[i] += [best] * bool(fits)
+      if not fits:
+        pruned.add(i)
+        assert report.why[i] == select.PRUNED
+      np.testing.assert_allclose(report.total[i], sum(kept[i]), rtol=1e-6)
+  assert 0 < len(pruned) and any(len(x) == 5 or len(x) > 1 for x in kept.values())
+
+
 def test_one_program_whatever_the_knobs():
   start()
   engine = tiny.Engine(slots=44)
@@ -387,7 +449,8 @@ def test_one_program_whatever_the_knobs():
   before = tiny.compiled("select_step"), tiny.compiled("admit")
   for change in ({}, dict(temperature=np.float32(0.3)), dict(top_p=np.float32(0.8)),
                  dict(top_k=np.int32(9)), dict(threshold=np.float32(6)),
-                 dict(margin=np.float32(0.1)), dict(resamples=np.int32(3))):
+                 dict(margin=np.float32(0.1)), dict(resamples=np.int32(3)),
+                 dict(running=np.float32(0.2)), dict(steps=np.arange(192) % 9 == 0)):
     engine.knob = tiny.knobs(**change)
     engine.round()
   engine.admit({3: (tiny.prompts(1)[0], 9)})

@@ -8,12 +8,17 @@ import pytest
 from gen_ssd import selectors
 
 
-def choose(scores, valid=None, threshold=np.inf, margin=-np.inf):
+def knobs(threshold=np.inf, margin=-np.inf, running=np.inf, beta=1.0):
+  return types.SimpleNamespace(threshold=np.float32(threshold), margin=np.float32(margin),
+                               running=np.float32(running), beta=np.float32(beta))
+
+
+def choose(scores, valid=None, average=np.inf, **options):
   """(choice, suitable) of one row, as plain values."""
   scores = np.float32([scores])
   valid = np.ones(scores.shape, bool) if valid is None else np.array([valid], bool)
-  knobs = types.SimpleNamespace(threshold=np.float32(threshold), margin=np.float32(margin))
-  choice, suitable = selectors.argmin(scores, valid, knobs)
+  choice = selectors.argmin(scores, valid, knobs(**options), None)
+  suitable = selectors.suitable(scores, valid, choice, knobs(**options), np.float32([average]))
   return int(choice[0]), bool(suitable[0])
 
 
@@ -67,10 +72,40 @@ def test_threshold_and_margin_must_both_hold():
 def test_rows_do_not_touch_each_other():
   scores = np.float32([[1, 2], [2, 1], [1, 1]])
   valid = np.array([[True, True], [True, True], [False, False]])
-  knobs = types.SimpleNamespace(threshold=np.float32(5), margin=np.float32(-np.inf))
-  choice, suitable = selectors.argmin(scores, valid, knobs)
+  choice = selectors.argmin(scores, valid, knobs(threshold=5), None)
+  suitable = selectors.suitable(scores, valid, choice, knobs(threshold=5), np.float32([np.inf] * 3))
   assert choice.tolist()[:2] == [0, 1] and suitable.tolist() == [True, True, False]
   assert choice.dtype == np.int32
+
+
+@pytest.mark.parametrize("running,average,suitable", [
+    (0.5, 2, True), (0.5, 1.34, True), (0.5, 1.33, False), (0, 2, True), (0, 1.9, False),
+    (0, np.inf, True), (np.inf, 0, True), (np.inf, 0.1, True)])
+def test_the_winner_must_be_at_most_a_multiple_of_the_running_mean(running, average, suitable):
+  assert choose([4, 2, 3], running=running, average=average) == (1, suitable)
+
+
+def softmin(scores, valid, beta, n=20000):
+  """Share of n evenly spread uniforms that each candidate wins."""
+  tile = lambda x, dtype: np.broadcast_to(np.array(x, dtype), (n, len(x)))
+  noise = ((np.arange(n) + 0.5) / n).astype(np.float32)
+  found = selectors.softmin(tile(scores, np.float32), tile(valid, bool), knobs(beta=beta), noise)
+  return np.bincount(np.asarray(found), minlength=len(scores)) / n
+
+
+def test_softmin_draws_by_exp_of_minus_beta_times_the_score():
+  scores, valid = [2.0, 1.0, 0.5, 3.0], [1, 1, 0, 1]
+  want = np.exp(-0.7 * np.array(scores)) * valid
+  np.testing.assert_allclose(softmin(scores, valid, 0.7), want / want.sum(), atol=1e-3)
+  np.testing.assert_allclose(softmin(scores, valid, 0), np.array(valid) / 3, atol=1e-3)
+  assert softmin(scores, valid, 1e6).tolist() == [0, 1, 0, 0]  # argmin
+  assert softmin([1e30, 2e30], [1, 1], 1.0).tolist() == [1, 0]
+
+
+def test_softmin_of_nothing_valid_is_not_suitable():
+  scores, valid = np.float32([[1, 2]]), np.zeros((1, 2), bool)
+  choice = selectors.softmin(scores, valid, knobs(), np.float32([0.9]))
+  assert not selectors.suitable(scores, valid, choice, knobs(), np.float32([9]))[0]
 
 
 # ---------------------------------------------------------------- repetitions

@@ -53,6 +53,7 @@ def knobs(**changes):
   steps = np.zeros(TEACHER.vocab, bool)
   values = dict(temperature=np.float32(1), top_k=np.int32(0), top_p=np.float32(1),
                 threshold=np.float32(np.inf), margin=np.float32(-np.inf), resamples=np.int32(0),
+                running=np.float32(np.inf), beta=np.float32(1), context=np.int32(0),
                 vocab=np.int32(180), ends=ends, steps=steps)
   return select.Knobs(**{k: mesh.place(v) for k, v in {**values, **changes}.items()})
 
@@ -75,14 +76,14 @@ def admission(b, size, entries, *, room=1000, student=None):
   zeros = np.zeros(b, np.int32)
   return select.Admission(*map(put, (
       new, text[0], length[0], text[1], length[1], key, chunk, zeros, np.full(b, room, np.int32),
-      np.full((b, WINDOW - 1), -1, np.int32))))
+      np.full((b, WINDOW - 1), -1, np.int32), np.zeros(b, np.float32), length[1])))
 
 
 class Engine:
   """Rows of the tiny pair; `texts` are prompt and kept tokens, by problem name."""
 
   def __init__(self, *, b=8, k=3, c=4, slots=48, block=None, scorer=scores.perplexity, unroll=False,
-               teacher=None, student="tiny", knob=None, room=1000):
+               teacher=None, student="tiny", knob=None, room=1000, **static):
     shapes = [s.__class__(**{**s.__dict__, "unroll": unroll}) for s in (TEACHER, STUDENT)]
     self.teacher = teacher or build(shapes[0])
     self.student = build(shapes[1]) if student == "tiny" else student
@@ -92,7 +93,7 @@ class Engine:
     self.knob = knob or knobs()
     self.b, self.c, self.slots, self.room = b, c, slots, room
     self.block = block or slots
-    self.static = dict(k=k, c=c, scorer=scorer, block=self.block, window=WINDOW)
+    self.static = dict(k=k, c=c, scorer=scorer, block=self.block, window=WINDOW, **static)
     self.texts, self.names, self.nll = {}, [None] * b, {}
 
   def admit(self, entries, kept=0, student=None):

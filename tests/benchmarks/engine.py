@@ -58,11 +58,13 @@ def measure(workload, rounds):
   keys = np.stack([jax.random.key_data(sample.row_key(0, f"{i:08x}", 0)) for i in range(b)])
   start = select.Admission(*map(put, (
       np.ones(b, bool), text, whole(prompt), text, whole(prompt), keys, whole(0), whole(0),
-      whole(1 << 20), np.full((b, WINDOW - 1), -1, np.int32))))
+      whole(1 << 20), np.full((b, WINDOW - 1), -1, np.int32), np.zeros(b, np.float32),
+      whole(prompt))))
   vocab = teacher.shape.vocab
   knobs = select.Knobs(*map(mesh.place, (
       np.float32(1), np.int32(0), np.float32(1), np.float32(np.inf), np.float32(-np.inf),
-      np.int32(0), np.int32(vocab), np.zeros(vocab, np.int8), np.zeros(vocab, bool))))
+      np.float32(np.inf), np.float32(1), np.int32(0), np.int32(0), np.int32(vocab),
+      np.zeros(vocab, np.int8), np.zeros(vocab, bool))))
 
   def run(student):
     state = select.blank_state(teacher=teacher.shape, student=student and student.shape, b=b,
