@@ -385,8 +385,12 @@ def collection(s):
 
 
 def short_hash(s):
-  """Name of the folder of a collection or calibration by the Select `s`: 10 hex digits."""
-  return hashlib.sha256(json.dumps(_plain(s), sort_keys=True).encode()).hexdigest()[:10]
+  """Name of the folder of a collection or calibration by the Select `s`: 10 hex digits.
+
+  Settings at their default do not count, so that a new one renames no folder.
+  """
+  changed = {name: x for name, x in _plain(s).items() if x != getattr(Select(), name)}
+  return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def ring_slots(s):
@@ -412,18 +416,28 @@ def _check_train(t, where):
     _fail(f"{where}.warmup", t.warmup, "0 or more")
 
 
+def _settings(config):
+  """A Config as JSON has it."""
+  return json.loads(json.dumps({**_plain(config), "arms": {n: _plain(s) for n, s in config.arms},
+                                "tests": {n: _plain(e) for n, e in config.tests}}))
+
+
 def claim(workdir, config, models=None):
   """Makes `workdir` the home of this config, or raises ValueError naming the field that differs.
 
   Stages may differ between runs of one workdir; nothing else may. `models` is {who: identity of
-  its files}, so that weights replaced under the same path are noticed.
+  its files}, so that weights replaced under the same path are noticed. A setting that came after
+  the workdir was made counts as at its default there.
   """
-  plain = json.loads(json.dumps({**_plain(config), "arms": {n: _plain(s) for n, s in config.arms},
-                                 "tests": {n: _plain(e) for n, e in config.tests},
-                                 "models": models or {}}))
+  plain = {**_settings(config), "models": models or {}}
   path = pathlib.Path(workdir) / "config.json"
   if path.exists():
     old = json.loads(path.read_text())
+    try:
+      now = parse({name: x for name, x in old.items() if name != "models"})
+      old = {**_settings(now), "models": old.get("models", {})}
+    except ValueError:  # a setting that is gone or not possible here: it will be named below
+      pass
     differ = _differences(plain, old, "")
     for field, mine, theirs in sorted(differ, key=lambda d: d[0].startswith("models.")):
       if field.startswith("models."):  # and no setting differs

@@ -37,6 +37,8 @@ def run(file, workdir, names, devices=None):
   for name, config in configs.items():
     stages.begin(config, workdir / name, devices)
   for i, (name, config) in enumerate(configs.items()):
+    if (workdir / name / "report.html").exists():  # the last thing a run writes
+      continue
     print(f"-- {name} ({i + 1} of {len(names)})", flush=True)
     stages.begin(config, workdir / name, devices)
     for stage in config.stages:

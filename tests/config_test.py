@@ -276,6 +276,27 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
   assert json.loads((tmp_path / "run" / "config.json").read_text()) == saved
 
 
+def test_a_workdir_made_before_a_setting_existed_has_its_default(tmp_path):
+  config.claim(tmp_path, config.parse(made()))
+  path = tmp_path / "config.json"
+  old = json.loads(path.read_text())
+  for part in (old["select"], *old["arms"].values()):
+    del part["top_p"]
+  path.write_text(json.dumps(old))
+  with pytest.raises(ValueError, match=r"top_p is 1.0 there and 0.5 here"):
+    config.claim(tmp_path, config.parse(made(select__top_p=0.5)))
+  config.claim(tmp_path, config.parse(made()))
+  path.write_text(json.dumps({**json.loads(path.read_text()), "gone": 1}))
+  with pytest.raises(ValueError, match="gone is 1 there"):
+    config.claim(tmp_path, config.parse(made()))
+
+
+def test_a_folder_is_named_by_what_is_not_default():
+  select = config.Select(k=2)
+  assert config.short_hash(select) == config.short_hash(config.Select(k=2, top_p=1.0))
+  assert config.short_hash(select) != config.short_hash(config.Select(k=3))
+
+
 def test_a_workdir_belongs_to_its_models(tmp_path):
   one = config.parse(made())
   config.claim(tmp_path, one, {"teacher": "abc"})
