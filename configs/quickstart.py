@@ -24,7 +24,7 @@ def get_config(arg=""):
       "posthoc": dict(granularity="trace", threshold="off"),
       "gen_ssd": dict(),
   }
-  training = dict(rows=16, length=128, learning_rate=2e-3, warmup=20)
+  training = dict(rows=16, length=128, learning_rate=2e-3, warmup=20, unroll=True)
   c.warm_up.update(steps=60, **training)
   c.train.update(steps=300, **training)
   c.evaluate.update(rows=64, temperature=0.0)
