@@ -14,6 +14,7 @@ import numpy as np
 
 FLOATS = {"F32": np.dtype("float32"), "BF16": np.dtype(ml_dtypes.bfloat16),
           "F16": np.dtype("float16"), "F64": np.dtype("float64")}
+BLOCK = 1 << 18  # numbers copied at a time: what a core's cache holds while they are transposed
 
 
 class Entry(typing.NamedTuple):
@@ -80,7 +81,10 @@ def middle(entry, most):
 
 
 def write(file, dtype, dims, arrays):
-  """Writes a safetensors file: `dims` {name: dims} of one dtype, `arrays` yields them in that order."""
+  """Writes a safetensors file: `dims` {name: dims} of one dtype, `arrays` yields them in that order.
+
+  An array may lie in memory in any order: it is written some rows at a time.
+  """
   dtype = np.dtype(dtype)
   kind = {d: name for name, d in FLOATS.items()}[dtype]
   header, at = {"__metadata__": {"format": "pt"}}, 0
@@ -95,4 +99,6 @@ def write(file, dtype, dims, arrays):
     for (name, size), array in zip(dims.items(), arrays, strict=True):
       if array.shape != size or array.dtype != dtype:
         raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, said to be {dtype}{list(size)}")
-      f.write(np.ascontiguousarray(array).view(np.uint8))
+      step = max(1, BLOCK // math.prod(size[1:]))
+      for i in range(0, size[0], step):
+        f.write(np.ascontiguousarray(array[i:i + step]).view(np.uint8))

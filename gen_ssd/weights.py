@@ -50,7 +50,6 @@ TABLE = {
 }
 SANDWICH = {"ln2": "model.layers.{}.pre_feedforward_layernorm.weight"}  # with norms after, too
 AXES = {name: axes for name, (axes, _) in {**models.TOP_LEAVES, **models.LAYER_LEAVES}.items()}
-BLOCK = 1 << 18  # numbers read at a time: what a core's cache holds while they are transposed
 PIECE = 1 << 26  # bytes that may be staged on the host, however small the tensors are
 COMPANIONS = ("generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.*",
               "added_tokens.json", "merges.txt", "chat_template*", "LICENSE*", "NOTICE*")
@@ -177,7 +176,7 @@ def _fill(out, entry, leaf, bounds, dims):
   cuts = tuple(slice(want[g[0]][0] * rest(g), want[g[0]][1] * rest(g)) for g in groups[1:])
   order, lead, inner = "".join(groups), groups[0][0], rest(groups[0])
   start, stop = want[lead]
-  step = max(1, BLOCK // (inner * math.prod(entry.dims[1:])))
+  step = max(1, tensors.BLOCK // (inner * math.prod(entry.dims[1:])))
   out = np.moveaxis(out, [AXES[leaf].index(a) for a in order], range(len(order)))
   for i in range(start, stop, step):
     n = min(step, stop - i)
@@ -260,19 +259,18 @@ def save(path, model, source, dtype=None, shard_bytes=5 * 10**9, chat_template="
   multihost_utils.sync_global_devices(f"gen_ssd.weights.save {path}")
 
 
-@functools.partial(jax.jit, static_argnames=("leaf", "dtype", "dims"))
-def _whole(x, l, leaf, dtype, dims):
+@functools.partial(jax.jit, static_argnames="dtype")
+def _whole(x, l, dtype):
   x = x if l is None else lax.dynamic_index_in_dim(x, l, 0, keepdims=False)
-  order = TABLE[leaf][1].replace(" ", "")
-  x = reshard(x.astype(dtype), P())
-  return x.transpose([AXES[leaf].index(a) for a in order]).reshape(dims)
+  return reshard(x.astype(dtype), P())
 
 
 def _gather(model, leaf, l, dtype, dims):
-  """One tensor as the file has it, on the host."""
+  """One tensor on the host, seen as the file has it; nothing is copied into that order."""
   owner = model if l is None else model.blocks
-  l = None if l is None else jnp.int32(l)
-  return np.asarray(_whole(getattr(owner, leaf)[...], l, leaf, dtype, dims))
+  x = np.asarray(_whole(getattr(owner, leaf)[...], None if l is None else jnp.int32(l), dtype))
+  order = TABLE[leaf][1].replace(" ", "")
+  return x.transpose([AXES[leaf].index(a) for a in order]).reshape(dims)
 
 
 def _copy_companions(source, folder, dtype):

@@ -94,13 +94,15 @@ def test_tensors_in_pieces_of_rows_and_layers_are_the_same(block, tmp_path, monk
   source, _, _ = golden("gemma3", tmp_path)
   shape = weights.read_shape(source)
   whole, layers, put = weights.load(source, shape), [], weights._put
-  monkeypatch.setattr(weights, "BLOCK", block)
+  monkeypatch.setattr(tensors_lib, "BLOCK", block)
   monkeypatch.setattr(weights, "PIECE", 0)
   monkeypatch.setattr(weights, "_put", lambda *a: layers.append(a[1].shape) or put(*a))
   pieces = weights.load(source, shape)
   assert (1, 16, 24) in layers  # one layer at a time where it is as large as the embedding
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),
                jax.tree.leaves(whole), jax.tree.leaves(pieces))
+  weights.save(tmp_path / "out", pieces, source)
+  assert_same_tensors(source, tmp_path / "out")
 
 
 def test_norms_stay_float32_and_the_rest_is_cast(tmp_path):
