@@ -18,6 +18,7 @@ from gen_ssd import select as engine
 from gen_ssd import selectors
 from gen_ssd import tokens
 from gen_ssd import traces as traces_lib
+from gen_ssd import translate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +30,13 @@ class Writer:
   student: model_lib.Transformer | None = None
   student_tokenizer: object = None
   system: str | None = None
+  translate: bool = False     # their tokenizers differ: see translate.py
 
 
 def knobs(writer, select, threshold):
   """The traced settings of a collection on the mesh; ids both tokenizers lack are never drawn."""
   size = writer.teacher.shape.vocab
-  if writer.student is None:
+  if writer.student is None or writer.translate:
     shared = min(size, len(writer.teacher_tokenizer))
   else:
     shared = tokens.shared_vocabulary(writer.teacher_tokenizer, writer.student_tokenizer)
@@ -105,11 +107,13 @@ class _Loop:
 
   def run(self):
     s, w = self.select, self.writer
-    shapes = dict(teacher=w.teacher.shape, student=w.student and w.student.shape)
+    student = None if w.translate else w.student  # else another keeps the student's ring
+    translator = translate.Translator(w, s, self.prompts) if w.translate and w.student else None
+    shapes = dict(teacher=w.teacher.shape, student=student and student.shape)
     slots = config_lib.ring_slots(s)
     blank = lambda: engine.blank_state(**shapes, b=s.rows, s=slots, window=s.loop_window)
     knob = knobs(w, s, self.threshold)
-    line = metrics.Progress(self.title, self.total)
+    line = metrics.Progress(self.title + " (translated: slower)" * bool(translator), self.total)
     start, proposed, rounds, state = time.monotonic(), 0, 0, None
     first, harvest = len(self.finished), []
     while True:
@@ -118,6 +122,8 @@ class _Loop:
         if state is not None:
           self._write()
         state = blank()
+        if translator:
+          translator.reset()
       free = [i for i, t in enumerate(self.rows) if t is None]
       new = [i for i, t in enumerate(self.rows) if t] if fence else []
       if self.pending and (fence or len(free) >= max(1, s.rows // 4)):
@@ -127,12 +133,15 @@ class _Loop:
       if not any(self.rows):
         break
       if new:
-        state = engine.admit(w.teacher, w.student, state, self._admission(new), c=s.c,
+        state = engine.admit(w.teacher, student, state, self._admission(new), c=s.c,
                              block=s.block or slots)
-      state, report = engine.select_step(
-          w.teacher, w.student, state, knob, k=s.k, c=s.c, scorer=scores.SCORERS[s.scorer],
-          selector=selectors.SELECTORS[s.selector], block=s.block or slots, window=s.loop_window,
-          local=s.context > 0)
+      if translator:
+        state, report = translator.round(state, knob, self.rows)
+      else:
+        state, report = engine.select_step(
+            w.teacher, student, state, knob, k=s.k, c=s.c, scorer=scores.SCORERS[s.scorer],
+            selector=selectors.SELECTORS[s.selector], block=s.block or slots, window=s.loop_window,
+            local=s.context > 0)
       self._finish(harvest)  # verified and put into words while the devices work
       report = mesh_lib.host(report)
       rounds += 1

@@ -144,10 +144,10 @@ def admit(teacher, student, state, start, *, c, block):
   first = state.slot - pieces * c
   rows = lambda old, fresh: _where(start.new, fresh, old)
   return State(
-      _read(teacher, state.teacher, start.new, start.teacher, start.teacher_length, first, pieces,
-            c, block),
-      state.student and _read(student, state.student, start.new, start.student,
-                              start.student_length, first, pieces, c, block),
+      read(teacher, state.teacher, start.new, start.teacher, start.teacher_length, first, pieces, c,
+           block),
+      state.student and read(student, state.student, start.new, start.student,
+                             start.student_length, first, pieces, c, block),
       jax.random.wrap_key_data(rows(jax.random.key_data(state.key), start.key)),
       rows(state.chunk, start.chunk), rows(state.retry, start.retry),
       rows(state.room, start.room), rows(state.age, jnp.zeros_like(state.age) + pieces * c),
@@ -160,8 +160,8 @@ def _where(new, fresh, old):
   return jnp.where(new.reshape(new.shape + (1,) * (old.ndim - 1)), fresh, old)
 
 
-def _read(model, prefix, new, tokens, length, first, pieces, c, block):
-  """`admit` for one model."""
+def read(model, prefix, new, tokens, length, first, pieces, c, block):
+  """`admit` for one model: `pieces` chunks of tokens int32[b,p] from ring slot `first` on."""
   shape = model.shape
   new, length = reshard(new, P(shape.rows)), reshard(length, P(shape.rows))
   tokens = reshard(tokens, P(shape.rows, None))
@@ -219,38 +219,68 @@ def select_step(teacher, student, state, knobs, *, k, c, scorer, selector=select
     state: State, donated. knobs: Knobs, traced.
     k, c: candidates a row and most tokens of each. scorer, selector: see scores, selectors.
     block: ring slots attended at a time; divides the ring. window: see selectors.loops.
-    local: the scorer sees the prompt and the newest knobs.context tokens only: see _score.
+    local: the scorer sees the prompt and the newest knobs.context tokens only: see score.
   Returns:
     (State, Report).
   """
   if student is None and k > 1:
     raise ValueError(f"select.k is {k}: choosing among candidates needs a student")
-  rows = teacher.shape.rows
-  running = state.why == RUNNING
-  u = sample.uniforms(state.key, state.chunk, state.retry, k, c + 1)
-  tokens, count, ended, teacher_nll, chunk, bad, steps = _expand(
-      teacher, state, knobs, running, u[:, :, 1:], k, c, block)
-  live = jnp.arange(c) < count[..., None]
-  start = live & _starts(state, knobs, tokens)
+  p = propose(teacher, state, knobs, k, c, block)
   if student is None:
-    student_nll, score = jnp.zeros_like(teacher_nll), jnp.zeros_like(count, dtype=jnp.float32)
-    rank = jnp.zeros_like(tokens)
+    nll, rank, read = jnp.zeros_like(p.teacher_nll), jnp.zeros_like(p.tokens), None
+    found = jnp.zeros_like(p.count, dtype=jnp.float32)
   else:
-    student_nll, rank, score, read = _score(student, state.student, tokens, count, running,
-                                            u[:, :, 0, 0], scorer, block, teacher_nll, start,
-                                            (state.question, knobs.context) if local else None)
-    student_nll, rank = (reshard(x, P(rows, None, None)) for x in (student_nll, rank))
-    score = reshard(score, P(rows, None))
-  bad |= running & jnp.any(jnp.where(live, ~jnp.isfinite(student_nll), False), (1, 2))
-  valid = (count > 0) & ~selectors_lib.loops(state.recent, tokens, count, window)
-  choice = selector(score, valid, knobs, u[:, 0, 0, 1])
+    nll, rank, found, read = score(student, state.student, p.tokens, p.count, state.why == RUNNING,
+                                   p.noise[..., 0], scorer, block, p.teacher_nll, p.start,
+                                   (state.question, knobs.context) if local else None)
+  return settle(state, knobs, p, nll, rank, found, read, selector, window)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Proposal:
+  """The teacher's half of a round: candidates, with the keys and values they left."""
+  tokens: jax.Array       # int32[b,k,c]
+  count: jax.Array        # int32[b,k]
+  ended: jax.Array        # bool[b,k]  by an end token
+  teacher_nll: jax.Array  # f32[b,k,c]
+  start: jax.Array        # bool[b,k,c] first token of a step
+  chunk: attention.KV
+  noise: jax.Array        # f32[b,k,2] uniform: for scorers and for selectors
+  bad: jax.Array          # bool[b]
+  steps: jax.Array        # int32[]
+
+
+def propose(teacher, state, knobs, k, c, block):
+  """The first half of a round: a Proposal of k candidates a row."""
+  u = sample.uniforms(state.key, state.chunk, state.retry, k, c + 1)
+  tokens, count, ended, nll, chunk, bad, steps = _expand(
+      teacher, state, knobs, state.why == RUNNING, u[:, :, 1:], k, c, block)
+  live = jnp.arange(c) < count[..., None]
+  return Proposal(tokens, count, ended, nll, live & _starts(state, knobs, tokens), chunk, u[:, :, 0],
+                  bad, steps)
+
+
+def settle(state, knobs, p, nll, rank, score, read, selector, window, allowed=True):
+  """The second half: choose by score f32[b,k], commit, report.
+
+  nll, rank [b,k,c] are the student's statistics of the Proposal `p`, `read` its keys and values (or
+  None); candidates that are not `allowed` bool[b,k] are not valid.
+  """
+  rows, running, c = jax.typeof(p.count).sharding.spec[0], state.why == RUNNING, p.tokens.shape[2]
+  nll, rank = (reshard(x, P(rows, None, None)) for x in (nll, rank))
+  score = reshard(score, P(rows, None))
+  live = jnp.arange(c) < p.count[..., None]
+  bad = p.bad | running & jnp.any(jnp.where(live, ~jnp.isfinite(nll), False), (1, 2))
+  valid = (p.count > 0) & allowed & ~selectors_lib.loops(state.recent, p.tokens, p.count, window)
+  choice = selector(score, valid, knobs, p.noise[:, 0, 1])
   average = jnp.where(state.chunk > 0, state.total / jnp.maximum(state.chunk, 1), jnp.inf)
   suitable = running & selectors_lib.suitable(score, valid, choice, knobs, average)
-  state = _commit(state, knobs, chunk, None if student is None else read, running, suitable,
-                  choice, score, tokens, count, ended, window, c)
+  state = _commit(state, knobs, p.chunk, read, running, suitable, choice, score, p.tokens, p.count,
+                  p.ended, window, c)
   whole = lambda x: reshard(x, P(*[None] * x.ndim))
-  report = Report(tokens, count, score, valid, student_nll, rank, start, teacher_nll,
-                  jnp.where(suitable, choice, -1), state.total, state.why, bad, steps)
+  report = Report(p.tokens, p.count, score, valid, nll, rank, p.start, p.teacher_nll,
+                  jnp.where(suitable, choice, -1), state.total, state.why, bad, p.steps)
   return state, jax.tree.map(whole, report)
 
 
@@ -306,8 +336,8 @@ def _starts(state, knobs, tokens):
       first[:, None, None] & (jnp.arange(c) == 0))
 
 
-def _score(student, prefix, tokens, count, running, noise, scorer, block, teacher_nll, start,
-           near=None):
+def score(student, prefix, tokens, count, running, noise, scorer, block, teacher_nll, start,
+          near=None):
   """Student statistics of candidates, a tile of tokens at a time: inputs are [last, tokens[:-1]].
 
   With near = (prompt tokens int32[b], context int32[]) the score, and nothing else, comes from a
@@ -374,26 +404,28 @@ def _commit(state, knobs, chunk, read, running, suitable, choice, score, tokens,
   text = jnp.concatenate([state.recent, won], 1)
   recent = jnp.take_along_axis(text, kept[:, None] + jnp.arange(window - 1), 1)
 
-  def grow(prefix, chunk):
-    rows = P(jax.typeof(prefix.last).sharding.spec[0])
-    at, n, fresh = reshard(choice, rows), reshard(kept, rows), reshard(won, P(rows[0], None))
-
-    def put(axis, buffer, branches):  # [(L),b,n,*], [(L),b,k,n,*]
-      lead = branches.ndim - 5
-      index = at.reshape((1,) * lead + (-1, 1, 1, 1, 1))
-      mine = jnp.take_along_axis(branches, index, lead + 1)
-      return lax.dynamic_update_slice_in_dim(buffer, lax.squeeze(mine, [lead + 1]), state.slot,
-                                             axis)
-
-    index = jnp.arange(c, dtype=jnp.int32)
-    fresh_position = jnp.where(index < n[:, None], prefix.length[:, None] + index, -1)
-    position = lax.dynamic_update_slice_in_dim(prefix.position, fresh_position, state.slot, 1)
-    newest = index == (n - 1)[:, None]
-    last = jnp.where(n > 0, jnp.sum(jnp.where(newest, fresh, 0), 1), prefix.last)
-    return Prefix(attention.each(put, prefix.kv, chunk), position, prefix.length + n, last)
-
+  more = lambda prefix, branches: grow(prefix, branches, choice, kept, won, state.slot)
   return State(
-      grow(state.teacher, chunk), state.student and grow(state.student, read), state.key,
+      more(state.teacher, chunk), state.student and more(state.student, read), state.key,
       state.chunk + suitable, jnp.where(again, state.retry + 1, 0), room, age, recent,
       state.total + jnp.where(suitable, pick(score), 0), state.question, why,
       (state.slot + c) % slots)
+
+
+def grow(prefix, branches, choice, kept, won, slot):
+  """The Prefix with the first kept int32[b] of won int32[b,c]: branch `choice` of the chunk's KV."""
+  rows = P(jax.typeof(prefix.last).sharding.spec[0])
+  at, n, fresh = reshard(choice, rows), reshard(kept, rows), reshard(won, P(rows[0], None))
+
+  def put(axis, buffer, branches):  # [(L),b,n,*], [(L),b,k,n,*]
+    lead = branches.ndim - 5
+    index = at.reshape((1,) * lead + (-1, 1, 1, 1, 1))
+    mine = jnp.take_along_axis(branches, index, lead + 1)
+    return lax.dynamic_update_slice_in_dim(buffer, lax.squeeze(mine, [lead + 1]), slot, axis)
+
+  index = jnp.arange(won.shape[1], dtype=jnp.int32)
+  fresh_position = jnp.where(index < n[:, None], prefix.length[:, None] + index, -1)
+  position = lax.dynamic_update_slice_in_dim(prefix.position, fresh_position, slot, 1)
+  newest = index == (n - 1)[:, None]
+  last = jnp.where(n > 0, jnp.sum(jnp.where(newest, fresh, 0), 1), prefix.last)
+  return Prefix(attention.each(put, prefix.kv, branches), position, prefix.length + n, last)

@@ -57,7 +57,13 @@ def check(config):
     weights.check_files(directory(model.path), weights.read_shape(directory(model.path),
                                                                   dtype=model.dtype))
   pair = [_tokenizer(config.teacher), _tokenizer(config.student)]
-  tokens.shared_vocabulary(*pair)
+  if not config.translate:
+    tokens.shared_vocabulary(*pair)
+  elif tokens.differences(*pair):
+    for name, s in config.arms:
+      if s.scorer == "morsd":
+        raise ValueError(f"arms.{name}.scorer is 'morsd': it must be another one when tokenizers "
+                         "differ")
   tokens.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
   tightest = min([config.cold_start, config.select, *(s for _, s in config.arms)],
                  key=lambda s: s.prompt)
@@ -306,7 +312,8 @@ def _collect(config, workdir, select, folder, problems, *, student, title, teach
                                                                       **ALONE)
   writer = collect_lib.Writer(
       model_lib.unstacked(mine), tokenizer, tokens.eos_ids(teacher, tokenizer),
-      chooser and model_lib.unstacked(chooser), its_tokenizer, config.problems.system or None)
+      chooser and model_lib.unstacked(chooser), its_tokenizer, config.problems.system or None,
+      config.translate and bool(chooser) and bool(tokens.differences(tokenizer, its_tokenizer)))
   threshold = math.inf if select.threshold == "off" else select.threshold
   if threshold == "calibrated":
     threshold = _calibrate(config, workdir, select, student)
@@ -340,9 +347,13 @@ def _train(config, rows, settings, folder, *, title):
   path = directory(config.student.path)
   tokenizer = _tokenizer(config.student)
   ends, own = tokens.eos_ids(directory(config.teacher.path), tokenizer), tokenizer.eos_token_id
+  other = config.translate and tokens.differences(_tokenizer(config.teacher), tokenizer)
   pairs = []
   for r in rows:
     ids = [*r["ids"][:-1], own] if r["ids"][-1] in ends else r["ids"]
+    if other:
+      text = r["text"].removeprefix(r["opened"])
+      ids = tokenizer.encode(text, add_special_tokens=False) + [own] * (r["stop"] == "ended")
     row, start = tokens.render_row(tokenizer, r["problem"], ids, config.problems.system or None,
                                    r["opened"])
     pairs.append((row[:start], row[start:]))

@@ -190,14 +190,24 @@ def shared_vocabulary(teacher, student):
   mask. ValueError lists up to 10 ids with both strings when an id means different things, or when
   the teacher has ids the student lacks.
   """
-  mine, theirs = ({i: s for s, i in t.get_vocab().items()} for t in (teacher, student))
-  differ = sorted(i for i, s in mine.items() if theirs.get(i) != s)
+  mine, theirs = _strings(teacher), _strings(student)
+  differ = differences(teacher, student)
   if differ:
     lines = [f"{i}: teacher {mine[i]!r}, student {theirs.get(i)!r}" for i in differ[:10]]
     raise ValueError("\n  ".join(
         [f"teacher ({teacher.name_or_path}) and student ({student.name_or_path}) must share a "
-         f"vocabulary; {len(differ):,} of {len(mine):,} ids differ:", *lines]))
+         f"vocabulary, or translate be set; {len(differ):,} of {len(mine):,} ids differ:", *lines]))
   return max(mine) + 1
+
+
+def differences(teacher, student):
+  """Sorted ids of the teacher that mean something else to the student, or nothing."""
+  mine, theirs = _strings(teacher), _strings(student)
+  return sorted(i for i, s in mine.items() if theirs.get(i) != s)
+
+
+def _strings(tokenizer):
+  return {i: s for s, i in tokenizer.get_vocab().items()}
 
 
 def delimiter_mask(tokenizer, delimiters, size):

@@ -1,0 +1,256 @@
+"""Rounds of a teacher and a student whose tokenizers differ: text goes between them, on the host.
+
+A round is two programs instead of one. Between them the host writes out the candidates and cuts them
+into the student's tokens. Text may be cut otherwise once more of it is there, so the student is first
+rolled back over the tokens that changed. What it finds is spread over the teacher's tokens by their
+characters: sums are kept, scorers and files see one number a teacher token, and with equal
+tokenizers it is what the fused step finds.
+"""
+import bisect
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+import numpy as np
+
+from gen_ssd import config as config_lib
+from gen_ssd import mesh as mesh_lib
+from gen_ssd import scores
+from gen_ssd import select as engine
+from gen_ssd import selectors
+from gen_ssd import tokens as tokens_lib
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Moved:
+  """Candidates in the student's tokens, behind what it keeps of the row."""
+  tokens: jax.Array  # int32[b,k,e]
+  count: jax.Array   # int32[b,k]
+  home: jax.Array    # int32[b,k,e] teacher token of the chunk that a token ends in, -1 for none
+  length: jax.Array  # int32[b] tokens of the row before `last`; later ones are taken back
+  last: jax.Array    # int32[b]
+
+
+@functools.partial(jax.jit, static_argnames=("k", "c", "block"))
+def propose(teacher, state, knobs, *, k, c, block):
+  """(Proposal, its tokens, counts and ends for the host); `state` is not donated."""
+  p = engine.propose(teacher, state, knobs, k, c, block)
+  return p, jax.tree.map(lambda x: reshard(x, P(*[None] * x.ndim)), (p.tokens, p.count, p.ended))
+
+
+@functools.partial(jax.jit, static_argnames=("c", "block"), donate_argnums=1)
+def read(student, prefix, new, tokens, length, slot, *, c, block):
+  """The student reads int32[b,p] `tokens` into the rows marked new, as select.admit does."""
+  pieces = (jnp.max(jnp.where(new, length - 1, 0)) + c - 1) // c
+  return engine.read(student, prefix, new, tokens, length, slot - pieces * c, pieces, c, block)
+
+
+@functools.partial(jax.jit, static_argnames=("scorer", "selector", "block", "window", "local"),
+                   donate_argnums=(1, 2))
+def settle(student, state, prefix, knobs, proposal, moved, slot, *, scorer, selector, block, window,
+           local):
+  """Rolls the student back, scores, chooses, commits: (State, Prefix, Report)."""
+  c = proposal.tokens.shape[2]
+  there = lambda x: reshard(x, P(student.shape.rows, *[None] * (x.ndim - 1)))
+  running = there(state.why == engine.RUNNING)
+  length = jnp.where(running, moved.length, prefix.length)
+  position = jnp.where(prefix.position < length[:, None], prefix.position, -1)
+  prefix = engine.Prefix(prefix.kv, position, length, jnp.where(running, moved.last, prefix.last))
+
+  hot = moved.home[..., None] == jnp.arange(c)  # [b,k,e,c]
+  spread = lambda x: jnp.sum(jnp.where(hot, x[..., None], 0), 2)
+  top = lambda x: jnp.max(jnp.where(hot, x[..., None], 0), 2)
+  live = there(jnp.arange(c) < proposal.count[..., None])
+  teacher_nll, start = there(proposal.teacher_nll), there(proposal.start)
+
+  def by_teacher_token(found, _, noise):
+    return scorer(scores.Statistics(spread(found.nll), top(found.rank), spread(found.entropy),
+                                    teacher_nll, start), live, noise)
+
+  nothing = jnp.zeros_like(moved.tokens)
+  nll, rank, score, branches = engine.score(
+      student, prefix, moved.tokens, moved.count, running, there(proposal.noise),
+      by_teacher_token, block, nothing.astype(jnp.float32), nothing.astype(bool),
+      (state.question, knobs.context) if local else None)
+  seen = jnp.any(moved.home >= 0, -1)  # else it has no character of its own: as good as empty
+  seen = reshard(seen, P(jax.typeof(proposal.count).sharding.spec[0], None))
+  state, report = engine.settle(state, knobs, proposal, spread(nll), top(rank), score, None,
+                                selector, window, seen)
+  choice = there(report.choice)
+  pick = lambda x: jnp.take_along_axis(
+      x, jnp.maximum(choice, 0).reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
+  kept = jnp.where(running & (choice >= 0), pick(moved.count), 0)
+  prefix = engine.grow(prefix, branches, jnp.maximum(choice, 0), kept, pick(moved.tokens), slot)
+  return state, prefix, report
+
+
+class Translator:
+  """The student's side of a collection: its ring and the tokens it has read, a row."""
+
+  def __init__(self, writer, select, prompts):
+    self.writer, self.select, self.prompts = writer, select, prompts
+    self.equal = not tokens_lib.differences(writer.teacher_tokenizer, writer.student_tokenizer)
+    self.reset()
+
+  def reset(self):
+    """As at the start: a fence, after which a resumed run is in the same state."""
+    ratio = 1 if self.equal else 2  # student tokens a teacher token, at first; both grow as needed
+    self.wide, self.slots = ratio * self.select.c, 0  # most tokens of a candidate; ring slots
+    self.names = [None] * self.select.rows  # which trace a row writes
+    self.held = [None] * self.select.rows   # its tokens in the student's vocabulary
+    self._resize(ratio * config_lib.ring_slots(self.select))
+
+  def _resize(self, slots):
+    unit = math.lcm(self.wide, self.select.block or 1)
+    self.slots = -(-max(slots, self.slots) // unit) * unit
+    self._empty()
+
+  def _empty(self):
+    """A blank ring: every row has to be read again."""
+    s, self.slot, self.inside = self.select, 0, set()
+    self.age = np.zeros(s.rows, int)  # ring slots passed since the row was read
+    self.prefix = _blank(shape=self.writer.student.shape, b=s.rows, s=self.slots)
+
+  def round(self, state, knob, traces):
+    """One round of the running `traces` (a Trace or None a row): (State, Report)."""
+    s, w = self.select, self.writer
+    proposal, found = propose(w.teacher, state, knob, k=s.k, c=s.c,
+                              block=s.block or config_lib.ring_slots(s))
+    for i, trace in enumerate(traces):
+      name = trace and (trace.uuid, trace.attempt)
+      if name != self.names[i]:
+        self.names[i], self.held[i] = name, None
+        self.inside.discard(i)
+    whole = self._cut(traces, *mesh_lib.host(found))
+    stay = {i: self._stay(traces[i], i, [ids for ids, _ in b]) for i, b in whole.items()}
+    self._make_room(whole, stay)
+    self._read(whole)
+    state, self.prefix, report = settle(
+        w.student, state, self.prefix, knob, proposal, self._moved(whole, stay),
+        mesh_lib.place(np.int32(self.slot)), scorer=scores.SCORERS[s.scorer],
+        selector=selectors.SELECTORS[s.selector], block=s.block or self.slots,
+        window=s.loop_window, local=s.context > 0)
+    for i, at in enumerate(mesh_lib.host(report.choice)):
+      if i in whole:
+        self.held[i] = whole[i][at][0] if at >= 0 else self.held[i][:stay[i]]
+    self.slot = (self.slot + self.wide) % self.slots
+    self.age += self.wide
+    return state, report
+
+  # ---------------------------------------------------------------- text
+
+  def _text(self, many):
+    """Texts of many lists of teacher ids; a character that is only begun waits for its rest."""
+    found = self.writer.teacher_tokenizer.batch_decode(
+        many, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [text.rstrip("\ufffd") for text in found]
+
+  def _encode(self, texts):
+    """[(ids, end of each token in the text)] in the student's tokens."""
+    if not texts:
+      return []
+    found = self.writer.student_tokenizer(texts, add_special_tokens=False,
+                                          return_offsets_mapping=True)
+    return [(ids, [end for _, end in offsets])
+            for ids, offsets in zip(found["input_ids"], found["offset_mapping"])]
+
+  def _cut(self, traces, tokens, count, ended):
+    """{row: [(student ids of prompt, trace and candidate; home of each) a branch]}."""
+    running = {i: t for i, t in enumerate(traces) if t is not None}
+    mine = lambda i, k: tokens[i, k, :count[i, k]].tolist()
+    k = range(self.select.k)
+    if self.equal:
+      return {i: [self._plain(t, mine(i, j)) for j in k] for i, t in running.items()}
+    body = {(i, j): mine(i, j)[:count[i, j] - int(ended[i, j])] for i in running for j in k}
+    before = dict(zip(running, self._text([t.ids for t in running.values()])))
+    texts = self._text([[*traces[i].ids, *ids] for (i, _), ids in body.items()])
+    cut = dict(zip(body, self._encode(texts)))
+    # Where each teacher token ends, from short pieces of text: a decoder needs some tokens before.
+    last = {i: t.ids[-8:] for i, t in running.items()}
+    start = dict(zip(running, map(len, self._text(list(last.values())))))
+    steps = iter(self._text([[*last[i], *ids[:n + 1]] for (i, _), ids in body.items()
+                             for n in range(len(ids))]))
+    own = self.writer.student_tokenizer.eos_token_id
+    found = {i: [] for i in running}
+    for (i, j), ids in body.items():
+      prompt, base = self.prompts[traces[i].uuid][1], len(before[i])
+      ends = [base + len(next(steps)) - start[i] for _ in ids]
+      student, stops = cut[i, j]
+      home = [min(bisect.bisect_left(ends, e), len(ids) - 1) if e > base and ids else -1
+              for e in stops]
+      if ended[i, j]:
+        student, home = [*student, own], [*home, int(count[i, j]) - 1]
+      found[i].append(([*prompt, *student], [-1] * len(prompt) + home))
+    return found
+
+  def _plain(self, trace, ids):
+    before = [*self.prompts[trace.uuid][1], *trace.ids]
+    return [*before, *ids], [-1] * len(before) + list(range(len(ids)))
+
+  # ---------------------------------------------------------------- the student's ring
+
+  def _stay(self, trace, row, candidates):
+    """How many tokens of a row every candidate has in common with what the student has read."""
+    if self.held[row] is None:
+      after = trace.ids if self.equal else self._encode(self._text([trace.ids]))[0][0]
+      self.held[row] = [*self.prompts[trace.uuid][1], *after]
+    return min(_same(self.held[row], ids) for ids in candidates)
+
+  def _make_room(self, whole, stay):
+    tail = max((len(ids) - stay[i] for i, b in whole.items() for ids, _ in b), default=0)
+    wide = self.wide
+    while wide < tail:
+      wide *= 2
+    longest = max((len(self.held[i]) for i in whole), default=1)
+    need = -(-longest // self.select.c) * self.select.c + wide
+    if wide > self.wide or need > self.slots:
+      self.wide = wide
+      self._resize(2 * need)
+    elif any(self.age[i] + wide > self.slots for i in self.inside & whole.keys()):
+      self._empty()
+
+  def _read(self, whole):
+    """Reads the rows that are not inside the ring."""
+    rows, c = sorted(whole.keys() - self.inside), self.select.c
+    if not rows:
+      return
+    text = np.zeros((self.select.rows, self.slots + 1), np.int32)
+    new, length = np.zeros(self.select.rows, bool), np.ones(self.select.rows, np.int32)
+    for i in rows:
+      new[i], length[i] = True, len(self.held[i])
+      text[i, :length[i]] = self.held[i]
+    self.prefix = read(self.writer.student, self.prefix, *map(self._place, (new, text, length)),
+                       mesh_lib.place(np.int32(self.slot)), c=c,
+                       block=self.select.block or self.slots)
+    self.age[rows] = -(-(max(length) - 1) // c) * c
+    self.inside |= {*rows}
+
+  def _moved(self, whole, stay):
+    b, k, e = self.select.rows, self.select.k, self.wide
+    tokens, home = np.zeros((b, k, e), np.int32), np.full((b, k, e), -1, np.int32)
+    count, length, last = np.zeros((b, k), np.int32), *np.zeros((2, b), np.int32)
+    for i, branches in whole.items():
+      length[i], last[i] = stay[i] - 1, self.held[i][stay[i] - 1]
+      for j, (ids, where) in enumerate(branches):
+        n = count[i, j] = len(ids) - stay[i]
+        tokens[i, j, :n], home[i, j, :n] = ids[stay[i]:], where[stay[i]:]
+    return Moved(*map(self._place, (tokens, count, home, length, last)))
+
+  def _place(self, x):
+    return mesh_lib.place(x, P(self.writer.student.shape.rows, *[None] * (x.ndim - 1)))
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "b", "s"))
+def _blank(*, shape, b, s):
+  return engine.blank_prefix(shape, b, s)
+
+
+def _same(a, b):
+  """Length of the common start of two lists."""
+  n = min(len(a), len(b))
+  return next((i for i in range(n) if a[i] != b[i]), n)

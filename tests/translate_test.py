@@ -1,0 +1,230 @@
+"""Rounds of models whose tokenizers differ, against the fused step and against plain forwards."""
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from tokenizers import Tokenizer
+from tokenizers import decoders
+from tokenizers import models
+from tokenizers import pre_tokenizers
+from tokenizers import trainers
+from transformers import PreTrainedTokenizerFast
+
+from gen_ssd import answers
+from gen_ssd import attention
+from gen_ssd import collect
+from gen_ssd import config
+from gen_ssd import mesh
+from gen_ssd import model
+from gen_ssd import problems
+from gen_ssd import stages
+from gen_ssd import tokens
+from gen_ssd import traces
+from gen_ssd import translate
+
+REAL = pathlib.Path(__file__).parents[2] / "shared" / "data"
+SELECT = config.Select(k=3, c=4, rows=8, prompt=88, max_tokens=40, shard_rounds=5, loop_window=8)
+
+
+@pytest.fixture(scope="module")
+def pair():
+  """The bundled teacher, which writes clean text, and the bundled student."""
+  mesh.start(devices=jax.devices()[:1])
+  path = stages.directory("bundled/teacher")
+  teacher, tokenizer = stages._load(config.Model(path), path)
+  path = stages.directory("bundled/student")
+  student, own = stages._load(config.Model(path), path)
+  student = model.replace_shape(student, rows="data")
+  return collect.Writer(teacher, tokenizer, tokens.eos_ids(path, tokenizer), student, own)
+
+
+def run(writer, folder, select=SELECT, count=10, threshold=np.inf):
+  with answers.Verifier() as verifier:
+    return collect.collect(writer, problems.bundled("test", count), select, folder,
+                           verifier=verifier, threshold=threshold)
+
+
+def byte_level(merges):
+  """A byte-level BPE tokenizer of the bundled texts, with so many tokens beside the bytes."""
+  core = Tokenizer(models.BPE())
+  core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=merges < 100)
+  core.decoder = decoders.ByteLevel()
+  texts = [p.problem + " 57 + 8 = 65. So \\boxed{65}." for p in problems.bundled("train", 50)]
+  core.train_from_iterator(texts, trainers.BpeTrainer(
+      vocab_size=256 + merges + 3, special_tokens=["<end>", "<ask>", "<tell>"], show_progress=False,
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+  return PreTrainedTokenizerFast(
+      tokenizer_object=core, eos_token="<end>", clean_up_tokenization_spaces=False,
+      chat_template="<ask>{{ messages[0].content }}<tell>{% if messages[1] %}{{ messages[1].content }}"
+                    "<end>{% endif %}")
+
+
+def nll_of(student, ids):
+  """Nats of each token of `ids` after the first, by one plain forward."""
+  ids = jnp.array(ids)[None]
+  ones, block = jnp.ones_like(ids), ids.shape[1]
+  attend = functools.partial(attention.attend_packed, segments=ones, block=block)
+  hidden = model.forward_packed(student, ids, jnp.arange(block)[None], attend)
+  logp = jax.nn.log_softmax(model.logits(student, hidden)[0, 0])
+  return -np.asarray(logp)[np.arange(block - 1), np.asarray(ids)[0, 1:]]
+
+
+# ---------------------------------------------------------------- equal tokenizers
+
+@pytest.mark.parametrize("again", [False, True], ids=["ids", "text"])
+def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, again):
+  """Their ids pass as they are; text that is cut again gives the same, as the teacher's is clean."""
+  strict = dataclasses.replace(SELECT, k=2, resamples=1)  # so that rounds without a winner come, too
+  fused = run(pair, tmp_path / "fused", strict, threshold=15.0)
+  if again:
+    monkeypatch.setattr(tokens, "differences", lambda *pair: [0])
+  mine = run(dataclasses.replace(pair, translate=True), tmp_path / "mine", strict, threshold=15.0)
+  assert {r["stop"] for r in fused} > {"pruned"}
+  assert any(r["rounds"] >= len(r["chunks"]) + 2 for r in fused)  # drawn again
+  for a, b in zip(fused, mine):
+    assert (a["ids"], a["stop"], a["rounds"]) == (b["ids"], b["stop"], b["rounds"])
+    np.testing.assert_allclose(a["student_nlls"], b["student_nlls"], rtol=1e-4, atol=1e-4)
+    assert a["student_ranks"] == b["student_ranks"] and a["starts"] == b["starts"]
+    for x, y in zip(a["chunks"], b["chunks"]):
+      assert (x["choice"], x["text"]) == (y["choice"], y["text"])
+      np.testing.assert_allclose(x["scores"], y["scores"], rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------- different tokenizers
+
+@pytest.fixture(scope="module", params=[40, 300], ids=["words", "phrases"])
+def foreign(request, pair):
+  """The bundled teacher with a random student of another tokenizer; 300 merges cross words."""
+  own = byte_level(request.param)
+  shape = dataclasses.replace(tiny.STUDENT, rows="data", vocab=len(own) + 5)
+  found = tiny.arrays.__wrapped__(dataclasses.replace(shape, rows=None))
+  student = model.Transformer(shape, lambda name, dims: mesh.place(found[name]))
+  return dataclasses.replace(pair, student=student, student_tokenizer=own, translate=True)
+
+
+def test_scores_are_those_of_a_plain_forward_over_the_students_tokens(foreign, tmp_path):
+  rows = run(foreign, tmp_path, count=12)
+  own, teacher = foreign.student_tokenizer, foreign.teacher_tokenizer
+  assert len(rows) == 12 and any(r["stop"] == "ended" for r in rows)
+  changed = 0
+  for r in rows:
+    prompt, at = tokens.chat_prompt(own, r["problem"]), 0
+    for chunk in r["chunks"]:
+      before, after = (teacher.decode(r["ids"][:n], skip_special_tokens=True)
+                       for n in (at, at + chunk["count"]))
+      at += chunk["count"]
+      cut = own(after, add_special_tokens=False, return_offsets_mapping=True)
+      ids, ends = cut["input_ids"], [end for _, end in cut["offset_mapping"]]
+      changed += ids[:len(own.encode(before))] != own.encode(before)
+      if r["ids"][at - 1] in foreign.ends:
+        ids, ends = [*ids, own.eos_token_id], [*ends, len(after) + 1]
+      nll = nll_of(foreign.student, [*prompt, *ids])[len(prompt) - 1:]
+      want = sum(x for x, end in zip(nll, ends) if end > len(before)) / chunk["count"]
+      assert abs(chunk["score"] - want) < 2e-3, (before, after)
+      scored = [x for x in chunk["scores"] if x is not None]
+      assert chunk["score"] == min(scored)
+    assert abs(sum(r["student_nlls"]) - sum(c["score"] * c["count"] for c in r["chunks"])) < 0.01
+  if len(own) > 400:
+    assert changed  # some chunk did undo the cut of the text before it
+
+
+def test_a_killed_run_continues_to_the_same_files(foreign, tmp_path, monkeypatch):
+  select = dataclasses.replace(SELECT, max_tokens=20)
+  read = lambda folder: {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+  run(foreign, tmp_path / "whole", select)
+
+  class Killed(Exception):
+    pass
+
+  real, left = translate.settle, [7]
+
+  def settle(*args, **kwargs):
+    left[0] -= 1
+    if left[0] == 0:
+      raise Killed
+    return real(*args, **kwargs)
+
+  monkeypatch.setattr(translate, "settle", settle)
+  with pytest.raises(Killed):
+    run(foreign, tmp_path / "part", select)
+  run(foreign, tmp_path / "part", select)
+  assert read(tmp_path / "part") == read(tmp_path / "whole")
+
+
+def test_a_small_ring_is_emptied_and_read_again(foreign, tmp_path, monkeypatch):
+  whole = run(foreign, tmp_path / "whole")
+  emptied, real = [], translate.Translator._empty
+  resize = translate.Translator._resize
+
+  def empty(self):
+    emptied.append(bool(getattr(self, "inside", None)))  # rows were in it
+    real(self)
+
+  monkeypatch.setattr(translate.Translator, "_empty", empty)
+  monkeypatch.setattr(translate.Translator, "_resize",  # starts with next to nothing
+                      lambda self, slots: resize(self, slots if self.slots else 1))
+  small = run(foreign, tmp_path / "small")
+  assert sum(emptied) >= 2
+  for a, b in zip(whole, small):
+    assert [c["choice"] for c in a["chunks"]] == [c["choice"] for c in b["chunks"]]
+
+
+# ---------------------------------------------------------------- cutting text
+
+def test_real_tokenizers_are_aligned_by_character():
+  """Qwen3 writes, Phi-3 reads: whatever the chunks, it ends with the whole text's own tokens."""
+  for name in ("qwen3", "phi-3-mini"):
+    if not (REAL / "tokenizers" / name / "tokenizer.json").is_file():
+      pytest.skip(f"the tokenizer {name} is not in {REAL}")
+  qwen, phi = (tokens.load_tokenizer(REAL / "tokenizers" / n) for n in ("qwen3", "phi-3-mini"))
+  texts = ["She sold 48/2 = 24 clips.\n\nAltogether $48+24=\\boxed{72}$ \u2014 na\u00efve "
+           "\U0001f98a\U0001f98b caf\u00e9 \u65e5\u672c\u8a9e!"]
+  file = REAL / "gsm8k" / "train.jsonl"
+  texts += [json.loads(line)["answer"] for line in file.read_text().splitlines()[:6]]
+  cutter = object.__new__(translate.Translator)
+  cutter.writer = collect.Writer(None, qwen, (qwen.eos_token_id,), None, phi)
+  cutter.equal, cutter.prompts = False, {"x": ([1], [7, 8])}
+  for text in texts:
+    ids = [*qwen.encode(text), qwen.eos_token_id]
+    for size in (1, 3, 7):
+      cutter.select = dataclasses.replace(SELECT, k=1, c=size)
+      trace, homes = traces.Trace("x", 0), 0
+      for at in range(0, len(ids), size):
+        part = ids[at:at + size]
+        chunk = np.zeros((1, 1, size), np.int32)
+        chunk[0, 0, :len(part)] = part
+        ended = np.array([[part[-1] == qwen.eos_token_id]])
+        (student, home), = cutter._cut([trace], chunk, np.array([[len(part)]]), ended)[0]
+        assert student[:2] == [7, 8] and len(student) == len(home)
+        mine = [h for h in home if h >= 0]
+        assert mine == sorted(mine) and all(h < len(part) for h in mine)
+        assert home == [-1] * (len(home) - len(mine)) + mine  # what is new comes last
+        homes += len(mine)
+        trace.ids = trace.ids + part
+      whole = phi.encode(text, add_special_tokens=False)
+      assert student[2:] == [*whole, phi.eos_token_id]
+      assert homes >= len(whole) * 0.9  # a token may grow by a chunk's first characters
+
+
+# ---------------------------------------------------------------- configuration
+
+def test_tokenizers_that_differ_need_leave(tmp_path):
+  path = tmp_path / "student"
+  shutil.copytree(stages.directory("bundled/student"), path)
+  file = path / "tokenizer.json"
+  file.write_text(file.read_text().replace("\u2581Tom", "\u2581Tim"))
+  made = lambda **more: config.parse({
+      "teacher": {"path": "bundled/teacher"}, "student": {"path": str(path)}, "arms": {"a": more.pop(
+          "arm", {})}, "problems": dict(train=8, cold_start=8, held_out=2, test=8), **more})
+  with pytest.raises(ValueError, match="must share a vocabulary, or translate be set; 1 of"):
+    stages.check(made())
+  stages.check(made(translate=True))
+  with pytest.raises(ValueError, match="arms.a.scorer is 'morsd': it must be another one"):
+    stages.check(made(translate=True, arm={"scorer": "morsd", "granularity": "trace"}))
