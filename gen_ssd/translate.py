@@ -54,7 +54,10 @@ def read(student, prefix, new, tokens, length, slot, *, c, block):
                    donate_argnums=(1, 2))
 def settle(student, state, prefix, knobs, proposal, moved, slot, *, scorer, selector, block, window,
            local):
-  """Rolls the student back, scores, chooses, commits: (State, Prefix, Report)."""
+  """Rolls the student back, scores, chooses, commits: (State, Prefix, Report).
+
+  `slot` is where the student's own ring goes on; knobs.context counts its tokens here.
+  """
   c = proposal.tokens.shape[2]
   there = lambda x: reshard(x, P(student.shape.rows, *[None] * (x.ndim - 1)))
   running = there(state.why == engine.RUNNING)
