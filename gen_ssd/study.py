@@ -153,7 +153,7 @@ def examples(workdir, mine="gen_ssd", other="random", count=3):
   chosen, plain, losers = rows(mine), rows(other), collections.defaultdict(dict)
   for shard in sorted(stages.collection(workdir, mine).glob("candidates-*.jsonl")):
     for r in traces.read(shard)[0]:
-      losers[r["uuid"], r["attempt"]][r["chunk"], r["branch"], r["retry"]] = r["text"]
+      losers[r["uuid"], r["attempt"]][r["chunk"], r["retry"], r["branch"]] = r["text"], r["score"]
   parts = []
   for title, good, bad in (("helped", chosen, plain), ("hurt", plain, chosen)):
     keys = [k for k in chosen if k in plain and good[k]["verdict"] == "right"
@@ -165,15 +165,21 @@ def examples(workdir, mine="gen_ssd", other="random", count=3):
                    f"`{plain[k]['text']}` ({plain[k]['verdict']}).\n\n{mine} "
                    f"({row['verdict']}, {row['stop']}):\n")
       for i, chunk in enumerate(row["chunks"]):
-        cells = []
-        for b, score in enumerate(chunk["scores"]):
-          won = b == chunk["choice"]
-          text = chunk["text"] if won else losers[k].get((i, b, chunk["resamples"]), "")
-          bold = "**" * won
-          cells.append(f"{bold}`{text.strip()}` {'-' if score is None else f'{score:.2f}'}{bold}")
-        parts.append(f"{i + 1}. " + " · ".join(cells))
+        cells = [(chunk["text"], s) if b == chunk["choice"] else
+                 losers[k].get((i, chunk["resamples"], b), ("", s))
+                 for b, s in enumerate(chunk["scores"])]
+        parts.append(f"{i + 1}. " + _candidates(cells, chunk["choice"]))
+      if row["stop"] == "pruned":
+        last = [v for (i, _, _), v in sorted(losers[k].items()) if i == len(row["chunks"])]
+        parts.append(f"{len(row['chunks']) + 1}. none suitable: {_candidates(last)}")
       parts.append("")
   return "\n".join(parts)
+
+
+def _candidates(cells, choice=None):
+  """(text, score or None) of each candidate, the chosen one bold."""
+  words = [f"`{text.strip() or 'end'}` {'invalid' if s is None else f'{s:.2f}'}" for text, s in cells]
+  return " · ".join(f"**{w}**" if i == choice else w for i, w in enumerate(words))
 
 
 def main(argv):

@@ -68,11 +68,11 @@ def test_extract_boxed(text, expected):
 
 
 def test_extract_boxed_is_linear_in_a_looping_text():
-  start = time.perf_counter()
+  start = time.process_time()
   assert extract_boxed(r"\boxed{" * 20000) is None
   assert extract_boxed(r"\boxed 1{" * 20000) == "1"
   assert extract_last_number("1," * 50000) == "1"
-  assert time.perf_counter() - start < 2
+  assert time.process_time() - start < 20  # a quadratic reading takes minutes
 
 
 @pytest.mark.parametrize(
