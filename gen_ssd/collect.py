@@ -70,6 +70,9 @@ def check_prompts(problems, tokenizers, select, system):
 def collect(writer, problems, select, folder, *, verifier, threshold=math.inf, title="collect"):
   """Writes `select.attempts` traces for every problem and returns their rows (see traces.row).
 
+  With `select.pruned` = "retry" a pruned trace is written anew, at most `select.retries` times, as
+  attempt n + attempts: later, when every problem has had its first attempts.
+
   Killed at any instant and called again, it continues to the same files: the loop has fences
   every `select.shard_rounds` rounds where finished traces are written and every trace under way
   is read again from its tokens, so a resumed run starts from what a fence leaves.
@@ -95,11 +98,12 @@ class _Loop:
     self.finished = [r for r in found if r["uuid"] in self.problems]
     self.right = sum(r["verdict"] == "right" for r in self.finished)
     self.rows = in_flight or [None] * select.rows
+    jobs = [(p.uuid, a) for p in problems for a in range(select.attempts)]
+    jobs += [j for r in self.finished for j in self._again(r["uuid"], r["attempt"], r["stop"])]
     gone = {(r["uuid"], r["attempt"]) for r in self.finished}
     gone |= {(t.uuid, t.attempt) for t in self.rows if t}
-    jobs = [(p.uuid, a) for p in problems for a in range(select.attempts)]
     self.pending = [j for j in jobs if j not in gone][::-1]
-    self.total = len(jobs)
+    self.jobs = {*jobs} | gone
     self.prompts = check_prompts(
         problems, (writer.teacher_tokenizer, writer.student_tokenizer or writer.teacher_tokenizer),
         select, writer.system)
@@ -113,7 +117,8 @@ class _Loop:
     slots = config_lib.ring_slots(s)
     blank = lambda: engine.blank_state(**shapes, b=s.rows, s=slots, window=s.loop_window)
     knob = knobs(w, s, self.threshold)
-    line = metrics.Progress(self.title + " (translated: slower)" * bool(translator), self.total)
+    title = self.title + " (translated: slower)" * bool(translator)
+    line = metrics.Progress(title, len(self.jobs))
     start, proposed, rounds, state = time.monotonic(), 0, 0, None
     first, harvest = len(self.finished), []
     while True:
@@ -150,7 +155,7 @@ class _Loop:
         self._finish(harvest)  # a fence, or the end, writes all that is finished
         harvest = []
       proposed += int(report.count.sum())
-      done = len(self.finished)
+      done, line.total = len(self.finished), len(self.jobs)
       good = self.right / max(done, 1)
       rate = proposed / (time.monotonic() - start)
       line.show(done, f"right {good:.0%}  {rate:,.0f} tok/s  scoring {self._share(report):.0%} of "
@@ -229,9 +234,20 @@ class _Loop:
           trace.student_ranks += report.student_rank[kept].tolist()
         trace.retry, trace.total = 0, float(report.total[i])
       if report.why[i] != engine.RUNNING:
-        stopped.append((trace, engine.STOPS[int(report.why[i])]))
+        stop = engine.STOPS[int(report.why[i])]
+        stopped.append((trace, stop))
         self.rows[i] = None
+        again = [j for j in self._again(trace.uuid, trace.attempt, stop) if j not in self.jobs]
+        self.pending = again + self.pending  # last, as a resumed run has them
+        self.jobs |= {*again}
     return stopped
+
+  def _again(self, uuid, attempt, stop):
+    """The (uuid, attempt) that is written because this one was pruned: a list of one or none."""
+    s = self.select
+    if s.pruned != "retry" or stop != "pruned" or attempt // s.attempts >= s.retries:
+      return []
+    return [(uuid, attempt + s.attempts)]
 
   def _finish(self, stopped):
     """(trace, cause) pairs become rows: decoded, verified."""

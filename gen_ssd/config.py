@@ -67,6 +67,8 @@ class Select:
   margin: str | float = "off"  # off, or nats a winner must be below the mean of the candidates
   running: str | float = "off"  # off, or m: a winner's score is at most 1 + m times its trace's mean
   resamples: int = 0           # times a chunk is drawn again before its trace is pruned
+  pruned: str = "drop"         # such a trace. retry: its problem is too. keep: its prefix is kept
+  retries: int = 1             # times a pruned trace is written anew, when pruned is retry
   attempts: int = 1            # traces a problem (times k when whole traces are chosen)
   keep: str = "right"          # right: answers verified. all: every trace that ended
   loop_window: int = 32        # tokens looked at for repetitions
@@ -303,7 +305,7 @@ def _check_evaluate(e, where, config):
 
 
 def _check_select(s, where):
-  positive = ("k", "c", "rows", "prompt", "max_tokens", "attempts", "shard_rounds")
+  positive = ("k", "c", "rows", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
   for name in positive:
     if getattr(s, name) < 1:
       _fail(f"{where}.{name}", getattr(s, name), "at least 1")
@@ -343,7 +345,8 @@ def _check_select(s, where):
     _fail(f"{where}.loop_window", s.loop_window, "a multiple of 4, at least 8")
   if s.keep not in ("right", "all"):
     _fail(f"{where}.keep", s.keep, "right or all")
-  for name, words in (("granularity", ("chunk", "trace")), ("chooser", ("cold_start", "base"))):
+  for name, words in (("granularity", ("chunk", "trace")), ("chooser", ("cold_start", "base")),
+                      ("pruned", ("drop", "retry", "keep"))):
     if getattr(s, name) not in words:
       _fail(f"{where}.{name}", getattr(s, name), " or ".join(words))
   if s.granularity == "chunk" and s.scorer in scores.WHOLE:
@@ -365,6 +368,9 @@ def _check_select(s, where):
       if getattr(s, name) != "off":
         _fail(f"{where}.{name}", getattr(s, name), f"off when {where}.granularity is trace: nothing "
               "is pruned while a trace is written")
+    if s.pruned == "keep":
+      _fail(f"{where}.pruned", s.pruned, f"drop or retry when {where}.granularity is trace: a prefix "
+            "is no whole trace")
 
 
 def collection(s):
@@ -378,6 +384,8 @@ def collection(s):
     plain |= dict(granularity="chunk", k=1, attempts=s.k * s.attempts)
   if s.threshold != "calibrated":
     plain |= dict(quantile=Select.quantile)
+  if s.pruned != "retry":
+    plain |= dict(pruned=Select.pruned, retries=Select.retries)
   if s.selector != "softmin":
     plain |= dict(beta=Select.beta)
   if (s.k == 1 or s.granularity == "trace") and s.threshold == s.running == "off":

@@ -115,7 +115,7 @@ def cold_start(config, workdir):
   problems = _problems(config, "cold_start")[config.problems.held_out:]
   rows = _collect(config, workdir, config.cold_start, folder / "traces", problems, student=None,
                   title="cold start")
-  kept = traces.kept(rows, keep=config.cold_start.keep)
+  kept = traces.kept(rows, keep=config.cold_start.keep, pruned=config.cold_start.pruned)
   _train(config, kept, config.warm_up, folder, title="cold-start training")
 
 
@@ -129,7 +129,7 @@ def collect(config, workdir):
                     student=_chooser(config, workdir, select), title=f"collect {name}")
     if done:
       continue
-    kept = traces.kept(rows, keep=select.keep)
+    kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
     if select.granularity == "trace":
       kept = posthoc.best(kept, select.scorer, seed=select.seed, difficulty=_difficulties(
           config, workdir, select, kept) if select.scorer == "morsd" else None)
@@ -269,7 +269,8 @@ def answering(config, e):
   return dataclasses.replace(
       config.select, granularity="chunk", k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p,
       top_k=0, max_tokens=e.max_tokens or config.select.max_tokens, attempts=e.samples, seed=e.seed,
-      threshold="off", margin="off", running="off", context=0, delimiters=(), steps=(), resamples=0)
+      threshold="off", margin="off", running="off", context=0, delimiters=(), steps=(), resamples=0,
+      pruned="drop")
 
 
 def _part(config, split, e=None):
@@ -332,7 +333,8 @@ def _calibrate(config, workdir, select, student):
     raise ValueError("problems.held_out is 0: a calibrated threshold needs held-out problems")
   problems = _problems(config, "cold_start")[:config.problems.held_out]
   plain = dataclasses.replace(select, k=1, temperature=config.cold_start.temperature,
-                              threshold="off", margin="off", running="off", attempts=1)
+                              threshold="off", margin="off", running="off", attempts=1,
+                              pruned="drop", retries=config_lib.Select.retries)
   plain = dataclasses.replace(plain, keep=config_lib.Select.keep,
                               quantile=config_lib.Select.quantile)
   rows = _collect(config, workdir, plain,

@@ -121,9 +121,14 @@ def read(path):
   return good, len(lines) - len(good)
 
 
-def kept(rows, *, keep):
-  """The traces to train on, ordered by problem: `right` (verified) or `all` that ended."""
-  good = [r for r in rows if r["stop"] == "ended" and (keep == "all" or r["verdict"] == "right")]
+def kept(rows, *, keep, pruned="drop"):
+  """The traces to train on, ordered by problem: `right` (verified) or `all` that ended.
+
+  With pruned = "keep" also what was written of pruned ones, which no answer verifies.
+  """
+  good = [r for r in rows if
+          r["stop"] == "ended" and (keep == "all" or r["verdict"] == "right") or
+          r["stop"] == "pruned" and pruned == "keep" and r["ids"]]
   return sorted(good, key=lambda r: (r["uuid"], r["attempt"]))
 
 

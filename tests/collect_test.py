@@ -55,6 +55,13 @@ def whole(setting, tmp_path_factory):
   return run(setting, folder), folder
 
 
+@pytest.fixture(scope="module")
+def retried(setting, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("retried")
+  select_ = dataclasses.replace(SELECT, pruned="retry", attempts=2, retries=2, shard_rounds=3)
+  return select_, run(setting, folder, select_, only=setting[1][:8], threshold=5.0), folder
+
+
 def test_every_problem_gets_its_trace_and_every_candidate_is_kept(setting, whole):
   rows, folder = whole
   assert [r["uuid"] for r in rows] == [p.uuid for p in setting[1]]
@@ -127,6 +134,35 @@ def test_a_running_mean_and_softmin_continue_exactly(setting, tmp_path, monkeypa
   monkeypatch.setattr(select, "select_step", real)
   assert run(setting, tmp_path / "killed", select_) == rows
   assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("deaths", [[4, 7], [13, 1, 9], [22]])
+def test_pruned_problems_are_tried_again_also_when_killed(setting, retried, deaths, tmp_path,
+                                                         monkeypatch):
+  select_, rows, folder = retried
+  by_key = {(r["uuid"], r["attempt"]): r for r in rows}
+  for (uuid, attempt), r in by_key.items():
+    again = r["stop"] == "pruned" and attempt < select_.attempts * select_.retries
+    assert ((uuid, attempt + select_.attempts) in by_key) == again or attempt >= 4
+    assert attempt < 2 or by_key[uuid, attempt - 2]["stop"] == "pruned"
+  assert {0, 2, 4} <= {r["attempt"] for r in rows} <= {0, 1, 2, 3, 4, 5}
+  assert any(r["stop"] != "pruned" for r in rows if r["attempt"] > 1)
+  real = select.select_step
+  for at in deaths:
+    left = [at]
+
+    def step(*args, **kwargs):
+      left[0] -= 1
+      if left[0] < 0:
+        raise Killed
+      return real(*args, **kwargs)
+
+    monkeypatch.setattr(select, "select_step", step)
+    with pytest.raises(Killed):
+      run(setting, tmp_path, select_, only=setting[1][:8], threshold=5.0)
+  monkeypatch.setattr(select, "select_step", real)
+  assert run(setting, tmp_path, select_, only=setting[1][:8], threshold=5.0) == rows
+  assert files(tmp_path) == files(folder)
 
 
 def test_killed_while_writing_a_fence(setting, whole, tmp_path, monkeypatch):

@@ -119,7 +119,8 @@ WRONG = [
      "evaluate.source is 'math501': it must be bundled, the path of"),
     # sizes that do not fit together
     *((dict(**{f"select__{name}": 0}), f"select.{name} is 0: it must be at least 1")
-      for name in ("k", "c", "rows", "prompt", "max_tokens", "attempts", "shard_rounds")),
+      for name in ("k", "c", "rows", "prompt", "max_tokens", "attempts", "retries",
+                    "shard_rounds")),
     (dict(select__c=48), "select.prompt is 64: it must be a multiple of select.c (48)"),
     (dict(select__max_tokens=100),
      "select.max_tokens is 100: it must be a multiple of select.c (8)"),
@@ -156,6 +157,9 @@ WRONG = [
      "arms.kd.margin is 0.1: it must be off when k is 1"),
     (dict(select__quantile=0.0), "select.quantile is 0.0: it must be above 0 and at most 1"),
     (dict(select__resamples=-1), "select.resamples is -1: it must be 0 or more"),
+    (dict(select__pruned="again"), "select.pruned is 'again': it must be drop or retry or keep"),
+    (dict(arms={"late": {"granularity": "trace", "pruned": "keep"}}),
+     "arms.late.pruned is 'keep': it must be drop or retry when arms.late.granularity is trace"),
     (dict(select__keep="good"), "select.keep is 'good': it must be right or all"),
     (dict(select__steps=("",)), "select.steps is ('',): it must be texts that are not empty"),
     (dict(select__granularity="token"), "select.granularity is 'token': it must be chunk or trace"),
@@ -244,12 +248,13 @@ def test_arms_that_write_the_same_traces_share_one_collection():
   trace = dict(granularity="trace")
   one = hashes(a=trace, b={**trace, "scorer": "mix_long"}, c={**trace, "k": 2, "attempts": 2},
                d=dict(k=1, attempts=4), e=dict(k=1, attempts=4, scorer="rsr", keep="all"),
-               f=dict(k=1, attempts=4, quantile=0.5))
+               f=dict(k=1, attempts=4, quantile=0.5), g=dict(k=1, attempts=4, pruned="keep", retries=3))
   assert len({*one}) == 1 and len(one[0]) == 10 and one[0].isalnum()
   other = hashes(a=trace, b=dict(k=1), c={}, d=dict(scorer="random"), e=dict(threshold="calibrated"),
                  f=dict(threshold="calibrated", quantile=0.5), g={**trace, "chooser": "base"},
                  h={**trace, "seed": 1}, i={**trace, "delimiters": ("x",)}, j=dict(k=1, threshold=2.0),
-                 k=dict(k=1, threshold=2.0, scorer="rsr"))
+                 k=dict(k=1, threshold=2.0, scorer="rsr"), l=dict(pruned="retry"),
+                 m=dict(pruned="retry", retries=2))
   assert len({*other}) == len(other)
 
 

@@ -54,6 +54,14 @@ def test_kept(keep, want, order):
   assert [f"{r['uuid']}{r['attempt']}" for r in found] == want
 
 
+def test_prefixes_of_pruned_traces_are_kept_when_asked_for():
+  empty = {**row("g", stop="pruned", verdict="wrong"), "ids": []}
+  names = lambda **how: [f"{r['uuid']}{r['attempt']}" for r in traces.kept([empty, *ROWS], **how)]
+  assert names(keep="right", pruned="keep") == ["a0", "b0", "b1", "e0", "f0", "f1"]
+  for pruned in ("drop", "retry"):
+    assert names(keep="right", pruned=pruned) == names(keep="right")
+
+
 # ---------------------------------------------------------------- files
 
 FLIGHT = [traces.Trace("cd", 2, [4, 9], [-0.125, -2.5], [0.1, 0.30000001],
