@@ -51,8 +51,14 @@ def knobs(writer, select, threshold):
   values = (np.float32(select.temperature), np.int32(select.top_k), np.float32(select.top_p),
             np.float32(threshold), np.float32(margin), np.float32(running),
             np.float32(select.beta), np.int32(select.context * select.c),
-            np.int32(select.resamples), np.int32(shared), ends, steps)
+            np.int32(select.resamples), np.int32(shared),
+            np.int32(closing(writer.teacher_tokenizer, select)), ends, steps)
   return engine.Knobs(*map(mesh_lib.place, values))
+
+
+def closing(teacher_tokenizer, select):
+  """The id after which nothing is chosen, -1 for none. ValueError when there must be one."""
+  return tokens.closing_id(teacher_tokenizer) if select.covers == "thinking" else -1
 
 
 def check_prompts(problems, tokenizers, select, system):
@@ -60,6 +66,8 @@ def check_prompts(problems, tokenizers, select, system):
   found = {}
   for p in problems:
     found[p.uuid] = tokens.prompts(tokenizers, p.problem, system)
+    if select.scoring_prompt == "teacher":
+      found[p.uuid] = (found[p.uuid][0],) * 2
     longest = max(map(len, found[p.uuid]))
     if longest > select.prompt + 1:  # the newest token is not in the ring yet
       raise ValueError(f"select.prompt is {select.prompt}: problem {p.uuid} has {longest} prompt "
@@ -93,6 +101,7 @@ class _Loop:
     self.writer, self.select, self.verifier = writer, select, verifier
     self.problems = {p.uuid: p for p in problems}
     self.threshold, self.title = threshold, title
+    self.closing = closing(writer.teacher_tokenizer, select)
     self.shards = traces_lib.Shards(folder)
     found, in_flight = self.shards.resume()
     self.finished = [r for r in found if r["uuid"] in self.problems]
@@ -179,7 +188,7 @@ class _Loop:
     size = config_lib.ring_slots(s) + 1
     text = np.zeros((2, s.rows, size), np.int32)
     length, key = np.ones((2, s.rows), np.int32), np.zeros((s.rows, 2), np.uint32)
-    mark = np.zeros(s.rows, bool)
+    mark, free = np.zeros((2, s.rows), bool)
     chunk, retry, room, question = (np.zeros(s.rows, np.int32) for _ in range(4))
     total = np.zeros(s.rows, np.float32)
     recent = np.full((s.rows, s.loop_window - 1), -1, np.int32)
@@ -191,7 +200,7 @@ class _Loop:
         text[m, i, :len(ids)], length[m, i] = ids, len(ids)
       key[i] = jax.random.key_data(sample.row_key(s.seed, trace.uuid, trace.attempt))
       chunk[i], retry[i], total[i] = len(trace.chunks), trace.retry, trace.total
-      question[i] = len(self.prompts[trace.uuid][1])
+      question[i], free[i] = len(self.prompts[trace.uuid][1]), self.closing in trace.ids
       room[i] = s.max_tokens - len(trace.ids)
       tail = trace.ids[-(s.loop_window - 1):]
       if tail:
@@ -199,7 +208,7 @@ class _Loop:
     rows = self.writer.teacher.shape.rows
     put = lambda x: mesh_lib.place(x, P(rows, *[None] * (x.ndim - 1)))
     return engine.Admission(*map(put, (mark, text[0], length[0], text[1], length[1], key, chunk,
-                                       retry, room, recent, total, question)))
+                                       retry, room, recent, total, question, free)))
 
   def _advance(self, report):
     """Adds a round to every running trace; returns those that stopped, with the cause."""
@@ -211,10 +220,12 @@ class _Loop:
         raise FloatingPointError(f"problem {trace.uuid}, round {trace.rounds}: a model's numbers are "
                                  "not finite; try dtype float32, or check the weights")
       count, choice = report.count[i], int(report.choice[i])
-      score = [_number(x) if ok else None for x, ok in zip(report.score[i], report.valid[i])]
+      drawn = np.count_nonzero(count)  # one where nothing is chosen, else k
+      score = [_number(x) if ok else None
+               for x, ok in zip(report.score[i, :drawn], report.valid[i])]
       trace.teacher_tokens += int(count.sum())
       trace.rounds += 1
-      for k in range(self.select.k):
+      for k in range(drawn):
         if k != choice:
           trace.losers.append({
               "chunk": len(trace.chunks), "branch": k, "retry": trace.retry,

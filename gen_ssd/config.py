@@ -60,6 +60,8 @@ class Select:
   scorer: str = "perplexity"   # see scores.py
   steps: tuple = ()            # texts that end a step, for drop_first and teacher_gap; (): chunks do
   context: int = 0             # chunks of c tokens, beside the prompt, a scorer sees; 0: everything
+  scoring_prompt: str = "student"  # or teacher: whose chat template a scoring student reads
+  covers: str = "everything"   # or thinking: nothing is chosen or pruned after </think>
   selector: str = "argmin"     # or softmin: by lot, likelier the lower the score (see beta)
   beta: float = 1.0            # of softmin; 0 chooses at random
   threshold: str | float = "off"  # off, calibrated (see quantile), or nats: a winner's worst score
@@ -69,6 +71,7 @@ class Select:
   resamples: int = 0           # times a chunk is drawn again before its trace is pruned
   pruned: str = "drop"         # such a trace. retry: its problem is too. keep: its prefix is kept
   retries: int = 1             # times a pruned trace is written anew, when pruned is retry
+  refresh: int = 0             # problems after which the student is trained anew; 0: never
   attempts: int = 1            # traces a problem (times k when whole traces are chosen)
   keep: str = "right"          # right: answers verified. all: every trace that ended
   loop_window: int = 32        # tokens looked at for repetitions
@@ -96,6 +99,8 @@ class Train:
   unroll: bool = False
   save_every: int = 200
   log_every: int = 10
+  start: str = "base"          # weights it starts from, or cold_start: the warmed-up student's
+  cold_traces: bool = False    # train on the cold start's traces too
   seed: int = 0
 
 
@@ -245,16 +250,17 @@ def _check(config):
   for where, select in [("select", config.select), ("cold_start", config.cold_start),
                         *[(f"arms.{n}", s) for n, s in config.arms]]:
     _check_select(select, where)
-  if config.cold_start.granularity != "chunk":
-    _fail("cold_start.granularity", config.cold_start.granularity,
-          "chunk: there is no student yet to choose")
-  if config.cold_start.k != 1:
-    _fail("cold_start.k", config.cold_start.k, "1: there is no student yet to choose")
-  for name in ("threshold", "margin", "running"):
-    if getattr(config.cold_start, name) != "off":
-      _fail(f"cold_start.{name}", getattr(config.cold_start, name), "off: there is no student yet")
+  for name, plain in (("granularity", "chunk"), ("k", 1), ("covers", "everything"),
+                      ("refresh", 0), ("threshold", "off"), ("margin", "off"), ("running", "off")):
+    if getattr(config.cold_start, name) != plain:
+      _fail(f"cold_start.{name}", getattr(config.cold_start, name),
+            f"{plain}: there is no student yet to choose")
   for where, train in (("warm_up", config.warm_up), ("train", config.train)):
     _check_train(train, where)
+  for name in ("start", "cold_traces"):
+    plain = getattr(Train, name)
+    if getattr(config.warm_up, name) != plain:
+      _fail(f"warm_up.{name}", getattr(config.warm_up, name), f"{plain}: it is the cold start itself")
   for name, test in config.tests or (("", config.evaluate),):
     _check_evaluate(test, f"tests.{name}" if name else "evaluate", config)
   if config.pretrain.documents not in ("lessons", "plain"):
@@ -339,14 +345,19 @@ def _check_select(s, where):
       _fail(f"{where}.{name}", getattr(s, name), "texts that are not empty")
   if not 0 < s.quantile <= 1:
     _fail(f"{where}.quantile", s.quantile, "above 0 and at most 1")
-  if s.resamples < 0:
-    _fail(f"{where}.resamples", s.resamples, "0 or more")
+  for name in ("resamples", "refresh"):
+    if getattr(s, name) < 0:
+      _fail(f"{where}.{name}", getattr(s, name), "0 or more")
+  if s.refresh and (s.granularity, s.chooser) != ("chunk", "cold_start"):
+    _fail(f"{where}.refresh", s.refresh, f"0 (never) unless {where}.granularity is chunk and "
+          f"{where}.chooser cold_start")
   if s.loop_window < 8 or s.loop_window % 4:
     _fail(f"{where}.loop_window", s.loop_window, "a multiple of 4, at least 8")
   if s.keep not in ("right", "all"):
     _fail(f"{where}.keep", s.keep, "right or all")
   for name, words in (("granularity", ("chunk", "trace")), ("chooser", ("cold_start", "base")),
-                      ("pruned", ("drop", "retry", "keep"))):
+                      ("pruned", ("drop", "retry", "keep")), ("covers", ("everything", "thinking")),
+                      ("scoring_prompt", ("student", "teacher"))):
     if getattr(s, name) not in words:
       _fail(f"{where}.{name}", getattr(s, name), " or ".join(words))
   if s.granularity == "chunk" and s.scorer in scores.WHOLE:
@@ -368,6 +379,9 @@ def _check_select(s, where):
       if getattr(s, name) != "off":
         _fail(f"{where}.{name}", getattr(s, name), f"off when {where}.granularity is trace: nothing "
               "is pruned while a trace is written")
+    if s.covers != "everything":
+      _fail(f"{where}.covers", s.covers, f"everything when {where}.granularity is trace: whole traces "
+            "are compared")
     if s.pruned == "keep":
       _fail(f"{where}.pruned", s.pruned, f"drop or retry when {where}.granularity is trace: a prefix "
             "is no whole trace")
@@ -377,14 +391,14 @@ def collection(s):
   """The Select that writes the traces of an arm `s`: equal ones are collected once.
 
   Choosing among whole traces is plain sampling of k times as many; what changes no trace is at its
-  default.
+  default. A student that is refreshed learns from what is kept.
   """
-  plain = {"keep": Select.keep}
+  plain = {} if s.refresh else {"keep": Select.keep}
   if s.granularity == "trace":
     plain |= dict(granularity="chunk", k=1, attempts=s.k * s.attempts)
   if s.threshold != "calibrated":
     plain |= dict(quantile=Select.quantile)
-  if s.pruned != "retry":
+  if s.pruned != "retry" and not s.refresh:
     plain |= dict(pruned=Select.pruned, retries=Select.retries)
   if s.selector != "softmin":
     plain |= dict(beta=Select.beta)
@@ -419,6 +433,8 @@ def _check_train(t, where):
     _fail(f"{where}.block", t.block, f"a divisor of {where}.length ({t.length})")
   if t.dtype not in ("float32", "bfloat16"):
     _fail(f"{where}.dtype", t.dtype, "float32 or bfloat16")
+  if t.start not in ("base", "cold_start"):
+    _fail(f"{where}.start", t.start, "base or cold_start")
   if not t.learning_rate > 0:
     _fail(f"{where}.learning_rate", t.learning_rate, "above 0")
   if t.warmup < 0:

@@ -50,6 +50,7 @@ class State:
   recent: jax.Array  # int32[b,w-1] newest tokens of the trace, -1 before its start
   total: jax.Array   # f32[b]     sum of the kept chunks' scores
   question: jax.Array  # int32[b] the student's prompt tokens
+  free: jax.Array    # bool[b]    the teacher writes on alone: knobs.closing was kept
   why: jax.Array     # int32[b]   IDLE, RUNNING or why it stopped
   slot: jax.Array    # int32[]    next ring slot, the same for every row
 
@@ -68,6 +69,7 @@ class Knobs:
   context: jax.Array      # int32[] newest tokens seen when scoring; read by local steps only
   resamples: jax.Array    # int32[], draws again before a row is pruned
   vocab: jax.Array        # int32[], ids both models share
+  closing: jax.Array      # int32[], id after which nothing is chosen or pruned; -1 for none
   ends: jax.Array         # int8[v] CONTINUES, DELIMITER or EOS
   steps: jax.Array        # bool[v] a step ends with this token; none: steps are chunks
 
@@ -79,7 +81,7 @@ class Report:
   tokens: jax.Array       # int32[b,k,c] all candidates
   count: jax.Array        # int32[b,k]   their lengths
   score: jax.Array        # f32[b,k]     the scorer's, lower is better
-  valid: jax.Array        # bool[b,k]    not empty, not a repetition
+  valid: jax.Array        # bool[b,k]    not empty, not a repetition; False where nothing is chosen
   student_nll: jax.Array  # f32[b,k,c]   nats (zeros without a student)
   student_rank: jax.Array  # int32[b,k,c] 1 is the student's first choice; at most 100
   start: jax.Array        # bool[b,k,c]  first token of a step
@@ -108,7 +110,7 @@ def blank_state(*, teacher, student, b, s, window):
   key = jax.random.wrap_key_data(jnp.zeros((b, 2), jnp.uint32, out_sharding=P(rows, None)))
   return State(blank_prefix(teacher, b, s), student and blank_prefix(student, b, s), key,
                zeros(), zeros(), zeros(), zeros(), zeros(window - 1) - 1,
-               zeros().astype(jnp.float32), zeros(), zeros() + IDLE,
+               zeros().astype(jnp.float32), zeros(), zeros().astype(bool), zeros() + IDLE,
                jnp.zeros((), jnp.int32, out_sharding=P()))
 
 
@@ -128,6 +130,7 @@ class Admission:
   recent: jax.Array    # int32[b,w-1]
   total: jax.Array     # f32[b] sum of the kept chunks' scores
   question: jax.Array  # int32[b] prompt tokens among `student`
+  free: jax.Array      # bool[b] knobs.closing is among the kept tokens
 
 
 @functools.partial(jax.jit, static_argnames=("c", "block"), donate_argnums=2)
@@ -152,7 +155,7 @@ def admit(teacher, student, state, start, *, c, block):
       rows(state.chunk, start.chunk), rows(state.retry, start.retry),
       rows(state.room, start.room), rows(state.age, jnp.zeros_like(state.age) + pieces * c),
       rows(state.recent, start.recent), rows(state.total, start.total),
-      rows(state.question, start.question),
+      rows(state.question, start.question), rows(state.free, start.free),
       rows(state.why, jnp.zeros_like(state.why) + RUNNING), state.slot)
 
 
@@ -273,9 +276,10 @@ def settle(state, knobs, p, nll, rank, score, read, selector, window, allowed=Tr
   live = jnp.arange(c) < p.count[..., None]
   bad = p.bad | running & jnp.any(jnp.where(live, ~jnp.isfinite(nll), False), (1, 2))
   valid = (p.count > 0) & allowed & ~selectors_lib.loops(state.recent, p.tokens, p.count, window)
-  choice = selector(score, valid, knobs, p.noise[:, 0, 1])
+  valid &= ~state.free[:, None]
+  choice = jnp.where(state.free, 0, selector(score, valid, knobs, p.noise[:, 0, 1]))
   average = jnp.where(state.chunk > 0, state.total / jnp.maximum(state.chunk, 1), jnp.inf)
-  suitable = running & selectors_lib.suitable(score, valid, choice, knobs, average)
+  suitable = running & (state.free | selectors_lib.suitable(score, valid, choice, knobs, average))
   state = _commit(state, knobs, p.chunk, read, running, suitable, choice, score, p.tokens, p.count,
                   p.ended, window, c)
   whole = lambda x: reshard(x, P(*[None] * x.ndim))
@@ -285,7 +289,10 @@ def settle(state, knobs, p, nll, rank, score, read, selector, window, allowed=Tr
 
 
 def _expand(teacher, state, knobs, running, u, k, c, block):
-  """At most c teacher tokens for k branches a row; stops when every branch ended."""
+  """At most c teacher tokens for k branches a row, one where nothing is chosen.
+
+  Stops when every branch ended.
+  """
   shape, prefix = teacher.shape, state.teacher
   b, rows = prefix.last.shape[0], teacher.shape.rows
   spread = lambda x: jnp.broadcast_to(x[:, None], (b, k))
@@ -318,8 +325,9 @@ def _expand(teacher, state, knobs, running, u, k, c, block):
   def unfinished(carry):
     return (carry[0] < c) & jnp.any(carry[4] == CONTINUES)
 
+  on = spread(running) & (~spread(state.free) | (jnp.arange(k) == 0))
   start = (jnp.int32(0), spread(prefix.last), zeros(jnp.int32, c), zeros(jnp.int32),
-           spread(jnp.where(running, CONTINUES, DELIMITER)), zeros(jnp.float32, c),
+           jnp.where(on, CONTINUES, DELIMITER), zeros(jnp.float32, c),
            jnp.zeros_like(running), attention.blank_chunk(shape, b, k, c))
   t, _, tokens, count, end, nll, bad, chunk = lax.while_loop(unfinished, body, start)
   return tokens, count, end == EOS, nll, chunk, bad, t
@@ -403,12 +411,14 @@ def _commit(state, knobs, chunk, read, running, suitable, choice, score, tokens,
   why = jnp.where(running, jnp.where(suitable | again, why, PRUNED), state.why)
   text = jnp.concatenate([state.recent, won], 1)
   recent = jnp.take_along_axis(text, kept[:, None] + jnp.arange(window - 1), 1)
+  closed = (won == knobs.closing) & (jnp.arange(c) < kept[:, None])
 
   more = lambda prefix, branches: grow(prefix, branches, choice, kept, won, state.slot)
   return State(
       more(state.teacher, chunk), state.student and more(state.student, read), state.key,
       state.chunk + suitable, jnp.where(again, state.retry + 1, 0), room, age, recent,
-      state.total + jnp.where(suitable, pick(score), 0), state.question, why,
+      state.total + jnp.where(suitable, pick(score), 0), state.question,
+      state.free | jnp.any(closed, 1), why,
       (state.slot + c) % slots)
 
 

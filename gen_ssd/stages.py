@@ -2,6 +2,7 @@
 
     workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
     workdir/traces/HASH/  traces of one way of writing; arms that only filter them differently share
+                          (and refresh-N/, with the student that chose after N problems)
     workdir/arms/NAME/    which traces are kept; a student and its answers in seed-0/, ...
     workdir/results.json, report.html
 """
@@ -65,6 +66,11 @@ def check(config):
         raise ValueError(f"arms.{name}.scorer is 'morsd': it must be another one when tokenizers "
                          "differ")
   tokens.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
+  for name, select in config.arms:
+    try:
+      collect_lib.closing(pair[0], select)
+    except ValueError as error:
+      raise ValueError(f"arms.{name}.covers is 'thinking': {error}; set it to everything") from None
   tightest = min([config.cold_start, config.select, *(s for _, s in config.arms)],
                  key=lambda s: s.prompt)
   home = {}
@@ -90,7 +96,8 @@ def begin(config, workdir, devices=None):
   of another config.
   """
   mesh = mesh_lib.start(config.model_parallel, devices)
-  training = ("warm_up", "train") if {"cold_start", "train"} & {*config.stages} else ()
+  refreshed = "collect" in config.stages and any(s.refresh for _, s in config.arms)
+  training = ("warm_up", "train") if refreshed or {"cold_start", "train"} & {*config.stages} else ()
   rows = [(f"{name}.rows", getattr(config, name).rows, mesh.size) for name in training]
   if "pretrain" in config.stages:
     rows = [("train.rows", config.train.rows, mesh.size)]
@@ -115,8 +122,7 @@ def cold_start(config, workdir):
   problems = _problems(config, "cold_start")[config.problems.held_out:]
   rows = _collect(config, workdir, config.cold_start, folder / "traces", problems, student=None,
                   title="cold start")
-  kept = traces.kept(rows, keep=config.cold_start.keep, pruned=config.cold_start.pruned)
-  _train(config, kept, config.warm_up, folder, title="cold-start training")
+  _train(config, _cold_kept(config, rows), config.warm_up, folder, title="cold-start training")
 
 
 def collect(config, workdir):
@@ -125,8 +131,7 @@ def collect(config, workdir):
     folder, plain = workdir / "arms" / name, config_lib.collection(select)
     home, done = config_lib.short_hash(plain), (folder / "kept.json").exists()
     mesh_lib.barrier(f"{name} looked for")  # before anybody writes it
-    rows = _collect(config, workdir, plain, workdir / "traces" / home, _problems(config, "train"),
-                    student=_chooser(config, workdir, select), title=f"collect {name}")
+    rows = _write(config, workdir, plain, workdir / "traces" / home, name)
     if done:
       continue
     kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
@@ -143,6 +148,27 @@ def collect(config, workdir):
     mesh_lib.barrier(f"{name} written")
 
 
+def _write(config, workdir, select, folder, name):
+  """Rows of a collection; every `select.refresh` problems the student is trained anew.
+
+  That is like the cold start, on its traces and those kept so far. The student of folder/refresh-N
+  chooses from problem N on, so a part is finished when the next student is there.
+  """
+  problems, student = _problems(config, "train"), _chooser(config, workdir, select)
+  size = select.refresh or len(problems)
+  for end in range(size, len(problems) + size, size):
+    fresh = folder / f"refresh-{end}"
+    if not (fresh / "student").exists():
+      rows = _collect(config, workdir, select, folder, problems[:end], student=student,
+                      title=f"collect {name}")
+      if end < len(problems):
+        kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
+        _train(config, _cold_rows(config, workdir) + kept, config.warm_up, fresh,
+               title=f"refresh {name} after {end}")
+    student = str(fresh / "student")
+  return rows
+
+
 def train(config, workdir):
   """A student for every arm, from the same start and with the same number of updates."""
   for name, _ in config.arms:
@@ -150,11 +176,13 @@ def train(config, workdir):
     homes = _homes(config, folder)
     if all((home / "student").exists() for home in homes):
       continue
-    kept = arm_rows(workdir, name)[1]
+    kept = _cold_rows(config, workdir) if config.train.cold_traces else []
+    kept += arm_rows(workdir, name)[1]
+    warm = str(workdir / "cold_start" / "student") if config.train.start == "cold_start" else None
     for i, home in enumerate(homes):
       if not (home / "student").exists():
         _train(config, kept, dataclasses.replace(config.train, seed=config.train.seed + i), home,
-               title=f"train {name}" + f", seed {i}" * (config.seeds > 1))
+               title=f"train {name}" + f", seed {i}" * (config.seeds > 1), source=warm)
 
 
 def evaluate(config, workdir):
@@ -219,7 +247,7 @@ def collected(rows, kept, problems, whole=False):
 
   `kl_bound` is how far, in nats a trace and at most, the choice has moved the kept traces away from
   the teacher: log K - (K-1)/K for every choice among K, of chunks, or `whole` traces of a problem.
-  `kept_tokens` are the tokens trained on in one pass.
+  `kept_tokens` are the tokens trained on in one pass, the cold start's apart.
   """
   bound = lambda k: math.log(k) - (k - 1) / k
   tries = collections.Counter(r["uuid"] for r in rows) if whole else {}
@@ -270,7 +298,7 @@ def answering(config, e):
       config.select, granularity="chunk", k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p,
       top_k=0, max_tokens=e.max_tokens or config.select.max_tokens, attempts=e.samples, seed=e.seed,
       threshold="off", margin="off", running="off", context=0, delimiters=(), steps=(), resamples=0,
-      pruned="drop")
+      pruned="drop", covers="everything")
 
 
 def _part(config, split, e=None):
@@ -334,18 +362,31 @@ def _calibrate(config, workdir, select, student):
   problems = _problems(config, "cold_start")[:config.problems.held_out]
   plain = dataclasses.replace(select, k=1, temperature=config.cold_start.temperature,
                               threshold="off", margin="off", running="off", attempts=1,
-                              pruned="drop", retries=config_lib.Select.retries)
+                              pruned="drop", retries=config_lib.Select.retries, refresh=0)
   plain = dataclasses.replace(plain, keep=config_lib.Select.keep,
                               quantile=config_lib.Select.quantile)
-  rows = _collect(config, workdir, plain,
-                  workdir / "cold_start" / f"calibration-{config_lib.short_hash(plain)}", problems,
-                  student=student, title="calibrate")
+  home = workdir / "cold_start" if select.chooser == "base" else pathlib.Path(student).parent
+  rows = _collect(config, workdir, plain, home / f"calibration-{config_lib.short_hash(plain)}",
+                  problems, student=student, title="calibrate")
   found = [c["score"] for r in rows for c in r["chunks"] if c["score"] is not None]
   return float(np.quantile(found, select.quantile))
 
 
-def _train(config, rows, settings, folder, *, title):
-  """Fine-tunes the base student on trace rows and exports it to folder/student."""
+def _cold_kept(config, rows):
+  return traces.kept(rows, keep=config.cold_start.keep, pruned=config.cold_start.pruned)
+
+
+def _cold_rows(config, workdir):
+  """The traces of the cold start's training. ValueError when they are gone."""
+  rows = _rows(workdir / "cold_start" / "traces")
+  if not rows:
+    raise ValueError(f"{workdir / 'cold_start' / 'traces'} holds no traces of the cold start, which "
+                     "are wanted for training: remove cold_start/student to make both anew")
+  return _cold_kept(config, rows)
+
+
+def _train(config, rows, settings, folder, *, title, source=None):
+  """Fine-tunes the base student, or weights at `source`, on rows; exports it to folder/student."""
   path = directory(config.student.path)
   tokenizer = _tokenizer(config.student)
   ends, own = tokens.eos_ids(directory(config.teacher.path), tokenizer), tokenizer.eos_token_id
@@ -360,7 +401,7 @@ def _train(config, rows, settings, folder, *, title):
                                    r["opened"])
     pairs.append((row[:start], row[start:]))
   shape = weights.read_shape(path, dtype="float32", rows=train_lib.AXES, tensor=None)
-  model = weights.load(path, shape, fsdp=train_lib.fsdp_axes(shape))
+  model = weights.load(source or path, shape, fsdp=train_lib.fsdp_axes(shape))
   model = train_lib.fit(model, data.Rows(pairs, settings.length), settings, folder / "checkpoints",
                         title=title)
   plain = weights.read_shape(path, dtype=config.student.dtype)
@@ -380,6 +421,8 @@ def _difficulties(config, workdir, select, rows):
   """Rationale Difficulty of trace rows for an arm's student: see posthoc."""
   student, tokenizer = _load(config.student, _chooser(config, workdir, select),
                              rows=("data", "model"), tensor=None)
+  if select.scoring_prompt == "teacher":
+    tokenizer = _tokenizer(config.teacher)
   return posthoc.difficulties(student, tokenizer, rows, batch=select.rows,
                               system=config.problems.system or None)
 

@@ -84,6 +84,18 @@ def closes_thinking(tokenizer, prompt):
   return tokenizer.decode(prompt[-8:]).rstrip().endswith("</think>")
 
 
+def closing_id(tokenizer):
+  """The id of </think>. ValueError when that is not one token, or when prompts already hold it."""
+  ids = _encode(tokenizer, "</think>")
+  if len(ids) != 1 or tokenizer.decode(ids).strip() != "</think>":
+    raise ValueError(f"the tokenizer of {_name(tokenizer)} has no single token </think>, which would "
+                     "tell where the thinking part ends")
+  if closes_thinking(tokenizer, chat_prompt(tokenizer, "1 + 0?")):
+    raise ValueError(f"the chat template of {_name(tokenizer)} ends prompts in an empty thinking part: "
+                     "nothing would be chosen")
+  return ids[0]
+
+
 def prompts(tokenizers, problem, system=None):
   """(teacher's prompt ids, student's) of a problem, each by its own template.
 

@@ -111,7 +111,8 @@ def fit(model, source, config, folder, *, title="train"):
   model = model_lib.replace_shape(model, rows=AXES, tensor=None, dtype=config.dtype,
                                   unroll=config.unroll)
   # What only the host reads must not compile the step again.
-  static = dataclasses.replace(config, seed=0, save_every=1, log_every=1)
+  static = dataclasses.replace(config, seed=0, save_every=1, log_every=1, start="base",
+                               cold_traces=False)
   state = start(model, config=static)
   batches = data_lib.batches(source, rows=config.rows, length=config.length, seed=config.seed)
   when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies

@@ -55,6 +55,25 @@ def whole(setting, tmp_path_factory):
   return run(setting, folder), folder
 
 
+def killed(setting, folder, monkeypatch, *args, deaths, **kwargs):
+  """`run`, killed before as many rounds as `deaths` say."""
+  real = select.select_step
+  for at in deaths:
+    left = [at]
+
+    def step(*args, **kwargs):
+      left[0] -= 1
+      if left[0] < 0:
+        raise Killed
+      return real(*args, **kwargs)
+
+    monkeypatch.setattr(select, "select_step", step)
+    with pytest.raises(Killed):
+      run(setting, folder, *args, **kwargs)
+    monkeypatch.setattr(select, "select_step", real)
+  return run(setting, folder, *args, **kwargs)
+
+
 @pytest.fixture(scope="module")
 def retried(setting, tmp_path_factory):
   folder = tmp_path_factory.mktemp("retried")
@@ -120,19 +139,8 @@ def test_a_running_mean_and_softmin_continue_exactly(setting, tmp_path, monkeypa
   assert any(r["stop"] == "pruned" and r["chunks"] for r in rows)
   assert any(c["score"] > min(s for s in c["scores"] if s is not None)
              for r in rows for c in r["chunks"])
-  real, left = select.select_step, [SELECT.shard_rounds + 1]
-
-  def step(*args, **kwargs):
-    left[0] -= 1
-    if left[0] < 0:
-      raise Killed
-    return real(*args, **kwargs)
-
-  monkeypatch.setattr(select, "select_step", step)
-  with pytest.raises(Killed):
-    run(setting, tmp_path / "killed", select_)
-  monkeypatch.setattr(select, "select_step", real)
-  assert run(setting, tmp_path / "killed", select_) == rows
+  assert killed(setting, tmp_path / "killed", monkeypatch, select_,
+                deaths=[SELECT.shard_rounds + 1]) == rows
   assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
@@ -147,22 +155,45 @@ def test_pruned_problems_are_tried_again_also_when_killed(setting, retried, deat
     assert attempt < 2 or by_key[uuid, attempt - 2]["stop"] == "pruned"
   assert {0, 2, 4} <= {r["attempt"] for r in rows} <= {0, 1, 2, 3, 4, 5}
   assert any(r["stop"] != "pruned" for r in rows if r["attempt"] > 1)
-  real = select.select_step
-  for at in deaths:
-    left = [at]
-
-    def step(*args, **kwargs):
-      left[0] -= 1
-      if left[0] < 0:
-        raise Killed
-      return real(*args, **kwargs)
-
-    monkeypatch.setattr(select, "select_step", step)
-    with pytest.raises(Killed):
-      run(setting, tmp_path, select_, only=setting[1][:8], threshold=5.0)
-  monkeypatch.setattr(select, "select_step", real)
-  assert run(setting, tmp_path, select_, only=setting[1][:8], threshold=5.0) == rows
+  assert killed(setting, tmp_path, monkeypatch, select_, only=setting[1][:8], threshold=5.0,
+                deaths=deaths) == rows
   assert files(tmp_path) == files(folder)
+
+
+def test_nothing_is_chosen_after_the_thinking_part(setting, whole, tmp_path, monkeypatch):
+  seen = [i for r in whole[0] for i in r["ids"][:9]]
+  mark = max({*seen}, key=seen.count)
+  monkeypatch.setattr(tokens, "closing_id", lambda tokenizer: mark)
+  covers = dataclasses.replace(SELECT, covers="thinking")
+  rows = run(setting, tmp_path / "whole", covers)
+  free = 0
+  for r in rows:
+    at = 0
+    for c in r["chunks"]:
+      if mark in r["ids"][:at]:
+        assert (c["choice"], c["score"], c["scores"]) == (0, None, [None])
+        free += 1
+      else:
+        assert len(c["scores"]) == 3 and c["score"] <= 7.0
+      at += c["count"]
+    assert r["stop"] != "pruned" or mark not in r["ids"]
+  assert free > 4
+  losers = [json.loads(line) for path in (tmp_path / "whole").glob("candidates-*.jsonl")
+            for line in path.read_text().splitlines()]
+  assert sum(r["teacher_tokens"] - r["num_tokens"] for r in rows) == sum(x["count"] for x in losers)
+  assert killed(setting, tmp_path / "killed", monkeypatch, covers, deaths=[4, 1]) == rows
+  assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_the_scoring_student_reads_the_prompt_of_either_template(setting, tmp_path):
+  other = tokens.load_tokenizer(stages.directory("bundled/student"))
+  other.chat_template = other.chat_template.replace("<user>", "<assistant><user>")
+  writer = dataclasses.replace(setting[0], student_tokenizer=other)
+  alike, teacher, student = (
+      [r["student_nlls"] for r in run(setting, tmp_path / str(i), dataclasses.replace(
+          SELECT, k=1, threshold="off", scoring_prompt=prompt), who, setting[1][:4], np.inf)]
+      for i, (prompt, who) in enumerate((("student", None), ("teacher", writer), ("student", writer))))
+  assert alike == teacher != student
 
 
 def test_killed_while_writing_a_fence(setting, whole, tmp_path, monkeypatch):

@@ -157,6 +157,10 @@ WRONG = [
      "arms.kd.margin is 0.1: it must be off when k is 1"),
     (dict(select__quantile=0.0), "select.quantile is 0.0: it must be above 0 and at most 1"),
     (dict(select__resamples=-1), "select.resamples is -1: it must be 0 or more"),
+    (dict(select__covers="answer"), "select.covers is 'answer': it must be everything or thinking"),
+    (dict(select__covers="thinking", select__granularity="trace"),
+     "select.covers is 'thinking': it must be everything when select.granularity is trace"),
+    (dict(select__scoring_prompt="none"), "select.scoring_prompt is 'none': it must be student or te"),
     (dict(select__pruned="again"), "select.pruned is 'again': it must be drop or retry or keep"),
     (dict(arms={"late": {"granularity": "trace", "pruned": "keep"}}),
      "arms.late.pruned is 'keep': it must be drop or retry when arms.late.granularity is trace"),
@@ -182,6 +186,13 @@ WRONG = [
      "cold_start.granularity is 'trace': it must be chunk: there is no student yet"),
     # no student yet
     (dict(cold_start__k=2), "cold_start.k is 2: it must be 1: there is no student yet"),
+    (dict(select__refresh=-1), "select.refresh is -1: it must be 0 or more"),
+    (dict(select__refresh=9, select__chooser="base"),
+     "select.refresh is 9: it must be 0 (never) unless select.granularity is chunk and"),
+    (dict(select__refresh=9, arms={"late": {"granularity": "trace"}}),
+     "arms.late.refresh is 9: it must be 0 (never) unless arms.late.granularity is chunk and"),
+    (dict(cold_start__refresh=9), "cold_start.refresh is 9: it must be 0: there is no student yet"),
+    (dict(cold_start__covers="thinking"), "cold_start.covers is 'thinking': it must be everything: th"),
     (dict(cold_start__threshold=3.0), "cold_start.threshold is 3.0: it must be off: there is no"),
     # training and measuring
     (dict(train__steps=0), "train.steps is 0: it must be at least 1"),
@@ -191,6 +202,9 @@ WRONG = [
     (dict(train__block=48), "train.block is 48: it must be a divisor of train.length (128)"),
     (dict(train__dtype="float16"), "train.dtype is 'float16': it must be float32 or bfloat16"),
     (dict(train__learning_rate=0.0), "train.learning_rate is 0.0: it must be above 0"),
+    (dict(train__start="kept"), "train.start is 'kept': it must be base or cold_start"),
+    (dict(warm_up__start="cold_start"), "warm_up.start is 'cold_start': it must be base: it is the"),
+    (dict(warm_up__cold_traces=True), "warm_up.cold_traces is True: it must be False: it is the cold"),
     (dict(train__warmup=-1), "train.warmup is -1: it must be 0 or more"),
     (dict(evaluate__rows=0), "evaluate.rows is 0: it must be at least 1"),
     (dict(evaluate__samples=0), "evaluate.samples is 0: it must be at least 1"),
@@ -254,7 +268,9 @@ def test_arms_that_write_the_same_traces_share_one_collection():
                  f=dict(threshold="calibrated", quantile=0.5), g={**trace, "chooser": "base"},
                  h={**trace, "seed": 1}, i={**trace, "delimiters": ("x",)}, j=dict(k=1, threshold=2.0),
                  k=dict(k=1, threshold=2.0, scorer="rsr"), l=dict(pruned="retry"),
-                 m=dict(pruned="retry", retries=2))
+                 m=dict(pruned="retry", retries=2), n=dict(covers="thinking"),
+                 o={**trace, "scoring_prompt": "teacher"}, p=dict(refresh=9),
+                 q=dict(refresh=9, keep="all"), r=dict(refresh=9, pruned="keep"))
   assert len({*other}) == len(other)
 
 

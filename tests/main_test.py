@@ -178,6 +178,96 @@ def test_killed_between_and_inside_stages_it_ends_in_the_same_products(finished,
   assert [n for n in mine if mine[n] != theirs[n]] == []
 
 
+def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
+    finished, tmp_path, monkeypatch):
+  config = small(stages=("cold_start", "collect"), select__refresh=5, arms={"fresh": {}})
+  keys = lambda rows: [(r["uuid"], r["attempt"]) for r in rows]
+  trained, choosers, rounds = [], [], []
+
+  class Killed(Exception):
+    pass
+
+  def patch(module, name, seen):
+    """Calls of the function go through `seen` first."""
+    real = getattr(module, name)
+
+    def call(*args, **kwargs):
+      seen(*args, **kwargs)
+      return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, call)
+    return lambda: monkeypatch.setattr(module, name, real)
+
+  for name in ("whole", "killed"):
+    shutil.copytree(finished / "cold_start", tmp_path / name / "cold_start")
+  undo = [patch(stages, "_train", lambda config, rows, *a, **k: trained.append(keys(rows))),
+          patch(stages, "_collect", lambda config, workdir, select, folder, problems, student, title:
+                title == "calibrate" or choosers.append((len(problems), student))),
+          patch(select, "select_step", lambda *a, **k: rounds.append(1))]
+  run(config, tmp_path / "whole")
+  for back in undo:
+    back()
+  home = stages.collection(tmp_path / "whole", "fresh")
+  assert choosers == [(5, str(tmp_path / "whole" / "cold_start" / "student")),
+                      (10, str(home / "refresh-5" / "student")),
+                      (12, str(home / "refresh-10" / "student"))]
+  order = [p.uuid for p in stages._problems(config, "train")]
+  cold = keys(stages._cold_rows(config, tmp_path / "whole"))
+  rows, kept = stages.arm_rows(tmp_path / "whole", "fresh")
+  assert cold and trained == [cold + [k for k in keys(kept) if k[0] in order[:n]] for n in (5, 10)]
+  assert len(cold) < len(trained[0]) < len(trained[1])
+  plain, rows = ({r["uuid"]: r for r in x} for x in (stages.arm_rows(finished, "gen_ssd")[0], rows))
+  first = lambda found: [found[u]["chunks"][:1] for u in order]
+  assert [rows[u]["ids"] for u in order[:5]] == [plain[u]["ids"] for u in order[:5]]
+  assert first(rows)[:5] == first(plain)[:5]
+  assert all(x != y for x, y in zip(first(rows)[5:], first(plain)[5:]))
+
+  from gen_ssd import train
+  for module, name, at in ((train, "train_step", 3), (select, "select_step", len(rounds) // 3),
+                           (train, "train_step", 2)):
+    left = [at]
+
+    def step(*args, left=left, **kwargs):
+      left[0] -= 1
+      if not left[0]:
+        raise Killed
+
+    back = patch(module, name, step)
+    with pytest.raises(Killed):
+      run(config, tmp_path / "killed")
+    back()
+  run(config, tmp_path / "killed")
+  mine, theirs = products(tmp_path / "killed"), products(tmp_path / "whole")
+  assert mine.keys() == theirs.keys()
+  assert [n for n in mine if mine[n] != theirs[n]] == []
+
+
+def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, monkeypatch):
+  from gen_ssd import train
+  mesh.start(devices=jax.devices()[:1])
+  seen, found = [], []
+  monkeypatch.setattr(train, "fit", lambda net, source, *a, **k: seen.append(source.pairs) or net)
+  for i, changes in enumerate(({}, dict(train__start="cold_start"), dict(train__cold_traces=True))):
+    workdir = tmp_path / str(i)
+    shutil.copytree(finished, workdir, ignore=shutil.ignore_patterns("seed-*"))
+    config = small(stages=("train",), seeds=1, arms={"gen_ssd": {}}, **changes)
+    stages.train(config, workdir)
+    found.append((workdir / "arms/gen_ssd/seed-0/student/model.safetensors").read_bytes())
+  warm = (finished / "cold_start/student/model.safetensors").read_bytes()
+  assert found[0] == found[2] != found[1] == warm
+  cold = stages._cold_rows(config, finished)
+  assert seen[0] == seen[1] == seen[2][len(cold):] and cold
+  assert [pair[1][:-1] for pair in seen[2][:len(cold)]] == [r["ids"][:-1] for r in cold]
+  prefix = {**cold[0], "ids": cold[0]["ids"][:5], "stop": "pruned"}
+  stages._train(config, [prefix, cold[0]], config.train, tmp_path / "prefix", title="prefix")
+  end = tokens.load_tokenizer(stages.directory("bundled/student")).eos_token_id
+  assert [pair[1] for pair in seen[3]] == [prefix["ids"], cold[0]["ids"][:-1] + [end]]
+  shutil.rmtree(workdir / "cold_start" / "traces")
+  shutil.rmtree(workdir / "arms/gen_ssd/seed-0")
+  with pytest.raises(ValueError, match="holds no traces of the cold start"):
+    stages.train(config, workdir)
+
+
 def test_another_config_may_not_use_the_workdir(finished):
   with pytest.raises(ValueError, match=r"belongs to another config: arms.gen_ssd.k is 4 there and 2"):
     config_lib.claim(finished, small(select__k=2))
@@ -210,6 +300,12 @@ def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
   stages.begin(small(**even), tmp_path, jax.devices()[:4])
   with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of the 4"):
     stages.begin(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
+
+
+def test_a_thinking_part_without_an_end_is_refused():
+  with pytest.raises(ValueError, match="arms.a.covers is 'thinking': the tokenizer of .*teacher has no "
+                                       "single token </think>.*set it to everything"):
+    stages.check(small(arms={"a": dict(covers="thinking")}))
 
 
 def test_a_prompt_longer_than_the_cache_is_refused(tmp_path):

@@ -92,7 +92,7 @@ def trace_collection(teacher, student, s):
   row = lambda dtype, *tail: array((s.rows, *tail), dtype, P(rows, *[None] * len(tail)))
   text, one = functools.partial(row, jnp.int32, slots + 1), functools.partial(row, jnp.int32)
   start = engine.Admission(**{
-      f.name: {"new": lambda: row(bool), "teacher": text, "student": text,
+      f.name: {"new": lambda: row(bool), "free": lambda: row(bool), "teacher": text, "student": text,
                "key": lambda: row(jnp.uint32, 2), "total": lambda: row(jnp.float32),
                "recent": lambda: one(s.loop_window - 1)}.get(f.name, one)()
       for f in dataclasses.fields(engine.Admission)})

@@ -442,6 +442,30 @@ def test_a_running_mean_prunes_and_counts_kept_chunks_only():
   assert 0 < len(pruned) and any(len(x) == 5 or len(x) > 1 for x in kept.values())
 
 
+def test_after_the_closing_token_the_first_candidate_is_kept_as_it_is():
+  prompts = tiny.prompts(8)
+  closing = np.int32(reference().texts[0][len(prompts[0]) + 2])
+  start()
+  engine, alone = tiny.Engine(knob=tiny.knobs(closing=closing)), tiny.Engine(k=1)
+  engine.admit({i: (ids, i) for i, ids in enumerate(prompts)})
+  report = engine.round()
+  assert report.valid.any(1).all() and (report.count > 0).all()
+  free = [closing in engine.texts[i][len(ids):] for i, ids in enumerate(prompts)]
+  assert free[0] and not all(free)
+  alone.admit({i: (engine.texts[i], i) for i in range(8)}, kept=1)
+  engine.knob = tiny.knobs(closing=closing, threshold=np.float32(0.01))  # suits nobody
+  for _ in range(3):
+    running = np.asarray(engine.state.why) == select.RUNNING
+    report = engine.round()
+    alone.round()
+    for i in np.flatnonzero(running):
+      assert not report.valid[i].any() or not free[i]
+      assert report.choice[i] == (0 if free[i] else -1)
+      assert (report.count[i] > 0).tolist() == [True, not free[i], not free[i]]
+      assert free[i] or report.why[i] == select.PRUNED
+  assert all(engine.texts[i] == alone.texts[i] for i in range(8) if free[i])
+
+
 def test_one_program_whatever_the_knobs():
   start()
   engine = tiny.Engine(slots=44)
@@ -450,7 +474,8 @@ def test_one_program_whatever_the_knobs():
   for change in ({}, dict(temperature=np.float32(0.3)), dict(top_p=np.float32(0.8)),
                  dict(top_k=np.int32(9)), dict(threshold=np.float32(6)),
                  dict(margin=np.float32(0.1)), dict(resamples=np.int32(3)),
-                 dict(running=np.float32(0.2)), dict(steps=np.arange(192) % 9 == 0)):
+                 dict(running=np.float32(0.2)), dict(steps=np.arange(192) % 9 == 0),
+                 dict(closing=np.int32(7))):
     engine.knob = tiny.knobs(**change)
     engine.round()
   engine.admit({3: (tiny.prompts(1)[0], 9)})

@@ -54,7 +54,7 @@ def knobs(**changes):
   values = dict(temperature=np.float32(1), top_k=np.int32(0), top_p=np.float32(1),
                 threshold=np.float32(np.inf), margin=np.float32(-np.inf), resamples=np.int32(0),
                 running=np.float32(np.inf), beta=np.float32(1), context=np.int32(0),
-                vocab=np.int32(180), ends=ends, steps=steps)
+                vocab=np.int32(180), closing=np.int32(-1), ends=ends, steps=steps)
   return select.Knobs(**{k: mesh.place(v) for k, v in {**values, **changes}.items()})
 
 
@@ -76,7 +76,8 @@ def admission(b, size, entries, *, room=1000, student=None):
   zeros = np.zeros(b, np.int32)
   return select.Admission(*map(put, (
       new, text[0], length[0], text[1], length[1], key, chunk, zeros, np.full(b, room, np.int32),
-      np.full((b, WINDOW - 1), -1, np.int32), np.zeros(b, np.float32), length[1])))
+      np.full((b, WINDOW - 1), -1, np.int32), np.zeros(b, np.float32), length[1],
+      np.zeros(b, bool))))
 
 
 class Engine:

@@ -152,6 +152,17 @@ def test_delimiters(small):
   assert tokens.delimiter_mask(small, [" ."], 10).shape == (10,)
 
 
+def test_the_token_that_ends_the_thinking_part(small, tmp_path):
+  assert small.convert_ids_to_tokens(tokens.closing_id(small)) == "▁</think>"
+  other = tokens.word_level_tokenizer(WORDS[:-1], tmp_path)
+  with pytest.raises(ValueError, match="has no single token </think>"):
+    tokens.closing_id(other)
+  template = tokens.CHAT_TEMPLATE.replace("}<assistant>{% endif", "}<assistant></think>{% endif")
+  silent = tokens.word_level_tokenizer(WORDS, tmp_path, template)
+  with pytest.raises(ValueError, match="ends prompts in an empty thinking part: nothing"):
+    tokens.closing_id(silent)
+
+
 # ---------------------------------------------------------------- real tokenizers
 
 def test_qwen3_template_with_and_without_thinking():
@@ -161,6 +172,9 @@ def test_qwen3_template_with_and_without_thinking():
   silent = tokens.load_tokenizer(REAL / "qwen3", thinking="off")
   direct = tokens.chat_prompt(silent, "How many?")
   assert direct[:len(think)] == think
+  assert qwen.convert_ids_to_tokens(tokens.closing_id(qwen)) == "</think>"
+  with pytest.raises(ValueError, match="an empty thinking part"):
+    tokens.closing_id(silent)
   assert qwen.decode(direct[len(think):]) == "<think>\n\n</think>\n\n"
   system = tokens.chat_prompt(qwen, "How many?", system="Be brief.")
   assert qwen.decode(system).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")

@@ -59,12 +59,12 @@ def measure(workload, rounds):
   start = select.Admission(*map(put, (
       np.ones(b, bool), text, whole(prompt), text, whole(prompt), keys, whole(0), whole(0),
       whole(1 << 20), np.full((b, WINDOW - 1), -1, np.int32), np.zeros(b, np.float32),
-      whole(prompt))))
+      whole(prompt), np.zeros(b, bool))))
   vocab = teacher.shape.vocab
   knobs = select.Knobs(*map(mesh.place, (
       np.float32(1), np.int32(0), np.float32(1), np.float32(np.inf), np.float32(-np.inf),
       np.float32(np.inf), np.float32(1), np.int32(0), np.int32(0), np.int32(vocab),
-      np.zeros(vocab, np.int8), np.zeros(vocab, bool))))
+      np.int32(-1), np.zeros(vocab, np.int8), np.zeros(vocab, bool))))
 
   def run(student):
     state = select.blank_state(teacher=teacher.shape, student=student and student.shape, b=b,
