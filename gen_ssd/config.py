@@ -1,4 +1,4 @@
-"""ml_collections ConfigDict -> frozen dataclasses, checked once, before any compute.
+"""ml_collections ConfigDict -> frozen dataclasses, checked once (checks.py), before any compute.
 
 The dataclasses are the whole list of settings: name, type, default and meaning stand here.
 """
@@ -6,16 +6,13 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import pathlib
 import types
 import typing
 
 import ml_collections
 
-from gen_ssd import scores
-from gen_ssd import selectors
-from gen_ssd import sets
+from gen_ssd import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +146,6 @@ class Config:
   pretrain: Pretrain = Pretrain()
 
 
-STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
-
-
 def default():
   """The Config as an ml_collections ConfigDict, for config files to change and flags to override."""
   # parse checks types; a type-safe ConfigDict would not let a threshold of "off" become a number.
@@ -172,23 +166,19 @@ def parse(config):
   built = _build(Config, raw, "config")
   built = dataclasses.replace(built, arms=_variants("arms", arms, "select", built.select),
                               tests=_variants("tests", tests, "evaluate", built.evaluate))
-  _check(built)
+  checks.check(built)
   return built
 
 
 def _variants(field, named, of, base):
   """((name, base with changed fields), ...) of a dict."""
   if not isinstance(named, dict):
-    _fail(field, named, f"a dict of name to changed {of} fields")
+    checks.fail(field, named, f"a dict of name to changed {of} fields")
   for name, changes in named.items():
     if not isinstance(changes, dict):
-      _fail(f"{field}.{name}", changes, f"a dict of changed {of} fields")
+      checks.fail(f"{field}.{name}", changes, f"a dict of changed {of} fields")
   return tuple((name, _build(type(base), {**_plain(base), **changes}, f"{field}.{name}"))
                for name, changes in named.items())
-
-
-def _fail(field, value, right):
-  raise ValueError(f"{field} is {value!r}: it must be {right}")
 
 
 def _build(kind, raw, where):
@@ -204,7 +194,7 @@ def _build(kind, raw, where):
     hint = hints[name]
     if dataclasses.is_dataclass(hint):
       if not isinstance(value, dict):
-        _fail(path, value, "a dict of fields")
+        checks.fail(path, value, "a dict of fields")
       out[name] = _build(hint, value, path)
     else:
       out[name] = _typed(value, hint, path)
@@ -223,168 +213,8 @@ def _typed(value, hint, path):
     except ValueError:
       pass
   if not any(type(value) is o for o in options):
-    _fail(path, value, "of type " + " or ".join(o.__name__ for o in options))
+    checks.fail(path, value, "of type " + " or ".join(o.__name__ for o in options))
   return value
-
-
-def _check(config):
-  for stage in config.stages:
-    if stage not in STAGES:
-      _fail("stages", stage, f"made of {', '.join(STAGES)}")
-  for name in ("model_parallel", "seeds"):
-    if getattr(config, name) < 1:
-      _fail(name, getattr(config, name), "at least 1")
-  for who in ("teacher", "student"):
-    model = getattr(config, who)
-    if model.dtype not in ("float32", "bfloat16"):
-      _fail(f"{who}.dtype", model.dtype, "float32 or bfloat16")
-    if model.thinking not in ("", "on", "off"):
-      _fail(f"{who}.thinking", model.thinking, "on, off or empty")
-    if model.chat_template and not pathlib.Path(model.chat_template).is_file():
-      _fail(f"{who}.chat_template", model.chat_template, "the path of a Jinja file that exists")
-    if not model.path and "pretrain" not in config.stages:
-      _fail(f"{who}.path", model.path, "a Hugging Face directory or hub name")
-  if not config.arms and {"collect", "train", "evaluate"} & {*config.stages}:
-    _fail("arms", {}, "a dict of at least one arm, such as {'gen_ssd': {}}")
-  _check_problems(config)
-  for where, select in [("select", config.select), ("cold_start", config.cold_start),
-                        *[(f"arms.{n}", s) for n, s in config.arms]]:
-    _check_select(select, where)
-  for name, plain in (("granularity", "chunk"), ("k", 1), ("covers", "everything"),
-                      ("refresh", 0), ("threshold", "off"), ("margin", "off"), ("running", "off")):
-    if getattr(config.cold_start, name) != plain:
-      _fail(f"cold_start.{name}", getattr(config.cold_start, name),
-            f"{plain}: there is no student yet to choose")
-  for where, train in (("warm_up", config.warm_up), ("train", config.train)):
-    _check_train(train, where)
-  for name in ("start", "cold_traces"):
-    plain = getattr(Train, name)
-    if getattr(config.warm_up, name) != plain:
-      _fail(f"warm_up.{name}", getattr(config.warm_up, name), f"{plain}: it is the cold start itself")
-  for name, test in config.tests or (("", config.evaluate),):
-    _check_evaluate(test, f"tests.{name}" if name else "evaluate", config)
-  if config.pretrain.documents not in ("lessons", "plain"):
-    _fail("pretrain.documents", config.pretrain.documents, "lessons or plain")
-
-
-def _check_problems(config):
-  p = config.problems
-  for name, source in (("train", p.source), ("cold_start", "bundled"),
-                       ("test", p.test_source or p.source)):
-    if getattr(p, name) < (source == "bundled"):
-      _fail(f"problems.{name}", getattr(p, name), "at least 1" + (
-          "" if source == "bundled" else ", or 0 for all of a file"))
-  if not 0 <= p.held_out < p.cold_start:
-    _fail("problems.held_out", p.held_out, f"0 to {p.cold_start - 1} (problems.cold_start - 1)")
-  for name in ("source", "cold_start_source", "test_source"):
-    _check_source(f"problems.{name}", getattr(p, name))
-  named = config.tests and all(test.source for _, test in config.tests)
-  if p.source != "bundled" and not (p.test_source or config.evaluate.source or named):
-    _fail("problems.test_source", "", "named when problems.source is a file: training on test "
-          "problems would go unnoticed")
-
-
-def _check_source(field, source):
-  try:
-    if source:
-      sets.parts(source)
-  except ValueError as error:
-    _fail(field, source, error)
-
-
-def _check_evaluate(e, where, config):
-  for name in ("rows", "samples"):
-    if getattr(e, name) < 1:
-      _fail(f"{where}.{name}", getattr(e, name), "at least 1")
-  if not e.temperature >= 0:
-    _fail(f"{where}.temperature", e.temperature, "0 (greedy) or more")
-  if not 0 < e.top_p <= 1:
-    _fail(f"{where}.top_p", e.top_p, "above 0 and at most 1 (off)")
-  if e.samples > 1 and e.temperature == 0:
-    _fail(f"{where}.samples", e.samples, f"1 when {where}.temperature is 0")
-  _check_source(f"{where}.source", e.source)
-  if e.limit < (e.source == "bundled"):
-    _fail(f"{where}.limit", e.limit, "at least 1 for bundled problems, else 0 (all) or more")
-  if e.max_tokens < 0 or e.max_tokens % config.select.c:
-    _fail(f"{where}.max_tokens", e.max_tokens, "0 (as select.max_tokens), or a multiple of "
-          f"select.c ({config.select.c})")
-
-
-def _check_select(s, where):
-  positive = ("k", "c", "rows", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
-  for name in positive:
-    if getattr(s, name) < 1:
-      _fail(f"{where}.{name}", getattr(s, name), "at least 1")
-  for name in ("prompt", "max_tokens"):
-    if getattr(s, name) % s.c:
-      _fail(f"{where}.{name}", getattr(s, name), f"a multiple of {where}.c ({s.c})")
-  if s.block < 0 or s.block % s.c:
-    _fail(f"{where}.block", s.block, f"0 (the whole ring), or a multiple of {where}.c ({s.c})")
-  if not s.temperature > 0 and s.k > 1:
-    _fail(f"{where}.temperature", s.temperature, "above 0 when k > 1: greedy candidates are equal")
-  if not s.temperature >= 0:
-    _fail(f"{where}.temperature", s.temperature, "0 (greedy) or more")
-  if s.top_k < 0:
-    _fail(f"{where}.top_k", s.top_k, "0 (off) or more")
-  if not 0 < s.top_p <= 1:
-    _fail(f"{where}.top_p", s.top_p, "above 0 and at most 1 (off)")
-  for name, table in (("scorer", scores.SCORERS), ("selector", selectors.SELECTORS)):
-    if getattr(s, name) not in table:
-      _fail(f"{where}.{name}", getattr(s, name), f"one of {', '.join(table)}")
-  for name, words in (("threshold", ("off", "calibrated")), ("margin", ("off",)),
-                      ("running", ("off",))):
-    value = getattr(s, name)
-    if isinstance(value, str) and value not in words:
-      _fail(f"{where}.{name}", value, f"{' or '.join(words)}, or a number of nats")
-    if isinstance(value, float) and not math.isfinite(value):
-      _fail(f"{where}.{name}", value, "off or a finite number")
-  if s.k == 1 and s.margin != "off":
-    _fail(f"{where}.margin", s.margin, "off when k is 1: there is nothing to compare with")
-  for name in ("delimiters", "steps"):
-    if not all(isinstance(text, str) and text for text in getattr(s, name)):
-      _fail(f"{where}.{name}", getattr(s, name), "texts that are not empty")
-  if not 0 < s.quantile <= 1:
-    _fail(f"{where}.quantile", s.quantile, "above 0 and at most 1")
-  for name in ("resamples", "refresh"):
-    if getattr(s, name) < 0:
-      _fail(f"{where}.{name}", getattr(s, name), "0 or more")
-  if s.refresh and (s.granularity, s.chooser) != ("chunk", "cold_start"):
-    _fail(f"{where}.refresh", s.refresh, f"0 (never) unless {where}.granularity is chunk and "
-          f"{where}.chooser cold_start")
-  if s.loop_window < 8 or s.loop_window % 4:
-    _fail(f"{where}.loop_window", s.loop_window, "a multiple of 4, at least 8")
-  if s.keep not in ("right", "all"):
-    _fail(f"{where}.keep", s.keep, "right or all")
-  for name, words in (("granularity", ("chunk", "trace")), ("chooser", ("cold_start", "base")),
-                      ("pruned", ("drop", "retry", "keep")), ("covers", ("everything", "thinking")),
-                      ("scoring_prompt", ("student", "teacher"))):
-    if getattr(s, name) not in words:
-      _fail(f"{where}.{name}", getattr(s, name), " or ".join(words))
-  if s.granularity == "chunk" and s.scorer in scores.WHOLE:
-    right = ", ".join(n for n in scores.SCORERS if n not in scores.WHOLE)
-    _fail(f"{where}.scorer", s.scorer, f"one of {right} when {where}.granularity is chunk: it needs "
-          "whole traces")
-  if s.running != "off" and (s.running < 0 or s.scorer in scores.NEGATIVE):
-    _fail(f"{where}.running", s.running, f"off, or 0 or more, and off with {where}.scorer "
-          f"{' and '.join(scores.NEGATIVE)}: their scores are below 0")
-  if not 0 <= s.beta < math.inf:
-    _fail(f"{where}.beta", s.beta, "0 (at random) or more")
-  if s.context < 0 or (s.context and s.granularity == "trace"):
-    _fail(f"{where}.context", s.context, f"0 (everything) or more, and 0 when {where}.granularity is "
-          "trace")
-  if s.scorer == "local" and not s.context:
-    _fail(f"{where}.context", s.context, f"at least 1 when {where}.scorer is local")
-  if s.granularity == "trace":
-    for name in ("threshold", "margin", "running"):
-      if getattr(s, name) != "off":
-        _fail(f"{where}.{name}", getattr(s, name), f"off when {where}.granularity is trace: nothing "
-              "is pruned while a trace is written")
-    if s.covers != "everything":
-      _fail(f"{where}.covers", s.covers, f"everything when {where}.granularity is trace: whole traces "
-            "are compared")
-    if s.pruned == "keep":
-      _fail(f"{where}.pruned", s.pruned, f"drop or retry when {where}.granularity is trace: a prefix "
-            "is no whole trace")
 
 
 def collection(s):
@@ -421,24 +251,6 @@ def ring_slots(s):
   spare = s.resamples * s.c + (s.max_tokens if s.delimiters else 0)
   slots = s.prompt + s.max_tokens + spare
   return slots if not s.block else -(-slots // s.block) * s.block
-
-
-def _check_train(t, where):
-  for name in ("steps", "rows", "accumulate", "block", "save_every", "log_every"):
-    if getattr(t, name) < 1:
-      _fail(f"{where}.{name}", getattr(t, name), "at least 1")
-  if t.length < 2:
-    _fail(f"{where}.length", t.length, "at least 2")
-  if t.length % min(t.block, t.length):
-    _fail(f"{where}.block", t.block, f"a divisor of {where}.length ({t.length})")
-  if t.dtype not in ("float32", "bfloat16"):
-    _fail(f"{where}.dtype", t.dtype, "float32 or bfloat16")
-  if t.start not in ("base", "cold_start"):
-    _fail(f"{where}.start", t.start, "base or cold_start")
-  if not t.learning_rate > 0:
-    _fail(f"{where}.learning_rate", t.learning_rate, "above 0")
-  if t.warmup < 0:
-    _fail(f"{where}.warmup", t.warmup, "0 or more")
 
 
 def _settings(config):
