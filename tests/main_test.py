@@ -211,6 +211,7 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
   assert choosers == [(5, str(tmp_path / "whole" / "cold_start" / "student")),
                       (10, str(home / "refresh-5" / "student")),
                       (12, str(home / "refresh-10" / "student"))]
+  assert all(len(list((home / f"refresh-{n}").glob("calibration-*"))) == 1 for n in (5, 10))
   order = [p.uuid for p in stages._problems(config, "train")]
   cold = keys(stages._cold_rows(config, tmp_path / "whole"))
   rows, kept = stages.arm_rows(tmp_path / "whole", "fresh")
