@@ -66,14 +66,22 @@ def byte_level(merges):
                     "<end>{% endif %}")
 
 
+LENGTH = 256
+
+
+@jax.jit
+def logprobs(student, ids):
+  segments = (jnp.arange(LENGTH) < jnp.sum(ids >= 0)).astype(jnp.int32)[None]
+  attend = functools.partial(attention.attend_packed, segments=segments, block=LENGTH)
+  hidden = model.forward_packed(student, jnp.maximum(ids, 0)[None], jnp.arange(LENGTH)[None], attend)
+  return jax.nn.log_softmax(model.logits(student, hidden)[0, 0])
+
+
 def nll_of(student, ids):
   """Nats of each token of `ids` after the first, by one plain forward."""
-  ids = jnp.array(ids)[None]
-  ones, block = jnp.ones_like(ids), ids.shape[1]
-  attend = functools.partial(attention.attend_packed, segments=ones, block=block)
-  hidden = model.forward_packed(student, ids, jnp.arange(block)[None], attend)
-  logp = jax.nn.log_softmax(model.logits(student, hidden)[0, 0])
-  return -np.asarray(logp)[np.arange(block - 1), np.asarray(ids)[0, 1:]]
+  padded = np.full(LENGTH, -1)
+  padded[:len(ids)] = ids
+  return -np.asarray(logprobs(student, jnp.array(padded)))[np.arange(len(ids) - 1), ids[1:]]
 
 
 # ---------------------------------------------------------------- equal tokenizers
@@ -214,6 +222,34 @@ def test_real_tokenizers_are_aligned_by_character():
 
 
 # ---------------------------------------------------------------- configuration
+
+def test_students_are_trained_on_their_own_tokens(tmp_path, monkeypatch):
+  """Everything up to training, with a student whose ids for two words are exchanged."""
+  path = tmp_path / "student"
+  shutil.copytree(stages.directory("bundled/student"), path)
+  file = path / "tokenizer.json"
+  swap = lambda text, a, b: text.replace(a, "\0").replace(b, a).replace("\0", b)
+  file.write_text(swap(file.read_text(), '"\u2581has"', '"\u2581So"'))
+  sizes = dict(rows=8, prompt=40, max_tokens=80, keep="all")
+  c = config.parse({
+      "teacher": {"path": "bundled/teacher"}, "student": {"path": str(path)}, "translate": True,
+      "problems": dict(train=6, cold_start=6, held_out=0, test=6), "arms": {"a": {}},
+      "select": dict(k=2, **sizes), "cold_start": dict(k=1, **sizes), "warm_up": dict(steps=1, rows=2),
+      "train": dict(steps=1, rows=2)})
+  mesh.start(devices=jax.devices()[:1])
+  stages.check(c)
+  seen, rows = [], stages.data.Rows
+  monkeypatch.setattr(stages.data, "Rows", lambda pairs, length: (seen.append(pairs),
+                                                                  rows(pairs, length))[1])
+  for stage in ("cold_start", "collect", "train"):
+    getattr(stages, stage)(c, tmp_path / "run")
+  kept, own = stages.arm_rows(tmp_path / "run", "a")[1], tokens.load_tokenizer(path)
+  assert len(seen) == 2 and len(kept) == len(seen[1]) > 2
+  for r, (prompt, answer) in zip(kept, seen[1]):
+    assert own.decode(answer, skip_special_tokens=True) == r["text"]
+    assert answer[-1] == own.eos_token_id and prompt == tokens.chat_prompt(own, r["problem"])
+  assert any(r["ids"] != answer for r, (_, answer) in zip(kept, seen[1]))
+
 
 def test_tokenizers_that_differ_need_leave(tmp_path):
   path = tmp_path / "student"
