@@ -4,3 +4,16 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("NPROC", "16")  # fewer threads than devices dead-lock in a collective (jax 0.10)
+
+import gc
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+  """Compiled programs take memory maps, and a process that runs out of those crashes."""
+  yield
+  jax.clear_caches()
+  gc.collect()
