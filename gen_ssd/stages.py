@@ -62,9 +62,10 @@ def check(config):
     tokens.shared_vocabulary(*pair)
   elif tokens.differences(*pair):
     for name, s in config.arms:
-      if s.scorer == "morsd":
-        raise ValueError(f"arms.{name}.scorer is 'morsd': it must be another one when tokenizers "
-                         "differ")
+      for field, wrong in (("scorer", "morsd"), ("scoring_prompt", "teacher")):
+        if getattr(s, field) == wrong:  # both hand the teacher's ids to the student
+          raise ValueError(f"arms.{name}.{field} is {wrong!r}: it must be another one when tokenizers "
+                           "differ")
   tokens.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
   for name, select in config.arms:
     try:

@@ -264,3 +264,5 @@ def test_tokenizers_that_differ_need_leave(tmp_path):
   stages.check(made(translate=True))
   with pytest.raises(ValueError, match="arms.a.scorer is 'morsd': it must be another one"):
     stages.check(made(translate=True, arm={"scorer": "morsd", "granularity": "trace"}))
+  with pytest.raises(ValueError, match="arms.a.scoring_prompt is 'teacher': it must be another one"):
+    stages.check(made(translate=True, arm={"scoring_prompt": "teacher"}))
