@@ -101,7 +101,7 @@ def _scoring(jax, student, b, k, c, slots):
   prefix.position = abs(prefix.position)
   tokens = mesh.place(np.ones((b, k, c), np.int32), jax.P("data", None, None))
   count = jnp.sum(tokens, -1)
-  run = jax.jit(lambda m, p, t, n: select._score(m, p, t, n, n[:, 0] > 0, n * 0.0,
+  run = jax.jit(lambda m, p, t, n: select.score(m, p, t, n, n[:, 0] > 0, n * 0.0,
                                                  scores.perplexity, slots, t * 0.0, t > 0)[:3])
   times = []
   for _ in range(6):
