@@ -86,23 +86,30 @@ def nll_of(student, ids):
 
 # ---------------------------------------------------------------- equal tokenizers
 
-@pytest.mark.parametrize("again", [False, True], ids=["ids", "text"])
-def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, again):
+@pytest.mark.parametrize("again,covers", [(False, "everything"), (True, "everything"),
+                                          (True, "thinking")], ids=["ids", "text", "thinking"])
+def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, again, covers):
   """Their ids pass as they are; text that is cut again gives the same, as the teacher's is clean."""
-  strict = dataclasses.replace(SELECT, k=2, resamples=1)  # so that rounds without a winner come, too
+  strict = dataclasses.replace(SELECT, k=2, resamples=1,  # so that rounds without a winner come, too
+                               covers=covers)
+  dot = pair.teacher_tokenizer.convert_tokens_to_ids(".")
+  monkeypatch.setattr(tokens, "closing_id", lambda tokenizer: dot)
   fused = run(pair, tmp_path / "fused", strict, threshold=15.0)
   if again:
     monkeypatch.setattr(tokens, "differences", lambda *pair: [0])
   mine = run(dataclasses.replace(pair, translate=True), tmp_path / "mine", strict, threshold=15.0)
-  assert {r["stop"] for r in fused} > {"pruned"}
-  assert any(r["rounds"] >= len(r["chunks"]) + 2 for r in fused)  # drawn again
+  if covers == "everything":
+    assert {r["stop"] for r in fused} > {"pruned"}
+    assert any(r["rounds"] >= len(r["chunks"]) + 2 for r in fused)  # drawn again
   for a, b in zip(fused, mine):
     assert (a["ids"], a["stop"], a["rounds"]) == (b["ids"], b["stop"], b["rounds"])
     np.testing.assert_allclose(a["student_nlls"], b["student_nlls"], rtol=1e-4, atol=1e-4)
     assert a["student_ranks"] == b["student_ranks"] and a["starts"] == b["starts"]
     for x, y in zip(a["chunks"], b["chunks"]):
       assert (x["choice"], x["text"]) == (y["choice"], y["text"])
-      np.testing.assert_allclose(x["scores"], y["scores"], rtol=1e-4, atol=1e-4)
+      np.testing.assert_allclose(*(np.array(c["scores"], float) for c in (x, y)), rtol=1e-4, atol=1e-4)
+  alone = sum(c["scores"] == [None] for r in mine for c in r["chunks"])
+  assert alone > 10 if covers == "thinking" else not alone
 
 
 # ---------------------------------------------------------------- different tokenizers
