@@ -2,6 +2,7 @@
 import math
 
 import jax
+from model_test import all_logits
 import pytest
 
 from gen_ssd import config
@@ -55,9 +56,7 @@ def test_the_answer_is_the_sentence_with_the_last_box():
 
 
 def test_rationale_difficulty_is_a_ratio_of_perplexities():
-  """Against transformers, for each answer with its rationale and without."""
-  import torch
-  import transformers
+  """Against a forward of one text at a time, for each answer with its rationale and without."""
   mesh.start(devices=jax.devices()[:1])
   path = stages.directory("bundled/student")
   student, tokenizer = stages._load(config.Model(path), path)
@@ -66,15 +65,13 @@ def test_rationale_difficulty_is_a_ratio_of_perplexities():
       *tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]}
           for i, text in enumerate(TEXTS)]
   found = posthoc.difficulties(student, tokenizer, rows, batch=4)
-  net = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
   prompt = tokens.chat_prompt(tokenizer, one)
 
   def perplexity(before, answer):
-    ids = torch.tensor([[*prompt, *before, *answer]])
-    with torch.no_grad():
-      logp = net(ids).logits[0].log_softmax(-1)
-    at = range(len(ids[0]) - len(answer), len(ids[0]))
-    return math.exp(-sum(float(logp[i - 1, ids[0, i]]) for i in at) / len(answer))
+    ids = [*prompt, *before, *answer]
+    logp = jax.nn.log_softmax(all_logits(student, [ids])[0])
+    at = range(len(ids) - len(answer), len(ids))
+    return math.exp(-sum(float(logp[i - 1, ids[i]]) for i in at) / len(answer))
 
   for r in rows:
     ids = r["ids"][:-1]
