@@ -78,6 +78,5 @@ def get_config(arg="arms"):
     c.arms = {name: ARMS[name] for name in STUDENT_ARMS}
   if what == "quick":
     c.problems.update(train=320, test=300)
-    c.seeds = 2
     c.train.steps = 150
   return c

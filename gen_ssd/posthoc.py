@@ -1,6 +1,5 @@
 """Choosing among whole traces, after they are written: the same scorers, from what rows hold."""
 import functools
-import hashlib
 import math
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from gen_ssd import attention
 from gen_ssd import mesh
 from gen_ssd import model as model_lib
+from gen_ssd import problems
 from gen_ssd import scores
 from gen_ssd import tokens as tokens_lib
 
@@ -119,7 +119,7 @@ def _tail_nll(student, tokens, length, tail):
   seen = (index < length[:, None]).astype(jnp.int32)
   hidden = model_lib.forward_packed(
       student, tokens, jnp.broadcast_to(index, (b, t)),
-      functools.partial(_attend, segments=seen, block=min(t, 1024)))
+      functools.partial(attention.attend_packed, segments=seen, block=min(t, 1024)))
   nll = scores.token_statistics(student, hidden, jnp.roll(tokens, -1, 1)[:, None]).nll[:, 0]
   after = index + 1
   wanted = (after >= (length - tail)[:, None]) & (after < length[:, None])
@@ -127,10 +127,6 @@ def _tail_nll(student, tokens, length, tail):
   return jax.sharding.reshard(mean, P(None))
 
 
-def _attend(q, k, v, *, segments, block, **near):
-  return attention.attend_packed(q, k, v, segments, block=block, **near)
-
-
 def _uniform(text):
   """A number in [0, 1) that depends on the text alone."""
-  return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
+  return int(problems.digest(text)[:8], 16) / 2**32

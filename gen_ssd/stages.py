@@ -363,9 +363,8 @@ def _calibrate(config, workdir, select, student):
   problems = _problems(config, "cold_start")[:config.problems.held_out]
   plain = dataclasses.replace(select, k=1, temperature=config.cold_start.temperature,
                               threshold="off", margin="off", running="off", attempts=1,
-                              pruned="drop", retries=config_lib.Select.retries, refresh=0)
-  plain = dataclasses.replace(plain, keep=config_lib.Select.keep,
-                              quantile=config_lib.Select.quantile)
+                              pruned="drop", retries=config_lib.Select.retries, refresh=0,
+                              keep=config_lib.Select.keep, quantile=config_lib.Select.quantile)
   home = workdir / "cold_start" if select.chooser == "base" else pathlib.Path(student).parent
   rows = _collect(config, workdir, plain, home / f"calibration-{config_lib.short_hash(plain)}",
                   problems, student=student, title="calibrate")

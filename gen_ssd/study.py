@@ -18,6 +18,7 @@ from absl import logging
 from gen_ssd import config as config_lib
 from gen_ssd import evaluate
 from gen_ssd import figures
+from gen_ssd import mesh
 from gen_ssd import stages
 from gen_ssd import traces
 
@@ -40,7 +41,7 @@ def run(file, workdir, names, devices=None):
     if (workdir / name / "report.html").exists():  # the last thing a run writes
       continue
     print(f"-- {name} ({i + 1} of {len(names)})", flush=True)
-    stages.begin(config, workdir / name, devices)
+    mesh.start(config.model_parallel, devices)
     for stage in config.stages:
       getattr(stages, stage)(config, workdir / name)
   return configs
