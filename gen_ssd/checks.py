@@ -157,9 +157,9 @@ def _check_select(s, where):
           f"{' and '.join(scores.NEGATIVE)}: their scores are below 0")
   if not 0 <= s.beta < math.inf:
     fail(f"{where}.beta", s.beta, "0 (at random) or more")
-  if s.context < 0 or (s.context and s.granularity == "trace"):
+  if s.context < 0 or (s.context and s.granularity == "trace" and s.scorer != "local"):
     fail(f"{where}.context", s.context, f"0 (everything) or more, and 0 when {where}.granularity is "
-          "trace")
+          f"trace, unless {where}.scorer is local")
   if s.scorer == "local" and not s.context:
     fail(f"{where}.context", s.context, f"at least 1 when {where}.scorer is local")
   if s.granularity == "trace":

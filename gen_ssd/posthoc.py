@@ -15,6 +15,7 @@ from gen_ssd import scores
 from gen_ssd import tokens as tokens_lib
 
 BATCH = 64  # traces scored at a time
+AGAIN = ("morsd", "local")  # scorers for which the student reads whole traces again
 
 
 def best(rows, scorer, **options):
@@ -75,27 +76,56 @@ def difficulties(student, tokenizer, rows, *, batch, system=None):
     student: Transformer (stacked) on the current mesh. rows: traces as traces.row makes them.
     batch: texts read at a time; a multiple of the devices.
   """
-  texts = []
+  texts, tails = [], []
   for r in rows:
-    text, begin = tokens_lib.render_row(tokenizer, r["problem"], r["ids"], system, r["opened"],
-                                        check=False)
-    prompt, body = text[:begin], text[begin:]
+    prompt, body = _read(tokenizer, r, system)
     while body and body[-1] in tokenizer.all_special_ids:
       body = body[:-1]
     at = answer_start(tokenizer, body)
-    texts += [([*prompt, *body[:n], *body[at:]], len(body) - at) for n in (at, 0)]
-  size = max((len(ids) for ids, _ in texts), default=1)
-  size = -(-size // 64) * 64 if size <= 1024 else -(-size // 1024) * 1024
-  found = []
-  for i in range(0, len(texts), batch):
-    part = texts[i:i + batch]
-    text, length, tail = np.zeros((batch, size), np.int32), *np.ones((2, batch), np.int32)
-    for j, (ids, n) in enumerate(part):
-      text[j, :len(ids)], length[j], tail[j] = ids, len(ids), n
-    put = lambda x: mesh.place(x, P(student.shape.rows, *[None] * (x.ndim - 1)))
-    found += mesh.host(_tail_nll(student, *map(put, (text, length, tail))))[:len(part)].tolist()
+    texts += [[*prompt, *body[:n], *body[at:]] for n in (at, 0)]
+    tails += 2 * [len(body) - at]
+  found = [nll[-n:].mean() if n else 0.0
+           for nll, n in zip(_nlls(student, texts, batch), tails)]
   return {(r["uuid"], r["attempt"]): math.exp(min(found[2 * i] - found[2 * i + 1], 80))
           for i, r in enumerate(rows)}
+
+
+def nearby(student, tokenizer, rows, *, context, batch, system=None):
+  """The rows with `student_nlls` of shortened texts, for the scorer `local`: LALP (2510.03988).
+
+  Each step (or chunk, see traces.row) is read after the prompt and the `context` tokens before it,
+  and after nothing else. The other arguments are those of `difficulties`.
+  """
+  texts, tails = [], []
+  for r in rows:
+    prompt, body = _read(tokenizer, r, system)
+    opened = len(body) - r["num_tokens"]  # what the prompt had opened
+    for at, end in zip(r["starts"], [*r["starts"][1:], r["num_tokens"]]):
+      texts.append([*prompt, *body[:opened], *body[opened + max(at - context, 0):opened + end]])
+      tails.append(end - at)
+  found = (nll[-n:].tolist() for nll, n in zip(_nlls(student, texts, batch), tails))
+  return [{**r, "student_nlls": sum((next(found) for _ in r["starts"]), [])} for r in rows]
+
+
+def _read(tokenizer, r, system):
+  """(prompt ids, ids that follow it) of a trace row, as the student reads it."""
+  text, begin = tokens_lib.render_row(tokenizer, r["problem"], r["ids"], system, r["opened"],
+                                      check=False)
+  return text[:begin], text[begin:]
+
+
+def _nlls(student, texts, batch):
+  """The student's nll of the tokens of each text, f32[len], in order; the first token's is 0."""
+  size = max(map(len, texts), default=1)
+  size = -(-size // 64) * 64 if size <= 1024 else -(-size // 1024) * 1024
+  place = lambda x: mesh.place(x, P(student.shape.rows, *[None] * (x.ndim - 1)))
+  for i in range(0, len(texts), batch):
+    part = texts[i:i + batch]
+    ids, length = np.zeros((batch, size), np.int32), np.ones(batch, np.int32)
+    for j, text in enumerate(part):
+      ids[j, :len(text)], length[j] = text, len(text)
+    nll = mesh.host(_forward_nll(student, place(ids), place(length)))
+    yield from (row[:len(text)] for row, text in zip(nll, part))
 
 
 def answer_start(tokenizer, ids):
@@ -112,8 +142,8 @@ def answer_start(tokenizer, ids):
 
 
 @jax.jit
-def _tail_nll(student, tokens, length, tail):
-  """Mean student nll f32[b] of the last tail[b] of length[b] tokens int32[b,t]."""
+def _forward_nll(student, tokens, length):
+  """Student nll f32[b,t] of tokens int32[b,t], of which the first `length` int32[b] are text."""
   b, t = tokens.shape
   index = jnp.arange(t)
   seen = (index < length[:, None]).astype(jnp.int32)
@@ -121,10 +151,7 @@ def _tail_nll(student, tokens, length, tail):
       student, tokens, jnp.broadcast_to(index, (b, t)),
       functools.partial(attention.attend_packed, segments=seen, block=min(t, 1024)))
   nll = scores.token_statistics(student, hidden, jnp.roll(tokens, -1, 1)[:, None]).nll[:, 0]
-  after = index + 1
-  wanted = (after >= (length - tail)[:, None]) & (after < length[:, None])
-  mean = scores.mean(nll, wanted)
-  return jax.sharding.reshard(mean, P(None))
+  return jax.sharding.reshard(jnp.roll(nll, 1, 1).at[:, 0].set(0), P(None, None))
 
 
 def _uniform(text):

@@ -62,7 +62,8 @@ def check(config):
     tokens.shared_vocabulary(*pair)
   elif tokens.differences(*pair):
     for name, s in config.arms:
-      for field, wrong in (("scorer", "morsd"), ("scoring_prompt", "teacher")):
+      again = s.granularity == "trace" and s.scorer in posthoc.AGAIN
+      for field, wrong in (("scorer", again and s.scorer), ("scoring_prompt", "teacher")):
         if getattr(s, field) == wrong:  # both hand the teacher's ids to the student
           raise ValueError(f"arms.{name}.{field} is {wrong!r}: it must be another one when tokenizers "
                            "differ")
@@ -137,8 +138,7 @@ def collect(config, workdir):
       continue
     kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
     if select.granularity == "trace":
-      kept = posthoc.best(kept, select.scorer, seed=select.seed, difficulty=_difficulties(
-          config, workdir, select, kept) if select.scorer == "morsd" else None)
+      kept = _best(config, workdir, select, kept)
     if jax.process_index() == 0:
       folder.mkdir(parents=True, exist_ok=True)
       pairs = [[r["uuid"], r["attempt"]] for r in kept]
@@ -417,14 +417,19 @@ def _chooser(config, workdir, select):
       workdir / "cold_start" / "student")
 
 
-def _difficulties(config, workdir, select, rows):
-  """Rationale Difficulty of trace rows for an arm's student: see posthoc."""
-  student, tokenizer = _load(config.student, _chooser(config, workdir, select),
-                             rows=("data", "model"), tensor=None)
-  if select.scoring_prompt == "teacher":
-    tokenizer = _tokenizer(config.teacher)
-  return posthoc.difficulties(student, tokenizer, rows, batch=select.rows,
-                              system=config.problems.system or None)
+def _best(config, workdir, select, rows):
+  """The best whole trace of each problem; some scorers have the student read them again first."""
+  options, difficulty = {}, None
+  if select.scorer in posthoc.AGAIN:
+    student, tokenizer = _load(config.student, _chooser(config, workdir, select), **ALONE)
+    if select.scoring_prompt == "teacher":
+      tokenizer = _tokenizer(config.teacher)
+    options = dict(batch=select.rows, system=config.problems.system or None)
+  if select.scorer == "morsd":
+    difficulty = posthoc.difficulties(student, tokenizer, rows, **options)
+  elif select.scorer == "local":
+    rows = posthoc.nearby(student, tokenizer, rows, context=select.context * select.c, **options)
+  return posthoc.best(rows, select.scorer, seed=select.seed, difficulty=difficulty)
 
 
 def collection(workdir, name):

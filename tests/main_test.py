@@ -118,7 +118,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
   trace = dict(granularity="trace", threshold="off", k=3)
   config = small(stages=("cold_start", "collect"), select__k=2, arms={
       "rejection": dict(scorer="random", **trace), "shortest": dict(scorer="shortest", **trace),
-      "morsd": dict(scorer="morsd", **trace),
+      "morsd": dict(scorer="morsd", **trace), "local": dict(scorer="local", context=1, **trace),
       "own": dict(), "base": dict(chooser="base"), "base_late": dict(chooser="base", **trace)})
   shutil.copytree(finished / "cold_start" / "student", tmp_path / "cold_start" / "student")
   run(config, tmp_path)
@@ -126,7 +126,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
   assert len(list((tmp_path / "traces").iterdir())) == 4
   assert rows["rejection"][0] == rows["shortest"][0] and len(rows["shortest"][0]) == 36
   right = [r for r in rows["shortest"][0] if r["verdict"] == "right"]
-  for name in ("rejection", "shortest", "morsd"):
+  for name in ("rejection", "shortest", "morsd", "local"):
     kept = rows[name][1]
     assert [r["uuid"] for r in kept] == sorted({r["uuid"] for r in right})
     assert all(r in right for r in kept)

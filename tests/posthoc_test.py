@@ -81,6 +81,29 @@ def test_rationale_difficulty_is_a_ratio_of_perplexities():
   assert found["ab", 1] == 1 and abs(math.log(found["ab", 0])) > 0.1
 
 
+@pytest.mark.parametrize("context", [3, 8, 1000])
+def test_local_reads_each_step_after_the_prompt_and_the_newest_tokens_only(context):
+  mesh.start(devices=jax.devices()[:1])
+  path = stages.directory("bundled/student")
+  student, tokenizer = stages._load(config.Model(path), path)
+  one = problems.bundled("test", 1)[0].problem
+  prompt, rows = tokens.chat_prompt(tokenizer, one), []
+  for i, text in enumerate(TEXTS):
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    rows.append({**row("ab", i, [9.0] * len(ids), starts=range(0, len(ids), 4)), "ids": ids,
+                 "problem": one, "opened": ""})
+  found = posthoc.nearby(student, tokenizer, rows, context=context, batch=4)
+  for r, near in zip(rows, found):
+    for at in r["starts"]:
+      before, step = r["ids"][max(at - context, 0):at], r["ids"][at:at + 4]
+      text = [*prompt, *before, *step]
+      logp = jax.nn.log_softmax(all_logits(student, [text])[0])
+      want = [-float(logp[i - 1, text[i]]) for i in range(len(text) - len(step), len(text))]
+      assert near["student_nlls"][at:at + 4] == pytest.approx(want, rel=2e-3, abs=2e-3)
+  means = [sum(r["student_nlls"]) / r["num_tokens"] for r in found]
+  assert posthoc.score(found, "local") == pytest.approx(means, rel=1e-5)
+
+
 def test_nothing_kept_is_nothing_chosen():
   assert posthoc.best([], "perplexity") == []
 

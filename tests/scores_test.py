@@ -84,6 +84,16 @@ def test_rank_is_clipped_at_a_hundred_and_certain_text_does_not_divide_by_zero()
   assert np.isfinite(one(1, 0))
 
 
+def test_rank_surprisal_of_a_set_is_the_ratio_of_its_means():
+  """Of all tokens together, not a mean of ratios: eq. 7 holds for a token, a trace and a set."""
+  rng = np.random.default_rng(0)
+  nll, rank = rng.uniform(0.1, 9, 60).astype(np.float32), rng.integers(1, 200, 60)
+  live = np.arange(60) < 55
+  found = scores.rsr(scores.Statistics(nll[None, None], rank[None, None]), live[None, None], None)
+  want = np.minimum(rank, 100)[:55].mean() / nll[:55].mean()
+  np.testing.assert_allclose(found, [[want]], rtol=1e-5)
+
+
 def naive(net, hidden, targets):
   """Statistics by the textbook, in float64."""
   x = np.float64(model.logits(net, hidden))
@@ -113,6 +123,18 @@ def test_statistics_are_those_of_the_plain_formulas(case):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
   assert (np.asarray(found.rank)[0, 0] == 1).all()
   assert (np.asarray(found.rank)[1, 2] == tiny.STUDENT.vocab).all()
+
+
+def test_a_shift_of_all_logits_changes_no_statistic(case, monkeypatch):
+  net, hidden, targets = case
+  want = scores.token_statistics(net, hidden, targets)
+  plain, shift = model.logits, np.random.default_rng(1).normal(size=(2, 3, 6, 1)) * 20
+  monkeypatch.setattr(model, "logits", lambda net, x: plain(net, x) + shift.astype(np.float32))
+  got = scores.token_statistics(net, hidden, targets)
+  for a, b in ((got.nll, want.nll), (got.entropy, want.entropy)):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+  assert np.mean(np.asarray(got.rank) == np.asarray(want.rank)) > 0.9  # near ties may round apart
+  np.testing.assert_allclose(got.rank, want.rank, atol=2)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 2, 4, 6])  # 4 does not divide 6: three at a time
