@@ -2,22 +2,27 @@
 import numpy as np
 
 
-def accuracy(rows, total, *, draws=2000, seed=0):
-  """Accuracy over `total` problems and a 95 % interval by bootstrap over problems.
+def accuracy(seeds, total, *, draws=2000, seed=0):
+  """Accuracy over `total` problems and a 95 % interval by bootstrap over problems and seeds.
 
-  `rows` are traces of traces.row; several a problem count as their mean (avg@n), a problem without
-  a trace as wrong. Returns {"accuracy", "ci": [low, high], "n", "mean_tokens", "truncated",
-  "unverifiable"}; mean_tokens counts every answer, truncated is the share that hit the limit.
+  `seeds` holds the answers of each training seed: rows of traces.row. Several a problem count as
+  their mean (avg@n), a problem without a trace as wrong. Problems and, apart from them, seeds are
+  drawn with replacement (the pigeonhole bootstrap of Owen, 2007), so that the interval is
+  for other problems and another order of training too; of one seed it is over problems.
+  Returns {"accuracy", "ci": [low, high], "n", "mean_tokens", "truncated", "unverifiable", "seeds"};
+  mean_tokens counts every answer, truncated is the share that hit the limit, seeds are accuracies.
   """
-  right = per_problem(rows)
-  values = np.array([*right.values(), *[0.0] * (total - len(right))])
-  low, high = _interval(values, draws, seed)
+  rows, right = sum(seeds, []), [per_problem(r) for r in seeds]
+  names = sorted({u for each in right for u in each})
+  values = np.array([[*(each.get(u, 0.0) for u in names), *[0.0] * (total - len(names))]
+                     for each in right])
   count = max(len(rows), 1)
   return {
-      "accuracy": float(values.mean()), "ci": [low, high], "n": total,
+      "accuracy": float(values.mean()), "ci": _interval(values, draws, seed), "n": total,
       "mean_tokens": float(np.mean([r["num_tokens"] for r in rows])) if rows else None,
       "truncated": sum(r["stop"] == "length" for r in rows) / count,
-      "unverifiable": sum(r["verdict"] == "unverifiable" for r in rows)}
+      "unverifiable": sum(r["verdict"] == "unverifiable" for r in rows),
+      "seeds": values.mean(1).tolist()}
 
 
 def per_problem(rows):
@@ -31,16 +36,19 @@ def per_problem(rows):
 def paired(mine, theirs, *, draws=2000, seed=0):
   """Difference in accuracy on the same problems, with a paired bootstrap 95 % interval.
 
-  A problem that one side has no answer to is wrong on that side.
+  Arguments are the answers of each training seed of either side, see `accuracy`: a draw takes the
+  same problems on both sides, and seeds of each side. A problem that one side has no answer to is
+  wrong on that side.
   """
-  a, b = per_problem(mine), per_problem(theirs)
-  both = sorted(a.keys() | b.keys())
-  values = np.array([a.get(u, 0.0) - b.get(u, 0.0) for u in both])
-  low, high = _interval(values, draws, seed)
-  if np.all(values == values[0]):  # no pair differs from another: as unsure to both sides
-    edge = _edge(len(values))
-    low, high = max(float(values[0]) - edge, -1.0), min(float(values[0]) + edge, 1.0)
-  return {"difference": float(values.mean()), "ci": [low, high], "n": len(both)}
+  sides = [[per_problem(rows) for rows in seeds] for seeds in (mine, theirs)]
+  both = sorted({u for each in sum(sides, []) for u in each})
+  a, b = (np.array([[each.get(u, 0.0) for u in both] for each in side]) for side in sides)
+  difference = float(a.mean() - b.mean())
+  if np.all(a == a[0, 0]) and np.all(b == b[0, 0]):  # no pair differs: as unsure to both sides
+    edge = _edge(len(both))
+    return {"difference": difference, "n": len(both),
+            "ci": [max(difference - edge, -1.0), min(difference + edge, 1.0)]}
+  return {"difference": difference, "ci": _quantiles(_means((a, b), draws, seed)), "n": len(both)}
 
 
 def _edge(n):
@@ -49,11 +57,25 @@ def _edge(n):
 
 
 def _interval(values, draws, seed):
-  """Percentile bootstrap of the mean; Wilson's score when every value is 0 or 1 of one kind."""
-  n = len(values)
-  if np.all(values == values[0]) and values[0] in (0, 1):  # a bootstrap would say: certain
-    edge = _edge(n)
-    return [0.0, edge] if values[0] == 0 else [1 - edge, 1.0]
+  """Of the mean of values [seeds, problems]; Wilson's score when all are 0 or all are 1."""
+  if np.all(values == values[0, 0]) and values[0, 0] in (0, 1):  # a bootstrap would say: certain
+    edge = _edge(values.shape[1])
+    return [0.0, edge] if values[0, 0] == 0 else [1 - edge, 1.0]
+  return _quantiles(_means((values,), draws, seed))
+
+
+def _means(sides, draws, seed):
+  """Bootstrap means [draws] of the first side's values [seeds, problems], less the second's."""
   rng = np.random.default_rng(seed)
-  means = values[rng.integers(0, n, (draws, n))].mean(-1)
+  n = sides[0].shape[1]
+  times = rng.multinomial(n, np.full(n, 1 / n), draws) / n  # how often a problem is drawn
+  found = 0.0
+  for sign, values in zip((1, -1), sides):
+    s = len(values)
+    each = rng.multinomial(s, np.full(s, 1 / s), draws) / s
+    found = found + sign * np.einsum("ds,sn,dn->d", each, values, times, optimize=True)
+  return found
+
+
+def _quantiles(means):
   return [float(x) for x in np.quantile(means, (0.025, 0.975))]

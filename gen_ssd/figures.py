@@ -65,8 +65,9 @@ class Panel:
 
 def page(panel):
   """The panel as a figure of an HTML page that has STYLE."""
-  return (f"<figure><figcaption><b>{panel.title}</b><span>{panel.hint}</span></figcaption>"
-          f'<svg role="img" viewBox="0 0 440 {panel.height}"><title>{panel.title}</title>'
+  title = escape(panel.title)
+  return (f"<figure><figcaption><b>{title}</b><span>{escape(panel.hint)}</span></figcaption>"
+          f'<svg role="img" viewBox="0 0 440 {panel.height}"><title>{title}</title>'
           f'{"".join(panel.marks)}</svg></figure>')
 
 

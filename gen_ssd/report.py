@@ -38,7 +38,7 @@ def write_report(workdir, trees=6) -> Path:
            "given": _dict(_dict(results.get("arms")).get(a)),
            "config": {k: v for k, v in _dict(_dict(config.get("arms")).get(a)).items()
                       if k not in shared or shared[k] != v}} for a in names]
-  body = [_heading(config, arms), _table(arms), _accuracy(arms, _dict(results.get("paired"))),
+  body = [_heading(config, arms), _table(arms), _accuracy(arms, results),
           _distributions(arms), _trees(workdir, arms, _dict(config.get("select")), trees, notes),
           _footer(config, notes)]
   script = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
@@ -68,10 +68,14 @@ def _number(x):
   return float(x) if abs(x) < 1e300 else None
 
 
+def _numbers(x):
+  """The numbers of a list; none of anything else."""
+  return [n for v in x if (n := _number(v)) is not None] if isinstance(x, list) else []
+
+
 def _pair(x):
   """A (low, high) pair of numbers, or None."""
-  pair = [_number(v) for v in x] if isinstance(x, list) else []
-  return tuple(pair) if len(pair) == 2 and None not in pair else None
+  return tuple(_numbers(x)) if len(_numbers(x)) == 2 == len(x) else None
 
 
 def _read(path, notes):
@@ -254,15 +258,26 @@ def _badge(clear):
   return f"<em class=badge>{'★ best' if clear else '▲ highest'}</em>"
 
 
-def _accuracy(arms, paired):
-  rows, looks = [], {a["name"]: a["look"] for a in arms}
-  for a in arms:
-    acc = _number(a["given"].get("accuracy"))
-    if acc is not None:
-      rows.append((a["look"], a["name"], acc, _pair(a["given"].get("ci")),
-                   fixed(acc, 1, 100, "%")))
-  drawn = [figures.intervals("Accuracy", "whiskers: 95% interval; the axis does not start at 0",
-                             rows, lambda v: f"{v * 100:.4g}%")] if rows else []
+def _accuracy(arms, results):
+  drawn, looks = [], {a["name"]: a["look"] for a in arms}
+  tests = {name: _dict(_dict(test).get("arms")) for name, test in _dict(results.get("tests")).items()}
+  for test, found in {"": {a["name"]: a["given"] for a in arms}, **tests}.items():
+    rows, most = [], 0
+    for name, look in looks.items():
+      given = _dict(found.get(name))
+      seeds, acc = _numbers(given.get("seeds")), _number(given.get("accuracy"))
+      most = max(most, len(seeds))
+      if acc is not None:
+        rows.append((look, name, acc, _pair(given.get("ci")), fixed(acc, 1, 100, "%"),
+                     seeds if len(seeds) > 1 else []))
+    if rows:
+      n = max((_number(_dict(g).get("n")) or 0 for g in found.values()), default=0)
+      title = f"Accuracy on {test}, {n:.0f} problems" if test else "Accuracy" + " on all tests" * bool(
+          tests)
+      hint = "small rings: training seeds; " * (most > 1) + "whiskers: 95% interval; "
+      drawn.append(figures.intervals(title, hint + "the axis does not start at 0", rows,
+                                     lambda v: f"{v * 100:.4g}%"))
+  paired = _dict(results.get("paired"))
   rows = []
   for key, value in sorted(paired.items(), key=lambda x: not x[0].endswith("-standard_kd")):
     names = next(((a, b) for a in looks for b in looks if key == f"{a}-{b}"), None)

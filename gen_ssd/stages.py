@@ -222,14 +222,12 @@ def evaluate(config, workdir):
 def _results(costs, answered, problems):
   """`arms` and `paired` of results.json, of answers {arm: rows of each seed} to `problems`."""
   total = len({p.uuid for p in problems})
-  pooled = {name: sum(each, []) for name, each in answered.items()}
-  results = {name: {**evaluate_lib.accuracy(pooled[name], total),
-                    "seeds": [evaluate_lib.accuracy(rows, total)["accuracy"] for rows in each],
-                    **costs[name]} for name, each in answered.items()}
+  results = {name: {**evaluate_lib.accuracy(each, total), **costs[name]}
+             for name, each in answered.items()}
   base = "standard_kd" if "standard_kd" in results else next(iter(results))
   others = sorted(results, key=lambda name: results[name]["accuracy"])
   return {"arms": {name: results[name] for name in others}, "paired": {
-      f"{name}-{base}": evaluate_lib.paired(pooled[name], pooled[base])
+      f"{name}-{base}": evaluate_lib.paired(answered[name], answered[base])
       for name in others if name != base}}
 
 
@@ -447,9 +445,9 @@ def arm_rows(workdir, name):
 
 
 def arm_answers(workdir, name):
-  """Rows of all answers of an arm's students, of every seed and test."""
-  return [r for folder in sorted((workdir / "arms" / name).glob("seed-*/answers*"))
-          for r in _rows(folder)]
+  """The answers of an arm's students, of all tests: a list of rows for every seed."""
+  homes = sorted((workdir / "arms" / name).glob("seed-*"), key=lambda p: int(p.name[5:]))
+  return [[r for folder in sorted(home.glob("answers*")) for r in _rows(folder)] for home in homes]
 
 
 def _rows(folder):

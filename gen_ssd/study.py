@@ -115,7 +115,7 @@ def draw(found, workdir):
   percent = lambda v: f"{100 * v:.4g}%"
   some = next(iter(found["arms"].values()))
   hint = (f"{some['n']:,} problems, {len(some['seeds'])} seeds (small rings); whiskers: 95% over "
-          "problems")
+          "both")
   panel = figures.intervals("Accuracy of the student", hint, [
       (looks[n], n, a["accuracy"], a["ci"], f"{100 * a['accuracy']:.1f}%", a["seeds"])
       for n, a in reversed(found["arms"].items())], percent)

@@ -165,6 +165,22 @@ def test_finished_run_shows_everything(tmp_path):
   assert "Left out of this page" not in text
 
 
+def test_seeds_and_several_tests_are_drawn(tmp_path):
+  rings = _page(_run(tmp_path, problems=8)).count('class="ring"')
+  arm = lambda x, *seeds: {"accuracy": x, "ci": [x - 0.1, x + 0.1], "n": 30, "seeds": [*seeds]}
+  one = {"standard_kd": arm(0.2, 0.1, 0.3), "gen_ssd": arm(0.4, 0.4, 0.4)}
+  (tmp_path / "results.json").write_text(json.dumps({
+      "arms": one, "tests": {"aime24": {"arms": one}, "amc<23>": {"arms": {"gen_ssd": arm(0.7)}}}}))
+  text = _page(tmp_path)
+  for title in ("Accuracy on all tests", "Accuracy on aime24, 30 problems",
+                "Accuracy on amc&lt;23&gt;, 30 problems"):
+    assert title in text
+  assert text.count("small rings: training seeds") == 2 and text.count('class="ring"') == rings + 8
+  (tmp_path / "results.json").write_text(json.dumps({"arms": one, "tests": {"a": 3, "b": {"arms": {
+      "gen_ssd": {"accuracy": 0.5, "seeds": 7, "n": "x"}}}, "c": None}}))
+  assert "Accuracy on b, 0 problems" in _page(tmp_path)
+
+
 def test_overlapping_intervals_are_not_called_best(tmp_path):
   _run(tmp_path, problems=8)
   text = _page(tmp_path)
