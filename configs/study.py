@@ -63,7 +63,7 @@ def get_config(arg="arms"):
   c.name = f"study-{arg}"
   # Seed 2: settings were tried on the problems of seed 0, the quickstart's are of seed 1.
   c.problems.update(test=1000, seed=2)
-  c.seeds = {"arms": 5, "quick": 2}.get(arg, 1)
+  c.seeds = {"arms": 5, "quick": 2}.get(arg, 3)
   what, _, value = arg.partition("=")
   if what in ("arms", "quick"):
     c.arms = ARMS
