@@ -2,7 +2,8 @@
 
 A round is two programs instead of one. Between them the host writes out the candidates and cuts them
 into the student's tokens. Text may be cut otherwise once more of it is there, so the student is first
-rolled back over the tokens that changed. What it finds is spread over the teacher's tokens by their
+rolled back over the tokens that changed. Only the end of a trace is cut again: a round costs the host
+the same however long the trace is. What it finds is spread over the teacher's tokens by their
 characters: sums are kept, scorers and files see one number a teacher token, and with equal
 tokenizers it is what the fused step finds.
 """
@@ -23,6 +24,29 @@ from gen_ssd import scores
 from gen_ssd import select as engine
 from gen_ssd import selectors
 from gen_ssd import tokens as tokens_lib
+
+TAIL = 48  # newest student tokens of a row that are cut again with every candidate
+AGREE = 8  # tokens in a row that must come out as before, for the older ones to stay
+TURN = 8   # newest teacher tokens that a decoder is given before new ones
+
+
+@dataclasses.dataclass
+class Held:
+  """What the student has been given of a row."""
+  ids: list    # its tokens of the prompt and the trace
+  first: int   # how many are the prompt's
+  text: str = ""  # of the trace
+  ends: list = dataclasses.field(default_factory=list)  # where in it each of the trace's tokens ends
+
+
+@dataclasses.dataclass
+class Branch:
+  """A row's tokens when a candidate follows: the first `stay` that are held, and these."""
+  stay: int
+  ids: list
+  ends: list
+  homes: list  # teacher token of the candidate that each ends in, -1 for none
+  text: str
 
 
 @jax.tree_util.register_dataclass
@@ -105,7 +129,7 @@ class Translator:
     ratio = 1 if self.equal else 2  # student tokens a teacher token, at first; both grow as needed
     self.wide, self.slots = ratio * self.select.c, 0  # most tokens of a candidate; ring slots
     self.names = [None] * self.select.rows  # which trace a row writes
-    self.held = [None] * self.select.rows   # its tokens in the student's vocabulary
+    self.held = [None] * self.select.rows   # its Held
     self._resize(ratio * config_lib.ring_slots(self.select))
 
   def _resize(self, slots):
@@ -129,18 +153,19 @@ class Translator:
       if name != self.names[i]:
         self.names[i], self.held[i] = name, None
         self.inside.discard(i)
-    whole = self._cut(traces, *mesh_lib.host(found))
-    stay = {i: self._stay(traces[i], i, [ids for ids, _ in b]) for i, b in whole.items()}
-    self._make_room(whole, stay)
-    self._read(whole)
+    cut = self._cut(traces, *mesh_lib.host(found))
+    stay = {i: min(b.stay + _same(self.held[i].ids[b.stay:], b.ids) for b in branches)
+            for i, branches in cut.items()}
+    self._make_room(cut, stay)
+    self._read(cut)
     state, self.prefix, report = settle(
-        w.student, state, self.prefix, knob, proposal, self._moved(whole, stay),
+        w.student, state, self.prefix, knob, proposal, self._moved(cut, stay),
         mesh_lib.place(np.int32(self.slot)), scorer=scores.SCORERS[s.scorer],
         selector=selectors.SELECTORS[s.selector], block=s.block or self.slots,
         window=s.loop_window, local=s.context > 0)
     for i, at in enumerate(mesh_lib.host(report.choice)):
-      if i in whole:
-        self.held[i] = whole[i][at][0] if at >= 0 else self.held[i][:stay[i]]
+      if i in cut:
+        self._keep(i, cut[i][at] if at >= 0 else Branch(stay[i], [], [], [], self.held[i].text))
     self.slot = (self.slot + self.wide) % self.slots
     self.age += self.wide
     return state, report
@@ -162,86 +187,120 @@ class Translator:
     return [(ids, [end for _, end in offsets])
             for ids, offsets in zip(found["input_ids"], found["offset_mapping"])]
 
-  def _cut(self, traces, tokens, count, ended):
-    """{row: [(student ids of prompt, trace and candidate; home of each) a branch]}."""
-    running = {i: t for i, t in enumerate(traces) if t is not None}
-    mine = lambda i, k: tokens[i, k, :count[i, k]].tolist()
-    k = range(self.select.k)
+  def _hold(self, trace):
+    """What the student has to be given of a trace."""
+    prompt = self.prompts[trace.uuid][1]
     if self.equal:
-      return {i: [self._plain(t, mine(i, j)) for j in k] for i, t in running.items()}
+      return Held([*prompt, *trace.ids], len(prompt), ends=[0] * len(trace.ids))
+    text = self._text([trace.ids])[0]
+    ids, ends = self._encode([text])[0]
+    return Held([*prompt, *ids], len(prompt), text, ends)
+
+  def _cut(self, traces, tokens, count, ended):
+    """{row: [Branch of each candidate]}."""
+    running = {i: t for i, t in enumerate(traces) if t is not None}
+    mine = lambda i, j: tokens[i, j, :count[i, j]].tolist()
+    k = range(self.select.k)
+    for i, trace in running.items():
+      self.held[i] = self.held[i] or self._hold(trace)
+    if self.equal:
+      return {i: [self._plain(self.held[i], mine(i, j)) for j in k] for i in running}
     body = {(i, j): mine(i, j)[:count[i, j] - int(ended[i, j])] for i in running for j in k}
-    before = dict(zip(running, self._text([t.ids for t in running.values()])))
-    texts = self._text([[*traces[i].ids, *ids] for (i, _), ids in body.items()])
-    cut = dict(zip(body, self._encode(texts)))
-    # Where each teacher token ends, from short pieces of text: a decoder needs some tokens before.
-    last = {i: t.ids[-8:] for i, t in running.items()}
-    start = dict(zip(running, map(len, self._text(list(last.values())))))
+    last = {i: t.ids[-TURN:] for i, t in running.items()}
+    start = dict(zip(running, self._text(list(last.values()))))
+    new = dict(zip(body, self._text([[*last[i], *ids] for (i, _), ids in body.items()])))
+    texts = {(i, j): self.held[i].text + text[len(start[i]):] if text.startswith(start[i]) else
+             self._text([[*running[i].ids, *body[i, j]]])[0] for (i, j), text in new.items()}
+    cut = dict(zip(texts, self._again(texts)))
+    # Where each teacher token ends.
     steps = iter(self._text([[*last[i], *ids[:n + 1]] for (i, _), ids in body.items()
                              for n in range(len(ids))]))
     own = self.writer.student_tokenizer.eos_token_id
     found = {i: [] for i in running}
     for (i, j), ids in body.items():
-      prompt, base = self.prompts[traces[i].uuid][1], len(before[i])
-      ends = [base + len(next(steps)) - start[i] for _ in ids]
-      student, stops = cut[i, j]
-      home = [min(bisect.bisect_left(ends, e), len(ids) - 1) if e > base and ids else -1
-              for e in stops]
+      base = len(self.held[i].text)
+      stops = [base + len(next(steps)) - len(start[i]) for _ in ids]
+      stay, student, ends = cut[i, j]
+      homes = [min(bisect.bisect_left(stops, e), len(ids) - 1) if e > base and ids else -1
+               for e in ends]
       if ended[i, j]:
-        student, home = [*student, own], [*home, int(count[i, j]) - 1]
-      found[i].append(([*prompt, *student], [-1] * len(prompt) + home))
+        student, ends = [*student, own], [*ends, len(texts[i, j])]
+        homes = [*homes, int(count[i, j]) - 1]
+      found[i].append(Branch(stay, student, ends, homes, texts[i, j]))
     return found
 
-  def _plain(self, trace, ids):
-    before = [*self.prompts[trace.uuid][1], *trace.ids]
-    return [*before, *ids], [-1] * len(before) + list(range(len(ids)))
+  def _keep(self, row, branch):
+    held = self.held[row]
+    held.ids[branch.stay:], held.ends[branch.stay - held.first:] = branch.ids, branch.ends
+    held.text = branch.text
+
+  def _plain(self, held, ids):
+    return Branch(len(held.ids), ids, [0] * len(ids), list(range(len(ids))), "")
+
+  def _again(self, texts):
+    """[(how many held tokens stay, ids, ends)] of texts {(row, branch): text}.
+
+    The tail of a text is cut; where it comes out as it is held, AGREE tokens long, the cuts have met
+    and what is before stays. Where they do not meet, the whole text is cut.
+    """
+    at = {i: max(len(self.held[i].ids) - TAIL, self.held[i].first) for i, _ in texts}
+    begin = {i: self.held[i].ends[n - self.held[i].first - 1] if n > self.held[i].first else 0
+             for i, n in at.items()}
+    tails = self._encode([text[begin[i]:] for (i, _), text in texts.items()])
+    for ((i, _), text), (ids, ends) in zip(texts.items(), tails):
+      held, ends = self.held[i], [begin[i] + e for e in ends]
+      if at[i] > held.first:
+        met = _meet(held, at[i], ids, ends)
+        yield ((met[0], ids[met[1]:], ends[met[1]:]) if met else
+               (held.first, *self._encode([text])[0]))
+      else:
+        yield held.first, ids, ends
 
   # ---------------------------------------------------------------- the student's ring
 
-  def _stay(self, trace, row, candidates):
-    """How many tokens of a row every candidate has in common with what the student has read."""
-    if self.held[row] is None:
-      after = trace.ids if self.equal else self._encode(self._text([trace.ids]))[0][0]
-      self.held[row] = [*self.prompts[trace.uuid][1], *after]
-    return min(_same(self.held[row], ids) for ids in candidates)
-
-  def _make_room(self, whole, stay):
-    tail = max((len(ids) - stay[i] for i, b in whole.items() for ids, _ in b), default=0)
+  def _make_room(self, cut, stay):
+    tail = max((b.stay + len(b.ids) - stay[i] for i, branches in cut.items() for b in branches),
+               default=0)
     wide = self.wide
     while wide < tail:
       wide *= 2
-    longest = max((len(self.held[i]) for i in whole), default=1)
+    longest = max((len(self.held[i].ids) for i in cut), default=1)
     need = -(-longest // self.select.c) * self.select.c + wide
     if wide > self.wide or need > self.slots:
       self.wide = wide
       self._resize(2 * need)
-    elif any(self.age[i] + wide > self.slots for i in self.inside & whole.keys()):
+    elif any(self.age[i] + wide > self.slots for i in self.inside & cut.keys()):
       self._empty()
 
-  def _read(self, whole):
+  def _read(self, cut):
     """Reads the rows that are not inside the ring."""
-    rows, c = sorted(whole.keys() - self.inside), self.select.c
+    rows, c = sorted(cut.keys() - self.inside), self.select.c
     if not rows:
       return
     text = np.zeros((self.select.rows, self.slots + 1), np.int32)
     new, length = np.zeros(self.select.rows, bool), np.ones(self.select.rows, np.int32)
     for i in rows:
-      new[i], length[i] = True, len(self.held[i])
-      text[i, :length[i]] = self.held[i]
+      new[i], length[i] = True, len(self.held[i].ids)
+      text[i, :length[i]] = self.held[i].ids
     self.prefix = read(self.writer.student, self.prefix, *map(self._place, (new, text, length)),
                        mesh_lib.place(np.int32(self.slot)), c=c,
                        block=self.select.block or self.slots)
     self.age[rows] = -(-(max(length) - 1) // c) * c
     self.inside |= {*rows}
 
-  def _moved(self, whole, stay):
+  def _moved(self, cut, stay):
     b, k, e = self.select.rows, self.select.k, self.wide
     tokens, home = np.zeros((b, k, e), np.int32), np.full((b, k, e), -1, np.int32)
     count, length, last = np.zeros((b, k), np.int32), *np.zeros((2, b), np.int32)
-    for i, branches in whole.items():
-      length[i], last[i] = stay[i] - 1, self.held[i][stay[i] - 1]
-      for j, (ids, where) in enumerate(branches):
-        n = count[i, j] = len(ids) - stay[i]
-        tokens[i, j, :n], home[i, j, :n] = ids[stay[i]:], where[stay[i]:]
+    for i, branches in cut.items():
+      held, common = self.held[i].ids, stay[i]
+      length[i], last[i] = common - 1, held[common - 1]
+      for j, branch in enumerate(branches):
+        here = max(branch.stay, common)  # what is held between the two comes first
+        ids = [*held[common:here], *branch.ids[here - branch.stay:]]
+        n = count[i, j] = len(ids)
+        tokens[i, j, :n] = ids
+        home[i, j, here - common:n] = branch.homes[here - branch.stay:]
     return Moved(*map(self._place, (tokens, count, home, length, last)))
 
   def _place(self, x):
@@ -251,6 +310,16 @@ class Translator:
 @functools.partial(jax.jit, static_argnames=("shape", "b", "s"))
 def _blank(*, shape, b, s):
   return engine.blank_prefix(shape, b, s)
+
+
+def _meet(held, at, ids, ends):
+  """(n, j): the held tokens before n, and ids from j on, cut the text; None where cuts disagree."""
+  place = {end: n for n, end in enumerate(held.ends[at - held.first:], at + 1)}
+  for j in range(AGREE, len(ids) + 1):
+    n = place.get(ends[j - 1], 0)
+    if n - AGREE >= at and held.ids[n - AGREE:n] == ids[j - AGREE:j]:
+      return n, j
+  return None
 
 
 def _same(a, b):

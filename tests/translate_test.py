@@ -193,39 +193,95 @@ def test_a_small_ring_is_emptied_and_read_again(foreign, tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- cutting text
 
+def real(name):
+  if not (REAL / "tokenizers" / name / "tokenizer.json").is_file():
+    pytest.skip(f"the tokenizer {name} is not in {REAL}")
+  return tokens.load_tokenizer(REAL / "tokenizers" / name)
+
+
+def cutter(teacher, student):
+  """A Translator without models."""
+  found = object.__new__(translate.Translator)
+  found.writer = collect.Writer(None, teacher, (teacher.eos_token_id,), None, student)
+  found.equal, found.prompts, found.held = False, {"x": ([1], [7, 8])}, [None]
+  return found
+
+
+def written(cut, ids, size):
+  """Writes ids in chunks of `size`; yields (chunk, Branch, all tokens with it) of each."""
+  cut.select = dataclasses.replace(SELECT, k=1, c=size)
+  trace, cut.held[0] = traces.Trace("x", 0), None
+  for at in range(0, len(ids), size):
+    part = ids[at:at + size]
+    chunk = np.zeros((1, 1, size), np.int32)
+    chunk[0, 0, :len(part)] = part
+    ended = np.array([[part[-1] == cut.writer.ends[0]]])
+    (branch,), = cut._cut([trace], chunk, np.array([[len(part)]]), ended).values()
+    whole = [*cut.held[0].ids[:branch.stay], *branch.ids]
+    cut._keep(0, branch)
+    trace.ids = trace.ids + part
+    yield part, branch, whole
+
+
+WORDS = ("She sold 48/2 = 24 clips.\n\nAltogether $48+24=\\boxed{72}$ \u2014 na\u00efve "
+         "\U0001f98a\U0001f98b caf\u00e9 \u65e5\u672c\u8a9e!")
+
+
+def answers_of(count):
+  file = REAL / "gsm8k" / "train.jsonl"
+  if not file.is_file():
+    pytest.skip(f"{file} is not there")
+  return [json.loads(line)["answer"] for line in file.read_text().splitlines()[:count]]
+
+
 def test_real_tokenizers_are_aligned_by_character():
   """Qwen3 writes, Phi-3 reads: whatever the chunks, it ends with the whole text's own tokens."""
-  for name in ("qwen3", "phi-3-mini"):
-    if not (REAL / "tokenizers" / name / "tokenizer.json").is_file():
-      pytest.skip(f"the tokenizer {name} is not in {REAL}")
-  qwen, phi = (tokens.load_tokenizer(REAL / "tokenizers" / n) for n in ("qwen3", "phi-3-mini"))
-  texts = ["She sold 48/2 = 24 clips.\n\nAltogether $48+24=\\boxed{72}$ \u2014 na\u00efve "
-           "\U0001f98a\U0001f98b caf\u00e9 \u65e5\u672c\u8a9e!"]
-  file = REAL / "gsm8k" / "train.jsonl"
-  texts += [json.loads(line)["answer"] for line in file.read_text().splitlines()[:6]]
-  cutter = object.__new__(translate.Translator)
-  cutter.writer = collect.Writer(None, qwen, (qwen.eos_token_id,), None, phi)
-  cutter.equal, cutter.prompts = False, {"x": ([1], [7, 8])}
-  for text in texts:
+  qwen, phi = real("qwen3"), real("phi-3-mini")
+  cut = cutter(qwen, phi)
+  for text in (WORDS, *answers_of(6)):
     ids = [*qwen.encode(text), qwen.eos_token_id]
     for size in (1, 3, 7):
-      cutter.select = dataclasses.replace(SELECT, k=1, c=size)
-      trace, homes = traces.Trace("x", 0), 0
-      for at in range(0, len(ids), size):
-        part = ids[at:at + size]
-        chunk = np.zeros((1, 1, size), np.int32)
-        chunk[0, 0, :len(part)] = part
-        ended = np.array([[part[-1] == qwen.eos_token_id]])
-        (student, home), = cutter._cut([trace], chunk, np.array([[len(part)]]), ended)[0]
-        assert student[:2] == [7, 8] and len(student) == len(home)
-        mine = [h for h in home if h >= 0]
+      count = 0
+      for part, branch, whole in written(cut, ids, size):
+        assert whole[:2] == [7, 8] and len(branch.homes) == len(branch.ids) == len(branch.ends)
+        mine = [h for h in branch.homes if h >= 0]
         assert mine == sorted(mine) and all(h < len(part) for h in mine)
-        assert home == [-1] * (len(home) - len(mine)) + mine  # what is new comes last
-        homes += len(mine)
-        trace.ids = trace.ids + part
-      whole = phi.encode(text, add_special_tokens=False)
-      assert student[2:] == [*whole, phi.eos_token_id]
-      assert homes >= len(whole) * 0.9  # a token may grow by a chunk's first characters
+        assert branch.homes == [-1] * (len(branch.homes) - len(mine)) + mine  # what is new comes last
+        count += len(mine)
+      want = phi.encode(text, add_special_tokens=False)
+      assert whole[2:] == [*want, phi.eos_token_id]
+      assert count >= len(want) * 0.9  # a token may grow by a chunk's first characters
+
+
+@pytest.mark.parametrize("names", [("qwen3", "phi-3-mini"), ("phi-3-mini", "qwen3")], ids="-".join)
+def test_cutting_the_tail_is_cutting_the_whole_text_and_costs_the_same_at_any_length(names):
+  teacher, student = map(real, names)
+  cut, sizes = cutter(teacher, student), []
+  plain = cut._encode
+  cut._encode = lambda texts: (sizes.extend(map(len, texts)), plain(texts))[1]
+  ids = teacher.encode("\n".join([WORDS, *answers_of(40), WORDS]), add_special_tokens=False)
+  for n, (_, _, whole) in enumerate(written(cut, ids, 16)):
+    text = teacher.decode(ids[:16 * (n + 1)]).rstrip("\ufffd")
+    assert whole[2:] == student.encode(text, add_special_tokens=False), text[-40:]
+    assert cut.held[0].text == text
+  assert len(text) > 8000 and max(sizes) < 700
+
+
+def test_a_text_whose_tail_is_cut_otherwise_is_cut_whole(monkeypatch):
+  """A tokenizer that counts from the start of what it is given never meets itself."""
+  qwen, phi = real("qwen3"), real("phi-3-mini")
+  cut, seen = cutter(qwen, phi), []
+
+  def encode(texts):
+    seen.extend(texts)
+    return [([100 * (len(t) % 7) + i for i in range(len(t))], list(range(1, len(t) + 1)))
+            for t in texts]
+
+  cut._encode = encode
+  ids = qwen.encode(WORDS, add_special_tokens=False)
+  for _, _, whole in written(cut, ids, 4):
+    assert whole[2:] == encode([cut.held[0].text])[0][0]
+  assert cut.held[0].text == WORDS and seen.count(WORDS) == 2
 
 
 # ---------------------------------------------------------------- configuration
