@@ -296,7 +296,8 @@ def test_students_are_trained_on_their_own_tokens(tmp_path, monkeypatch):
   sizes = dict(rows=8, prompt=40, max_tokens=80, keep="all")
   c = config.parse({
       "teacher": {"path": "bundled/teacher"}, "student": {"path": str(path)}, "translate": True,
-      "problems": dict(train=6, cold_start=6, held_out=0, test=6), "arms": {"a": {}},
+      "problems": dict(train=6, cold_start=6, held_out=0, test=6),
+      "arms": {"a": {}, "fresh": {"refresh": 4}},
       "select": dict(k=2, **sizes), "cold_start": dict(k=1, **sizes), "warm_up": dict(steps=1, rows=2),
       "train": dict(steps=1, rows=2)})
   mesh.start(devices=jax.devices()[:1])
@@ -306,12 +307,16 @@ def test_students_are_trained_on_their_own_tokens(tmp_path, monkeypatch):
                                                                   rows(pairs, length))[1])
   for stage in ("cold_start", "collect", "train"):
     getattr(stages, stage)(c, tmp_path / "run")
-  kept, own = stages.arm_rows(tmp_path / "run", "a")[1], tokens.load_tokenizer(path)
-  assert len(seen) == 2 and len(kept) == len(seen[1]) > 2
-  for r, (prompt, answer) in zip(kept, seen[1]):
-    assert own.decode(answer, skip_special_tokens=True) == r["text"]
-    assert answer[-1] == own.eos_token_id and prompt == tokens.chat_prompt(own, r["problem"])
-  assert any(r["ids"] != answer for r, (_, answer) in zip(kept, seen[1]))
+  cold, refreshed, *trained = seen
+  own, found = tokens.load_tokenizer(path), [
+      stages.arm_rows(tmp_path / "run", name)[1] for name in ("a", "fresh")]
+  first = [r for r in found[1] if r["uuid"] in {p.uuid for p in stages._problems(c, "train")[:4]}]
+  for kept, pairs in [*zip(found, trained, strict=True), (first, refreshed[len(cold):])]:
+    assert len(kept) == len(pairs) > 2
+    for r, (prompt, answer) in zip(kept, pairs):
+      assert own.decode(answer, skip_special_tokens=True) == r["text"]
+      assert answer[-1] == own.eos_token_id and prompt == tokens.chat_prompt(own, r["problem"])
+    assert any(r["ids"] != answer for r, (_, answer) in zip(kept, pairs))
 
 
 def test_tokenizers_that_differ_need_leave(tmp_path):

@@ -19,6 +19,7 @@ if sys.argv[2] != "alone":
 import dataclasses, pathlib
 import numpy as np
 import tiny
+import translate_test
 from gen_ssd import answers, collect, config, data, mesh, model, problems, stages, tokens, train
 from gen_ssd import weights
 out = pathlib.Path(sys.argv[1])
@@ -30,6 +31,11 @@ select = config.Select(k=2, c=4, rows=8, prompt=40, max_tokens=16, shard_rounds=
 with answers.Verifier() as verifier:
   rows = collect.collect(writer, problems.bundled("test", 12), select, out / "traces",
                          verifier=verifier)
+  other = dataclasses.replace(
+      writer, student=tiny.build(dataclasses.replace(tiny.STUDENT, vocab=304)),
+      student_tokenizer=translate_test.byte_level(40), translate=True)
+  collect.collect(other, problems.bundled("test", 8), dataclasses.replace(select, prompt=88),
+                  out / "translated", verifier=verifier)
 shape = dataclasses.replace(tiny.STUDENT, rows=train.AXES, tensor=None)
 net = model.Transformer(shape, lambda name, dims: mesh.place(
     tiny.arrays(dataclasses.replace(shape, rows=None))[name], model.spec(shape, name, train.AXES)))
@@ -68,13 +74,14 @@ def test_two_processes_write_what_one_writes(tmp_path):
   alone = run(tmp_path / "one", "alone", source, devices=8)
   error = alone.communicate(timeout=400)[1]
   assert alone.returncode == 0, error[-3000:]
-  files = lambda folder: {p.name: p.read_bytes() for p in (folder / "traces").iterdir()}
-  one, two = files(tmp_path / "one"), files(tmp_path / "two")
-  assert one.keys() == two.keys() and len(one) >= 5
-  for name in one:
-    if name.startswith("traces"):
-      ids = [[json.loads(line)["ids"] for line in f[name].splitlines()] for f in (one, two)]
-      assert ids[0] == ids[1]
+  for kind in ("traces", "translated"):
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n / kind).iterdir()}
+                for n in ("one", "two"))
+    assert one.keys() == two.keys() and len(one) >= 5
+    for name in one:
+      if name.startswith("traces"):
+        ids = [[json.loads(line)["ids"] for line in f[name].splitlines()] for f in (one, two)]
+        assert ids[0] == ids[1]
   total = sum(x.size for x in load_file(source / "model.safetensors").values())
   mine = [int((tmp_path / "two" / f"read-{i}").read_text()) for i in range(2)]
   assert (tmp_path / "one" / "read-0").read_text() == str(total)
