@@ -75,6 +75,18 @@ def check_prompts(problems, tokenizers, select, system):
   return found
 
 
+def finished(problems, select, folder):
+  """The rows of a collection in `folder` that has nothing left to do, as `collect` returns them.
+
+  None when there is something: then models are needed.
+  """
+  rows, in_flight = traces_lib.Shards(folder).resume()
+  done = {(r["uuid"], r["attempt"]) for r in rows}
+  if any(in_flight or ()) or any(job not in done for job in _jobs(problems, select, rows)):
+    return None
+  return _ordered(problems, rows)
+
+
 def collect(writer, problems, select, folder, *, verifier, threshold=math.inf, title="collect"):
   """Writes `select.attempts` traces for every problem and returns their rows (see traces.row).
 
@@ -90,8 +102,29 @@ def collect(writer, problems, select, folder, *, verifier, threshold=math.inf, t
   loop = _Loop(writer, problems, select, folder, verifier, threshold, title)
   if loop.pending or any(loop.rows):
     loop.run()
+  return _ordered(problems, loop.finished)
+
+
+def _jobs(problems, select, rows):
+  """[(uuid, attempt)]: the traces that problems need, also because of those that ended as `rows`."""
+  wanted = {p.uuid for p in problems}
+  return [*((p.uuid, a) for p in problems for a in range(select.attempts)),
+          *(job for r in rows if r["uuid"] in wanted
+            for job in _again(select, r["uuid"], r["attempt"], r["stop"]))]
+
+
+def _again(select, uuid, attempt, stop):
+  """The (uuid, attempt) that is written because this one was pruned: a list of one or none."""
+  if (select.pruned != "retry" or stop != "pruned"
+      or attempt // select.attempts >= select.retries):
+    return []
+  return [(uuid, attempt + select.attempts)]
+
+
+def _ordered(problems, rows):
   order = {p.uuid: i for i, p in enumerate(problems)}
-  return sorted(loop.finished, key=lambda r: (order[r["uuid"]], r["attempt"]))
+  return sorted((r for r in rows if r["uuid"] in order),
+                key=lambda r: (order[r["uuid"]], r["attempt"]))
 
 
 class _Loop:
@@ -107,8 +140,7 @@ class _Loop:
     self.finished = [r for r in found if r["uuid"] in self.problems]
     self.right = sum(r["verdict"] == "right" for r in self.finished)
     self.rows = in_flight or [None] * select.rows
-    jobs = [(p.uuid, a) for p in problems for a in range(select.attempts)]
-    jobs += [j for r in self.finished for j in self._again(r["uuid"], r["attempt"], r["stop"])]
+    jobs = _jobs(problems, select, self.finished)
     gone = {(r["uuid"], r["attempt"]) for r in self.finished}
     gone |= {(t.uuid, t.attempt) for t in self.rows if t}
     self.pending = [j for j in jobs if j not in gone][::-1]
@@ -248,17 +280,11 @@ class _Loop:
         stop = engine.STOPS[int(report.why[i])]
         stopped.append((trace, stop))
         self.rows[i] = None
-        again = [j for j in self._again(trace.uuid, trace.attempt, stop) if j not in self.jobs]
+        again = _again(self.select, trace.uuid, trace.attempt, stop)
+        again = [j for j in again if j not in self.jobs]
         self.pending = again + self.pending  # last, as a resumed run has them
         self.jobs |= {*again}
     return stopped
-
-  def _again(self, uuid, attempt, stop):
-    """The (uuid, attempt) that is written because this one was pruned: a list of one or none."""
-    s = self.select
-    if s.pruned != "retry" or stop != "pruned" or attempt // s.attempts >= s.retries:
-      return []
-    return [(uuid, attempt + s.attempts)]
 
   def _finish(self, stopped):
     """(trace, cause) pairs become rows: decoded, verified."""

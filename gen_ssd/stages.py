@@ -332,7 +332,9 @@ def _load(model, path, **placement):
 
 
 def _collect(config, workdir, select, folder, problems, *, student, title, teacher=None):
-  """Rows of one collection, by the models at these paths."""
+  """Rows of one collection, by the models at these paths, which are loaded if there is work left."""
+  if (rows := collect_lib.finished(problems, select, folder)) is not None:
+    return rows
   placement = ALONE if teacher else {}  # then a student answers
   teacher = teacher or directory(config.teacher.path)
   mine, tokenizer = _load(config.teacher, teacher, **placement)

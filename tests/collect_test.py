@@ -222,6 +222,9 @@ def test_finished_collections_are_read_and_nothing_runs(setting, whole, monkeypa
   rows, folder = whole
   monkeypatch.setattr(select, "select_step", None)
   assert run(setting, folder) == rows
+  done = lambda problems, **more: collect.finished(problems, dataclasses.replace(SELECT, **more), folder)
+  assert done(setting[1]) == rows and done(setting[1][3:5]) == rows[3:5]
+  assert done(problems.bundled("test", 99)) is None and done(setting[1], attempts=2) is None
 
 
 def test_a_trace_does_not_depend_on_its_company_or_the_number_of_rows(setting, whole, tmp_path):
