@@ -1,4 +1,7 @@
 """Students on problems they have not seen: the collection engine with one candidate and no choice."""
+import collections
+import math
+
 import numpy as np
 
 
@@ -50,6 +53,58 @@ def paired(mine, theirs, *, draws=2000, seed=0):
             "ci": [max(difference - edge, -1.0), min(difference + edge, 1.0)]}
   return {"difference": difference, "ci": _quantiles(_means((a, b), draws, seed)), "n": len(both)}
 
+
+def results(costs, answered, problems):
+  """`arms` and `paired` of results.json, of answers {arm: rows of each seed} to `problems`."""
+  total = len({p.uuid for p in problems})
+  results = {name: {**accuracy(each, total), **costs[name]}
+             for name, each in answered.items()}
+  base = "standard_kd" if "standard_kd" in results else next(iter(results))
+  others = sorted(results, key=lambda name: results[name]["accuracy"])
+  return {"arms": {name: results[name] for name in others}, "paired": {
+      f"{name}-{base}": paired(answered[name], answered[base])
+      for name in others if name != base}}
+
+
+def collected(rows, kept, problems, whole=False):
+  """What a collection cost and gave: figures of results.json.
+
+  `kl_bound` is how far, in nats a trace and at most, the choice has moved the kept traces away from
+  the teacher: log K - (K-1)/K for every choice among K, of chunks, or `whole` traces of a problem.
+  `kept_tokens` are the tokens trained on in one pass, the cold start's apart.
+  """
+  bound = lambda k: math.log(k) - (k - 1) / k
+  tries = collections.Counter(r["uuid"] for r in rows) if whole else {}
+  moved = [bound(tries.get(r["uuid"], 1)) + sum(bound(len(c["scores"])) for c in r["chunks"])
+           for r in kept]
+  nll = sum(r["student_nll"] * r["num_tokens"] for r in kept if r["student_nll"] is not None)
+  count = sum(r["num_tokens"] for r in kept if r["student_nll"] is not None)
+  return {"student_nll": nll / count if count else None, "kept": len(kept), "problems": problems,
+          "kept_tokens": sum(r["num_tokens"] for r in kept),
+          "mean_kept_tokens": np.mean([r["num_tokens"] for r in kept]).item() if kept else None,
+          "coverage": len({r["uuid"] for r in kept}) / max(problems, 1),
+          "kl_bound": np.mean(moved).item() if kept else None,
+          "teacher_tokens": sum(r["teacher_tokens"] for r in rows),
+          "pruned": sum(r["stop"] == "pruned" for r in rows) / max(len(rows), 1),
+          "teacher_right": sum(r["verdict"] == "right" for r in rows) / max(len(rows), 1)}
+
+
+def table(found):
+  """results.json as text for a terminal."""
+  lines = [f"{'arm':<14}{'accuracy':>9}  {'95% interval':<15}{'n':>5}{'tokens':>8}"
+           f"{'student nll':>13}{'kept':>6}{'teacher tokens':>16}"]
+  for name, r in found["arms"].items():
+    nll = "-" if r["student_nll"] is None else f"{r['student_nll']:.3f}"
+    low, high = r["ci"]
+    lines.append(f"{name:<14}{r['accuracy']:>9.1%}  {f'{low:.1%} - {high:.1%}':<15}{r['n']:>5}"
+                 f"{r['mean_tokens']:>8.1f}{nll:>13}{r['kept']:>6}{r['teacher_tokens']:>16,}")
+  for name, p in found["paired"].items():
+    low, high = p["ci"]
+    lines.append(f"{name}: {p['difference']:+.1%} ({low:+.1%} to {high:+.1%})")
+  return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- bootstrap
 
 def _edge(n):
   """How far from certain n equal outcomes leave us: the width of Wilson's interval."""

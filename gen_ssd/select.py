@@ -10,6 +10,7 @@ from jax.sharding import reshard
 
 from gen_ssd import attention
 from gen_ssd import model as model_lib
+from gen_ssd import prefix as prefix_lib
 from gen_ssd import sample
 from gen_ssd import scores as scores_lib
 from gen_ssd import selectors as selectors_lib
@@ -24,24 +25,10 @@ SCORES = {False: 1 << 26, True: 1 << 21}
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
-class Prefix:
-  """One model's view of the rows: what it has read, and the newest token, which it has not."""
-  kv: attention.KV     # ring of chunk slots [L,b,n,*] (a tuple a layer when unrolled)
-  position: jax.Array  # int32[b,s] position of the token in each slot, -1 where there is none
-  length: jax.Array    # int32[b]   tokens in the ring, which is the position of `last`
-  last: jax.Array      # int32[b]   newest token, not yet in the ring
-
-  @property
-  def valid(self):
-    return self.position >= 0
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
 class State:
   """Everything a round needs and returns; donated. Rows advance one ring slot range together."""
-  teacher: Prefix
-  student: Prefix | None
+  teacher: prefix_lib.Prefix
+  student: prefix_lib.Prefix | None
   key: jax.Array     # typed keys [b], of (seed, problem, attempt)
   chunk: jax.Array   # int32[b]   chunks kept so far
   retry: jax.Array   # int32[b]   times this chunk was drawn again
@@ -93,14 +80,6 @@ class Report:
   steps: jax.Array        # int32[]      teacher token steps taken (early exit)
 
 
-def blank_prefix(shape, b, s):
-  spec = P(shape.rows)
-  zeros = functools.partial(jnp.zeros, dtype=jnp.int32, out_sharding=spec)
-  return Prefix(attention.blank_prefix(shape, b, s),
-                jnp.full((b, s), -1, jnp.int32, out_sharding=P(shape.rows, None)), zeros((b,)),
-                zeros((b,)))
-
-
 @functools.partial(jax.jit, static_argnames=("teacher", "student", "b", "s", "window"))
 def blank_state(*, teacher, student, b, s, window):
   """Idle rows for model Shapes `teacher` and `student` (or None): b rows, s ring slots."""
@@ -108,7 +87,7 @@ def blank_state(*, teacher, student, b, s, window):
   zeros = lambda *tail: jnp.zeros((b, *tail), jnp.int32,
                                   out_sharding=P(rows, *[None] * len(tail)))
   key = jax.random.wrap_key_data(jnp.zeros((b, 2), jnp.uint32, out_sharding=P(rows, None)))
-  return State(blank_prefix(teacher, b, s), student and blank_prefix(student, b, s), key,
+  return State(prefix_lib.blank(teacher, b, s), student and prefix_lib.blank(student, b, s), key,
                zeros(), zeros(), zeros(), zeros(), zeros(window - 1) - 1,
                zeros().astype(jnp.float32), zeros(), zeros().astype(bool), zeros() + IDLE,
                jnp.zeros((), jnp.int32, out_sharding=P()))
@@ -147,10 +126,10 @@ def admit(teacher, student, state, start, *, c, block):
   first = state.slot - pieces * c
   rows = lambda old, fresh: _where(start.new, fresh, old)
   return State(
-      read(teacher, state.teacher, start.new, start.teacher, start.teacher_length, first, pieces, c,
-           block),
-      state.student and read(student, state.student, start.new, start.student,
-                             start.student_length, first, pieces, c, block),
+      prefix_lib.read(teacher, state.teacher, start.new, start.teacher, start.teacher_length, first,
+                      pieces, c, block),
+      state.student and prefix_lib.read(student, state.student, start.new, start.student,
+                                        start.student_length, first, pieces, c, block),
       jax.random.wrap_key_data(rows(jax.random.key_data(state.key), start.key)),
       rows(state.chunk, start.chunk), rows(state.retry, start.retry),
       rows(state.room, start.room), rows(state.age, jnp.zeros_like(state.age) + pieces * c),
@@ -161,54 +140,6 @@ def admit(teacher, student, state, start, *, c, block):
 
 def _where(new, fresh, old):
   return jnp.where(new.reshape(new.shape + (1,) * (old.ndim - 1)), fresh, old)
-
-
-def read(model, prefix, new, tokens, length, first, pieces, c, block):
-  """`admit` for one model: `pieces` chunks of tokens int32[b,p] from ring slot `first` on."""
-  shape = model.shape
-  new, length = reshard(new, P(shape.rows)), reshard(length, P(shape.rows))
-  tokens = reshard(tokens, P(shape.rows, None))
-  b, slots = prefix.position.shape
-  position = jnp.where(new[:, None], -1, prefix.position)
-  index = jnp.arange(c, dtype=jnp.int32)
-  causal = index[None, :] <= index[:, None]
-
-  def piece(i, carry):
-    position, kv = carry
-    valid = position >= 0
-    at = (first + i * c) % slots
-    text = lax.dynamic_slice_in_dim(tokens, i * c, c, 1)[:, None]
-    positions = jnp.broadcast_to(i * c + index, (b, 1, c))
-    used = _used(valid & new[:, None], block)
-    attend = functools.partial(attention.attend_branches, causal=causal, valid=valid, used=used,
-                               block=block, position=position)
-    _, chunk = model_lib.forward(model, text, positions, attention.blank_chunk(shape, b, 1, c),
-                                 jnp.int32(0), kv, attend)
-
-    def put(axis, buffer, fresh):  # [(L),b,n,*], [(L),b,1,n,*]
-      fresh = lax.squeeze(fresh, [fresh.ndim - 4])
-      old = lax.dynamic_slice_in_dim(buffer, at, c, axis)
-      mine = new.reshape((1,) * (buffer.ndim - 4) + (b, 1, 1, 1))
-      return lax.dynamic_update_slice_in_dim(buffer, jnp.where(mine, fresh, old), at, axis)
-
-    kv = attention.each(put, kv, chunk)
-    here = (i * c + index)[None]
-    fresh = jnp.where(here < (length - 1)[:, None], here, -1)
-    old = lax.dynamic_slice_in_dim(position, at, c, 1)
-    position = lax.dynamic_update_slice_in_dim(position, jnp.where(new[:, None], fresh, old), at, 1)
-    return position, kv
-
-  position, kv = lax.fori_loop(0, pieces, piece, (position, prefix.kv))
-  newest = jnp.arange(tokens.shape[1]) == (length - 1)[:, None]
-  last = jnp.sum(jnp.where(newest, tokens, 0), 1)
-  return Prefix(kv, position, jnp.where(new, length - 1, prefix.length),
-                jnp.where(new, last, prefix.last))
-
-
-def _used(valid, block):
-  """Blocks of the ring that hold anything: int32 scalar."""
-  top = jnp.max(jnp.where(valid, jnp.arange(1, valid.shape[1] + 1, dtype=jnp.int32), 0))
-  return (top + block - 1) // block
 
 
 @functools.partial(jax.jit, static_argnames=("k", "c", "scorer", "selector", "block", "window",
@@ -296,7 +227,7 @@ def _expand(teacher, state, knobs, running, u, k, c, block):
   shape, prefix = teacher.shape, state.teacher
   b, rows = prefix.last.shape[0], teacher.shape.rows
   spread = lambda x: jnp.broadcast_to(x[:, None], (b, k))
-  used = _used(prefix.valid & running[:, None], block)
+  used = prefix_lib.used_blocks(prefix.valid & running[:, None], block)
   zeros = lambda dtype, *tail: jnp.zeros((b, k, *tail), dtype,
                                          out_sharding=P(rows, None, *[None] * len(tail)))
 
@@ -361,7 +292,7 @@ def score(student, prefix, tokens, count, running, noise, scorer, block, teacher
   index = jnp.arange(c, dtype=jnp.int32)
   last = jnp.broadcast_to(prefix.last[:, None, None], (b, k, 1))
   inputs = jnp.concatenate([last, tokens[..., :-1]], -1)
-  used = _used(prefix.valid & running[:, None], block)
+  used = prefix_lib.used_blocks(prefix.valid & running[:, None], block)
   step = _tile(shape, tokens, block)
 
   def look(valid):
@@ -413,29 +344,10 @@ def _commit(state, knobs, chunk, read, running, suitable, choice, score, tokens,
   recent = jnp.take_along_axis(text, kept[:, None] + jnp.arange(window - 1), 1)
   closed = (won == knobs.closing) & (jnp.arange(c) < kept[:, None])
 
-  more = lambda prefix, branches: grow(prefix, branches, choice, kept, won, state.slot)
+  more = lambda prefix, branches: prefix_lib.grow(prefix, branches, choice, kept, won, state.slot)
   return State(
       more(state.teacher, chunk), state.student and more(state.student, read), state.key,
       state.chunk + suitable, jnp.where(again, state.retry + 1, 0), room, age, recent,
       state.total + jnp.where(suitable, pick(score), 0), state.question,
       state.free | jnp.any(closed, 1), why,
       (state.slot + c) % slots)
-
-
-def grow(prefix, branches, choice, kept, won, slot):
-  """The Prefix with the first kept int32[b] of won int32[b,c]: branch `choice` of the chunk's KV."""
-  rows = P(jax.typeof(prefix.last).sharding.spec[0])
-  at, n, fresh = reshard(choice, rows), reshard(kept, rows), reshard(won, P(rows[0], None))
-
-  def put(axis, buffer, branches):  # [(L),b,n,*], [(L),b,k,n,*]
-    lead = branches.ndim - 5
-    index = at.reshape((1,) * lead + (-1, 1, 1, 1, 1))
-    mine = jnp.take_along_axis(branches, index, lead + 1)
-    return lax.dynamic_update_slice_in_dim(buffer, lax.squeeze(mine, [lead + 1]), slot, axis)
-
-  index = jnp.arange(won.shape[1], dtype=jnp.int32)
-  fresh_position = jnp.where(index < n[:, None], prefix.length[:, None] + index, -1)
-  position = lax.dynamic_update_slice_in_dim(prefix.position, fresh_position, slot, 1)
-  newest = index == (n - 1)[:, None]
-  last = jnp.where(n > 0, jnp.sum(jnp.where(newest, fresh, 0), 1), prefix.last)
-  return Prefix(attention.each(put, prefix.kv, branches), position, prefix.length + n, last)

@@ -20,6 +20,7 @@ import numpy as np
 
 from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
+from gen_ssd import prefix as prefix_lib
 from gen_ssd import scores
 from gen_ssd import select as engine
 from gen_ssd import selectors
@@ -71,7 +72,7 @@ def propose(teacher, state, knobs, *, k, c, block):
 def read(student, prefix, new, tokens, length, slot, *, c, block):
   """The student reads int32[b,p] `tokens` into the rows marked new, as select.admit does."""
   pieces = (jnp.max(jnp.where(new, length - 1, 0)) + c - 1) // c
-  return engine.read(student, prefix, new, tokens, length, slot - pieces * c, pieces, c, block)
+  return prefix_lib.read(student, prefix, new, tokens, length, slot - pieces * c, pieces, c, block)
 
 
 @functools.partial(jax.jit, static_argnames=("scorer", "selector", "block", "window", "local"),
@@ -87,7 +88,7 @@ def settle(student, state, prefix, knobs, proposal, moved, slot, *, scorer, sele
   running = there(state.why == engine.RUNNING)
   length = jnp.where(running, moved.length, prefix.length)
   position = jnp.where(prefix.position < length[:, None], prefix.position, -1)
-  prefix = engine.Prefix(prefix.kv, position, length, jnp.where(running, moved.last, prefix.last))
+  prefix = prefix_lib.Prefix(prefix.kv, position, length, jnp.where(running, moved.last, prefix.last))
 
   hot = moved.home[..., None] == jnp.arange(c)  # [b,k,e,c]
   spread = lambda x: jnp.sum(jnp.where(hot, x[..., None], 0), 2)
@@ -112,7 +113,7 @@ def settle(student, state, prefix, knobs, proposal, moved, slot, *, scorer, sele
   pick = lambda x: jnp.take_along_axis(
       x, jnp.maximum(choice, 0).reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
   kept = jnp.where(running & (choice >= 0), pick(moved.count), 0)
-  prefix = engine.grow(prefix, branches, jnp.maximum(choice, 0), kept, pick(moved.tokens), slot)
+  prefix = prefix_lib.grow(prefix, branches, jnp.maximum(choice, 0), kept, pick(moved.tokens), slot)
   return state, prefix, report
 
 
@@ -309,7 +310,7 @@ class Translator:
 
 @functools.partial(jax.jit, static_argnames=("shape", "b", "s"))
 def _blank(*, shape, b, s):
-  return engine.blank_prefix(shape, b, s)
+  return prefix_lib.blank(shape, b, s)
 
 
 def _meet(held, at, ids, ends):

@@ -222,7 +222,8 @@ def test_finished_collections_are_read_and_nothing_runs(setting, whole, monkeypa
   rows, folder = whole
   monkeypatch.setattr(select, "select_step", None)
   assert run(setting, folder) == rows
-  done = lambda problems, **more: collect.finished(problems, dataclasses.replace(SELECT, **more), folder)
+  done = lambda problems, **more: collect.finished(
+      problems, dataclasses.replace(SELECT, **more), folder)
   assert done(setting[1]) == rows and done(setting[1][3:5]) == rows[3:5]
   assert done(problems.bundled("test", 99)) is None and done(setting[1], attempts=2) is None
 

@@ -13,6 +13,7 @@ from configs import quickstart
 from gen_ssd import answers
 from gen_ssd import collect
 from gen_ssd import config as config_lib
+from gen_ssd import evaluate
 from gen_ssd import mesh
 from gen_ssd import model
 from gen_ssd import problems
@@ -135,10 +136,10 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
   same = lambda a, b, what: [r[what] for r in rows[a][0]] == [r[what] for r in rows[b][0]]
   assert same("base_late", "shortest", "ids") and not same("base_late", "shortest", "student_nll")
   assert not same("base", "own", "ids")
-  late = stages.collected(*rows["shortest"], 12, whole=True)
+  late = evaluate.collected(*rows["shortest"], 12, whole=True)
   assert late["coverage"] == len(rows["shortest"][1]) / 12
   assert late["kl_bound"] == pytest.approx(math.log(3) - 2 / 3)
-  early = stages.collected(*rows["own"], 12)
+  early = evaluate.collected(*rows["own"], 12)
   assert early["kl_bound"] == pytest.approx((math.log(2) - 1 / 2) * sum(
       len(r["chunks"]) for r in rows["own"][1]) / len(rows["own"][1]))
   assert early["mean_kept_tokens"] == early["kept_tokens"] / early["kept"]

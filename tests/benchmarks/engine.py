@@ -94,10 +94,11 @@ def _scoring(jax, student, b, k, c, slots):
   import numpy as np
 
   from gen_ssd import mesh
+  from gen_ssd import prefix as prefix_lib
   from gen_ssd import scores
   from gen_ssd import select
 
-  prefix = select.blank_prefix(student.shape, b, slots)
+  prefix = prefix_lib.blank(student.shape, b, slots)
   prefix.position = abs(prefix.position)
   tokens = mesh.place(np.ones((b, k, c), np.int32), jax.P("data", None, None))
   count = jnp.sum(tokens, -1)
