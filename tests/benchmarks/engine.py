@@ -6,7 +6,9 @@ The same pair, the same work, f32, one process after another on this machine; ne
 proposes K candidates of C tokens for B rows and scores them. `hf_generate` is teacher.generate on
 the full prefix and a full student forward; `hf_public` keeps both caches and shares the prefix
 among branches with public interfaces; `hf_cached` is the same with oneDNN's private packed
-products, the fastest torch loop we could write. Medians of rounds; quote the ratios.
+products, the fastest torch loop we could write. The engine's mesh has a CPU device a core, which
+share the rows as chips do (`engine_one_device` has one that all cores serve). Medians of rounds; quote
+the ratios.
 """
 import argparse
 import dataclasses
@@ -38,7 +40,7 @@ def measure(workload, rounds):
   from gen_ssd import select
   from gen_ssd import weights
 
-  mesh.start(devices=jax.devices()[:1])
+  mesh.start()
   w = WORKLOADS[workload]
   b, k, c, prompt = (w[name] for name in ("b", "k", "c", "prompt"))
   if workload == "mid":
@@ -83,7 +85,7 @@ def measure(workload, rounds):
   scoring = _scoring(jax, student, b, k, c, slots)
   seconds = run(student)
   return {"tok_s": b * k * c / seconds, "scoring_share": scoring / seconds,
-          "products_tok_s": b * k / _products(jax, teacher, b * k),
+          "products_tok_s": b * k / _products(jax, teacher, b * k), "devices": jax.device_count(),
           "teacher_parameters": model.parameters(teacher.shape),
           "student_parameters": model.parameters(student.shape)}
 
@@ -100,7 +102,7 @@ def _scoring(jax, student, b, k, c, slots):
 
   prefix = prefix_lib.blank(student.shape, b, slots)
   prefix.position = abs(prefix.position)
-  tokens = mesh.place(np.ones((b, k, c), np.int32), jax.P("data", None, None))
+  tokens = mesh.place(np.ones((b, k, c), np.int32), jax.P("data", None, None))  # as proposals come
   count = jnp.sum(tokens, -1)
   run = jax.jit(lambda m, p, t, n: select.score(m, p, t, n, n[:, 0] > 0, n * 0.0,
                                                  scores.perplexity, slots, t * 0.0, t > 0)[:3])
@@ -117,6 +119,7 @@ def _products(jax, teacher, rows):
   import jax.numpy as jnp
   import numpy as np
 
+  from gen_ssd import mesh
   from gen_ssd import model
 
   top, layer = model.leaves(teacher.shape)
@@ -129,16 +132,16 @@ def _products(jax, teacher, rows):
     sizes.append((teacher.shape.width, teacher.shape.vocab))
   wide = max(size[0] for size in sizes)
   rng = np.random.default_rng(0)
-  matrices = [jnp.asarray(rng.normal(size=size), jnp.float32) for size in sizes]
-  x = jnp.asarray(rng.normal(size=(rows, wide)), jnp.float32)
+  matrices = [mesh.place(rng.normal(size=size).astype(np.float32)) for size in sizes]
+  x = mesh.place(rng.normal(size=(rows, wide)).astype(np.float32), jax.P("data", None))
 
   @jax.jit
   def run(x, matrices):
     def step(_, total):
       for w in matrices:
-        total += ((x[:, :w.shape[0]] + 1e-9 * total) @ w)[0, 0]
+        total += ((x[:, :w.shape[0]] + 1e-9 * total[:, None]) @ w)[:, 0]
       return total
-    return jax.lax.fori_loop(0, 8, step, jnp.float32(0))
+    return jax.lax.fori_loop(0, 8, step, jnp.zeros_like(x[:, 0]))
 
   times = []
   for _ in range(4):
@@ -167,9 +170,10 @@ def kv_bytes(workload, k, prefix=4096):
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make)))
 
 
-def child(*args):
+def child(*args, devices=1):
   """The last line that a contender prints, as JSON."""
-  env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+  env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1",
+         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
   out = subprocess.run([sys.executable, *map(str, args)], env=env, check=True, text=True,
                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
   return json.loads(out.strip().splitlines()[-1])
@@ -191,7 +195,9 @@ def main():
     torch = lambda loop, rounds: child(
         HERE / "torch_loops.py", "--loop", loop, "--workload", name, "--rounds", rounds,
         *(pair if name == "bundled" else []))
-    engine = child(__file__, "--engine", name, "--rounds", args.rounds)
+    ours = lambda devices: child(__file__, "--engine", name, "--rounds", args.rounds, devices=devices)
+    rows, cores = WORKLOADS[name]["b"], os.cpu_count()
+    engine, alone = ours(max(n for n in range(1, cores + 1) if rows % n == 0)), ours(1)
     cached, public = torch("cached", args.rounds), torch("public", args.rounds)
     generate = torch("generate", min(args.rounds, 3))
     limit = torch("limit", args.rounds)
@@ -201,6 +207,7 @@ def main():
         "limit_tok_s": limit["limit_tok_s"], "scoring_share": engine["scoring_share"],
         "kv_bytes_k1": engine["kv_bytes_k1"], "kv_bytes_k8": engine["kv_bytes_k8"],
         "xla_products_tok_s": engine["products_tok_s"],
+        "engine_devices": engine["devices"], "engine_one_device_tok_s": alone["tok_s"],
         "engine_over_cached": engine["tok_s"] / cached["median_tok_s"],
         "engine_over_public": engine["tok_s"] / public["median_tok_s"],
         "engine_over_generate": engine["tok_s"] / generate["median_tok_s"],
