@@ -133,7 +133,7 @@ class Config:
   model_parallel: int = 1      # devices that share one copy of the teacher
   teacher: Model = Model()
   student: Model = Model()
-  translate: bool = False      # tokenizers may differ: text is cut again every round, which is slower
+  translate: bool = False      # tokenizers may differ: text goes between them on the host, slower
   problems: Problems = Problems()
   select: Select = Select()
   cold_start: Select = Select(k=1, temperature=0.6)  # how cold-start traces are written

@@ -1,4 +1,4 @@
-"""Students on problems they have not seen: the collection engine with one candidate and no choice."""
+"""What a run has found, from rows of answers and traces: accuracy, intervals, costs, results.json."""
 import collections
 import math
 
@@ -47,21 +47,21 @@ def paired(mine, theirs, *, draws=2000, seed=0):
   both = sorted({u for each in sum(sides, []) for u in each})
   a, b = (np.array([[each.get(u, 0.0) for u in both] for each in side]) for side in sides)
   difference = float(a.mean() - b.mean())
-  if np.all(a == a[0, 0]) and np.all(b == b[0, 0]):  # no pair differs: as unsure to both sides
+  low, high = _quantiles(_means((a, b), draws, seed))
+  if high - low < 1e-9:  # every pair differs by the same: as unsure to both sides
     edge = _edge(len(both))
-    return {"difference": difference, "n": len(both),
-            "ci": [max(difference - edge, -1.0), min(difference + edge, 1.0)]}
-  return {"difference": difference, "ci": _quantiles(_means((a, b), draws, seed)), "n": len(both)}
+    low, high = max(difference - edge, -1.0), min(difference + edge, 1.0)
+  return {"difference": difference, "ci": [low, high], "n": len(both)}
 
 
 def results(costs, answered, problems):
   """`arms` and `paired` of results.json, of answers {arm: rows of each seed} to `problems`."""
   total = len({p.uuid for p in problems})
-  results = {name: {**accuracy(each, total), **costs[name]}
-             for name, each in answered.items()}
-  base = "standard_kd" if "standard_kd" in results else next(iter(results))
-  others = sorted(results, key=lambda name: results[name]["accuracy"])
-  return {"arms": {name: results[name] for name in others}, "paired": {
+  arms = {name: {**accuracy(each, total), **costs[name]}
+          for name, each in answered.items()}
+  base = "standard_kd" if "standard_kd" in arms else next(iter(arms))
+  others = sorted(arms, key=lambda name: arms[name]["accuracy"])
+  return {"arms": {name: arms[name] for name in others}, "paired": {
       f"{name}-{base}": paired(answered[name], answered[base])
       for name in others if name != base}}
 

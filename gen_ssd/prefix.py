@@ -41,7 +41,7 @@ def used_blocks(valid, block):
 
 
 def read(model, prefix, new, tokens, length, first, pieces, c, block):
-  """`admit` for one model: `pieces` chunks of tokens int32[b,p] from ring slot `first` on."""
+  """`select.admit` for one model: `pieces` chunks of tokens int32[b,p] from ring slot `first` on."""
   shape = model.shape
   new, length = reshard(new, P(shape.rows)), reshard(length, P(shape.rows))
   tokens = reshard(tokens, P(shape.rows, None))

@@ -66,7 +66,8 @@ def perplexity(statistics, live, noise):
 
 
 def local(statistics, live, noise):
-  """perplexity from statistics under a short context: LALP (arXiv 2510.03988); see select._score."""
+  """perplexity from statistics under a short context: LALP (arXiv 2510.03988); see
+  select.score, and posthoc.nearby for whole traces."""
   return mean(statistics.nll, live)
 
 

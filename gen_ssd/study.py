@@ -114,8 +114,7 @@ def draw(found, workdir):
   looks = {name: i for i, name in enumerate(found["arms"])}
   percent = lambda v: f"{100 * v:.4g}%"
   some = next(iter(found["arms"].values()))
-  hint = (f"{some['n']:,} problems, {len(some['seeds'])} seeds (small rings); whiskers: 95% over "
-          "both")
+  hint = (f"{some['n']:,} problems, {len(some['seeds'])} seeds (small rings); whiskers: 95% interval")
   panel = figures.intervals("Accuracy of the student", hint, [
       (looks[n], n, a["accuracy"], a["ci"], f"{100 * a['accuracy']:.1f}%", a["seeds"])
       for n, a in reversed(found["arms"].items())], percent)
@@ -132,7 +131,7 @@ def draw(found, workdir):
   panels = []
   for sweep, lines in found["sweeps"].items():
     for title, hint, value in (
-        (f"{sweep}: accuracy", "whiskers: 95% interval over problems", lambda p: p["accuracy"]),
+        (f"{sweep}: accuracy", "whiskers: 95% interval", lambda p: p["accuracy"]),
         (f"{sweep}: cost", "teacher tokens for every kept trace",
          lambda p: p["teacher_tokens"] / max(p["kept"], 1))):
       share = title.endswith("accuracy")

@@ -192,7 +192,7 @@ class Translator:
     """What the student has to be given of a trace."""
     prompt = self.prompts[trace.uuid][1]
     if self.equal:
-      return Held([*prompt, *trace.ids], len(prompt), ends=[0] * len(trace.ids))
+      return Held([*prompt, *trace.ids], len(prompt))
     text = self._text([trace.ids])[0]
     ids, ends = self._encode([text])[0]
     return Held([*prompt, *ids], len(prompt), text, ends)
@@ -209,6 +209,9 @@ class Translator:
     body = {(i, j): mine(i, j)[:count[i, j] - int(ended[i, j])] for i in running for j in k}
     last = {i: t.ids[-TURN:] for i, t in running.items()}
     start = dict(zip(running, self._text(list(last.values()))))
+    for i in running:
+      if not (start[i] and self.held[i].text.endswith(start[i])):  # they begin inside a character
+        last[i], start[i] = running[i].ids, self.held[i].text
     new = dict(zip(body, self._text([[*last[i], *ids] for (i, _), ids in body.items()])))
     texts = {(i, j): self.held[i].text + text[len(start[i]):] if text.startswith(start[i]) else
              self._text([[*running[i].ids, *body[i, j]]])[0] for (i, j), text in new.items()}
@@ -236,7 +239,7 @@ class Translator:
     held.text = branch.text
 
   def _plain(self, held, ids):
-    return Branch(len(held.ids), ids, [0] * len(ids), list(range(len(ids))), "")
+    return Branch(len(held.ids), ids, [], list(range(len(ids))), "")
 
   def _again(self, texts):
     """[(how many held tokens stay, ids, ends)] of texts {(row, branch): text}.

@@ -121,6 +121,13 @@ def test_equal_pairs_are_not_certain_to_either_side(mine, theirs, difference):
   np.testing.assert_allclose(found["ci"], [max(difference - edge, -1), min(difference + edge, 1)])
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_arms_that_answer_alike_are_not_certainly_equal(count):
+  same = [rows(*["right"] * 4, *["wrong"] * 26)] * count
+  found, edge = evaluate.paired(same, same), 1.96**2 / (30 + 1.96**2)
+  np.testing.assert_allclose([found["difference"], *found["ci"]], [0, -edge, edge], atol=1e-12)
+
+
 # ---------------------------------------------------------------- seeds
 
 def seeds(*shares, n=200):

@@ -91,12 +91,13 @@ def test_local_reads_each_step_after_the_prompt_and_the_newest_tokens_only(conte
   for i, text in enumerate(TEXTS):
     ids = tokenizer.encode(text, add_special_tokens=False)
     rows.append({**row("ab", i, [9.0] * len(ids), starts=range(0, len(ids), 4)), "ids": ids,
-                 "problem": one, "opened": ""})
+                 "problem": one, "opened": "Tom has" * (i == 1)})
   found = posthoc.nearby(student, tokenizer, rows, context=context, batch=4)
   for r, near in zip(rows, found):
     for at in r["starts"]:
       before, step = r["ids"][max(at - context, 0):at], r["ids"][at:at + 4]
-      text = [*prompt, *before, *step]
+      opened = tokenizer.encode(r["opened"], add_special_tokens=False) if r["opened"] else []
+      text = [*prompt, *opened, *before, *step]
       logp = jax.nn.log_softmax(all_logits(student, [text])[0])
       want = [-float(logp[i - 1, text[i]]) for i in range(len(text) - len(step), len(text))]
       assert near["student_nlls"][at:at + 4] == pytest.approx(want, rel=2e-3, abs=2e-3)

@@ -124,10 +124,24 @@ def foreign(request, pair):
   return dataclasses.replace(pair, student=student, student_tokenizer=own, translate=True)
 
 
-def test_scores_are_those_of_a_plain_forward_over_the_students_tokens(foreign, tmp_path):
-  rows = run(foreign, tmp_path, count=12)
+@pytest.fixture(params=[48, 10], ids=["long-tail", "short-tail"])
+def tail(request, monkeypatch):
+  """With the short one, texts as short as these are longer than what is cut again."""
+  monkeypatch.setattr(translate, "TAIL", request.param)
+  monkeypatch.setattr(translate, "AGREE", 3)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["", "drawn-again"])
+def test_scores_are_those_of_a_plain_forward_over_the_students_tokens(foreign, tail, strict, tmp_path):
+  rows = run(foreign, tmp_path / "plain", count=12)
+  if strict:
+    scores = [c["score"] for r in rows for c in r["chunks"]]
+    rows = run(foreign, tmp_path / "strict", dataclasses.replace(SELECT, resamples=4, max_tokens=24),
+               count=12, threshold=float(np.quantile(scores, 0.75)))
+    assert sum(c["resamples"] for r in rows for c in r["chunks"]) > 3
+    rows = [r for r in rows if r["chunks"]]
   own, teacher = foreign.student_tokenizer, foreign.teacher_tokenizer
-  assert len(rows) == 12 and any(r["stop"] == "ended" for r in rows)
+  assert strict or len(rows) == 12 and any(r["stop"] == "ended" for r in rows)
   changed = 0
   for r in rows:
     prompt, at = tokens.chat_prompt(own, r["problem"]), 0
@@ -146,11 +160,11 @@ def test_scores_are_those_of_a_plain_forward_over_the_students_tokens(foreign, t
       scored = [x for x in chunk["scores"] if x is not None]
       assert chunk["score"] == min(scored)
     assert abs(sum(r["student_nlls"]) - sum(c["score"] * c["count"] for c in r["chunks"])) < 0.01
-  if len(own) > 400:
+  if len(own) > 400 and not strict:
     assert changed  # some chunk did undo the cut of the text before it
 
 
-def test_a_killed_run_continues_to_the_same_files(foreign, tmp_path, monkeypatch):
+def test_a_killed_run_continues_to_the_same_files(foreign, tail, tmp_path, monkeypatch):
   select = dataclasses.replace(SELECT, max_tokens=20)
   read = lambda folder: {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
   run(foreign, tmp_path / "whole", select)
@@ -224,7 +238,8 @@ def written(cut, ids, size):
 
 
 WORDS = ("She sold 48/2 = 24 clips.\n\nAltogether $48+24=\\boxed{72}$ \u2014 na\u00efve "
-         "\U0001f98a\U0001f98b caf\u00e9 \u65e5\u672c\u8a9e!")
+         "\U0001f98a\U0001f98b\U0001f98c\U0001f98d\U0001f98e caf\u00e9 \u65e5\u672c\u8a9e! "
+         "\u16a0\u16a2\u16a6\u16a8\u16b1\u16b2 = \u0ae7\u0ae8, so 6.")
 
 
 def answers_of(count):

@@ -7,8 +7,8 @@ proposes K candidates of C tokens for B rows and scores them. `hf_generate` is t
 the full prefix and a full student forward; `hf_public` keeps both caches and shares the prefix
 among branches with public interfaces; `hf_cached` is the same with oneDNN's private packed
 products, the fastest torch loop we could write. The engine's mesh has a CPU device a core, which
-share the rows as chips do (`engine_one_device` has one that all cores serve). Medians of rounds; quote
-the ratios.
+share the rows as chips do (`engine_one_device_tok_s`: one, that all cores serve). Medians of rounds;
+quote the ratios.
 """
 import argparse
 import dataclasses
@@ -196,7 +196,7 @@ def main():
         HERE / "torch_loops.py", "--loop", loop, "--workload", name, "--rounds", rounds,
         *(pair if name == "bundled" else []))
     ours = lambda devices: child(__file__, "--engine", name, "--rounds", args.rounds, devices=devices)
-    rows, cores = WORKLOADS[name]["b"], os.cpu_count()
+    rows, cores = WORKLOADS[name]["b"], len(os.sched_getaffinity(0))
     engine, alone = ours(max(n for n in range(1, cores + 1) if rows % n == 0)), ours(1)
     cached, public = torch("cached", args.rounds), torch("public", args.rounds)
     generate = torch("generate", min(args.rounds, 3))
