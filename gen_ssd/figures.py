@@ -161,9 +161,10 @@ def curves(title, hint, lines, show, joined=True):
                      f'V{y(ci[1]):.1f}"/>')
       marks.append(f"<g><title>{escape(f'{label}, {p}: {show(v)}')}</title>"
                    f"{mark(look, x(p), y(v), 5)}</g>")
-    if names:
-      place, v, _ = points[-1]
-      marks.append(_text(x(place) + 10, y(v) + 4, label, "tick"))
+  lowest = -math.inf
+  for _, label, points in sorted(lines, key=lambda line: -line[2][-1][1]) if names else ():
+    lowest = max(y(points[-1][1]) + 4, lowest + 12)  # a line of text below the one above, at least
+    marks.append(_text(x(points[-1][0]) + 10, lowest, label, "tick"))
   return Panel(title, hint, bottom + 28, tuple(marks))
 
 
