@@ -4,7 +4,8 @@ A name is one run (--config=configs/study.py:arms); `python -m gen_ssd.study` do
 """
 from configs import quickstart
 
-RUNS = ("arms", "sweeps", "cold_start=40", "cold_start=320", "student=small", "student=large")
+RUNS = ("arms", "sweeps", "chunk=step", "cold_start=40", "cold_start=320", "student=small",
+        "student=large")
 QUICK = ("quick",)
 
 WHOLE = dict(granularity="trace", threshold="off")  # the best of K whole traces
@@ -49,6 +50,8 @@ def arm(sweep, value):
 SWEEPS = {
     **{sweep: {"gen_ssd": [(value, "sweeps", arm(sweep, value)) for value in values]}
        for sweep, values in CHANGES.items()},
+    "c": {"gen_ssd": [("step", "chunk=step", "gen_ssd"), *(
+        (value, "sweeps", arm("c", value)) for value in CHANGES["c"])]},
     "cold_start": {"gen_ssd": [(40, "cold_start=40", "gen_ssd"), (128, "arms", "gen_ssd"),
                                (320, "cold_start=320", "gen_ssd")]},
     "student": {line: [("small", "student=small", line), ("base", "arms", line),
@@ -70,6 +73,8 @@ def get_config(arg="arms"):
   elif what == "sweeps":
     c.arms = {arm(sweep, v): changes for sweep, values in CHANGES.items()
               for v, changes in values.items()}
+  elif what == "chunk":  # as long as what the teacher writes up to a full stop
+    c.arms = {"gen_ssd": dict(c=16, prompt=48, delimiters=(".",))}
   elif what == "cold_start":
     c.problems.cold_start = int(value) + c.problems.held_out
     c.arms = {"gen_ssd": {}}
