@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from gen_ssd import answers
+from gen_ssd import checks
 from gen_ssd import collect as collect_lib
 from gen_ssd import config as config_lib
 from gen_ssd import data
@@ -62,10 +63,9 @@ def check(config):
   elif tokens.differences(*pair):
     for name, s in config.arms:
       again = s.granularity == "trace" and s.scorer in posthoc.AGAIN
-      for field, wrong in (("scorer", again and s.scorer), ("scoring_prompt", "teacher")):
-        if getattr(s, field) == wrong:  # both hand the teacher's ids to the student
-          raise ValueError(f"arms.{name}.{field} is {wrong!r}: it must be another one when tokenizers "
-                           "differ")
+      for field, wrong in (("scorer", again), ("scoring_prompt", s.scoring_prompt == "teacher")):
+        if wrong:  # both hand the teacher's ids to the student
+          checks.fail(f"arms.{name}.{field}", getattr(s, field), "another one when tokenizers differ")
   tokens.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
   for name, select in config.arms:
     try:
@@ -202,7 +202,7 @@ def evaluate(config, workdir):
                    title=f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1))
           for i, home in enumerate(_homes(config, folder))]
     costs[name] = evaluate_lib.collected(*arm_rows(workdir, name), len(_problems(config, "train")),
-                            whole=select.granularity == "trace")
+                                         whole=select.granularity == "trace")
   per_test = {t: evaluate_lib.results(costs, {name: answered[name, t] for name in costs}, problems[t])
               for t in problems}
   found = next(iter(per_test.values()))

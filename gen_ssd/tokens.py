@@ -202,8 +202,7 @@ def shared_vocabulary(teacher, student):
   mask. ValueError lists up to 10 ids with both strings when an id means different things, or when
   the teacher has ids the student lacks.
   """
-  mine, theirs = _strings(teacher), _strings(student)
-  differ = differences(teacher, student)
+  mine, theirs, differ = _compared(teacher, student)
   if differ:
     lines = [f"{i}: teacher {mine[i]!r}, student {theirs.get(i)!r}" for i in differ[:10]]
     raise ValueError("\n  ".join(
@@ -214,12 +213,13 @@ def shared_vocabulary(teacher, student):
 
 def differences(teacher, student):
   """Sorted ids of the teacher that mean something else to the student, or nothing."""
-  mine, theirs = _strings(teacher), _strings(student)
-  return sorted(i for i, s in mine.items() if theirs.get(i) != s)
+  return _compared(teacher, student)[2]
 
 
-def _strings(tokenizer):
-  return {i: s for s, i in tokenizer.get_vocab().items()}
+def _compared(teacher, student):
+  """({id: string} of either, sorted ids of the teacher at which the student's differ)."""
+  mine, theirs = ({i: s for s, i in t.get_vocab().items()} for t in (teacher, student))
+  return mine, theirs, sorted(i for i, s in mine.items() if theirs.get(i) != s)
 
 
 def delimiter_mask(tokenizer, delimiters, size):

@@ -5,7 +5,7 @@ into the student's tokens. Text may be cut otherwise once more of it is there, s
 rolled back over the tokens that changed. Only the end of a trace is cut again: a round costs the host
 the same however long the trace is. What it finds is spread over the teacher's tokens by their
 characters: sums are kept, scorers and files see one number a teacher token, and with equal
-tokenizers it is what the fused step finds.
+tokenizers it is what the fused step finds (which is what they get: see stages).
 """
 import bisect
 import dataclasses
@@ -24,7 +24,6 @@ from gen_ssd import prefix as prefix_lib
 from gen_ssd import scores
 from gen_ssd import select as engine
 from gen_ssd import selectors
-from gen_ssd import tokens as tokens_lib
 
 TAIL = 48  # newest student tokens of a row that are cut again with every candidate
 AGREE = 8  # tokens in a row that must come out as before, for the older ones to stay
@@ -36,8 +35,8 @@ class Held:
   """What the student has been given of a row."""
   ids: list    # its tokens of the prompt and the trace
   first: int   # how many are the prompt's
-  text: str = ""  # of the trace
-  ends: list = dataclasses.field(default_factory=list)  # where in it each of the trace's tokens ends
+  text: str    # of the trace
+  ends: list   # where in it each of the trace's tokens ends
 
 
 @dataclasses.dataclass
@@ -122,16 +121,15 @@ class Translator:
 
   def __init__(self, writer, select, prompts):
     self.writer, self.select, self.prompts = writer, select, prompts
-    self.equal = not tokens_lib.differences(writer.teacher_tokenizer, writer.student_tokenizer)
     self.reset()
 
   def reset(self):
     """As at the start: a fence, after which a resumed run is in the same state."""
-    ratio = 1 if self.equal else 2  # student tokens a teacher token, at first; both grow as needed
-    self.wide, self.slots = ratio * self.select.c, 0  # most tokens of a candidate; ring slots
+    # Most tokens of a candidate, and ring slots: two to a teacher token at first, and they grow.
+    self.wide, self.slots = 2 * self.select.c, 0
     self.names = [None] * self.select.rows  # which trace a row writes
     self.held = [None] * self.select.rows   # its Held
-    self._resize(ratio * config_lib.ring_slots(self.select))
+    self._resize(2 * config_lib.ring_slots(self.select))
 
   def _resize(self, slots):
     unit = math.lcm(self.wide, self.select.block or 1)
@@ -191,8 +189,6 @@ class Translator:
   def _hold(self, trace):
     """What the student has to be given of a trace."""
     prompt = self.prompts[trace.uuid][1]
-    if self.equal:
-      return Held([*prompt, *trace.ids], len(prompt))
     text = self._text([trace.ids])[0]
     ids, ends = self._encode([text])[0]
     return Held([*prompt, *ids], len(prompt), text, ends)
@@ -204,8 +200,6 @@ class Translator:
     k = range(self.select.k)
     for i, trace in running.items():
       self.held[i] = self.held[i] or self._hold(trace)
-    if self.equal:
-      return {i: [self._plain(self.held[i], mine(i, j)) for j in k] for i in running}
     body = {(i, j): mine(i, j)[:count[i, j] - int(ended[i, j])] for i in running for j in k}
     last = {i: t.ids[-TURN:] for i, t in running.items()}
     start = dict(zip(running, self._text(list(last.values()))))
@@ -237,9 +231,6 @@ class Translator:
     held = self.held[row]
     held.ids[branch.stay:], held.ends[branch.stay - held.first:] = branch.ids, branch.ends
     held.text = branch.text
-
-  def _plain(self, held, ids):
-    return Branch(len(held.ids), ids, [], list(range(len(ids))), "")
 
   def _again(self, texts):
     """[(how many held tokens stay, ids, ends)] of texts {(row, branch): text}.
