@@ -265,15 +265,16 @@ def test_real_tokenizers_are_aligned_by_character():
       assert count >= len(want) * 0.9  # a token may grow by a chunk's first characters
 
 
+@pytest.mark.parametrize("size", [5, 16])
 @pytest.mark.parametrize("names", [("qwen3", "phi-3-mini"), ("phi-3-mini", "qwen3")], ids="-".join)
-def test_cutting_the_tail_is_cutting_the_whole_text_and_costs_the_same_at_any_length(names):
+def test_cutting_the_tail_is_cutting_the_whole_text_and_costs_the_same_at_any_length(names, size):
   teacher, student = map(real, names)
   cut, sizes = cutter(teacher, student), []
   plain = cut._encode
   cut._encode = lambda texts: (sizes.extend(map(len, texts)), plain(texts))[1]
   ids = teacher.encode("\n".join([WORDS, *answers_of(40), WORDS]), add_special_tokens=False)
-  for n, (_, _, whole) in enumerate(written(cut, ids, 16)):
-    text = teacher.decode(ids[:16 * (n + 1)]).rstrip("\ufffd")
+  for n, (_, _, whole) in enumerate(written(cut, ids, size)):
+    text = teacher.decode(ids[:size * (n + 1)]).rstrip("\ufffd")
     assert whole[2:] == student.encode(text, add_special_tokens=False), text[-40:]
     assert cut.held[0].text == text
   assert len(text) > 8000 and max(sizes) < 700
