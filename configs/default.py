@@ -1,4 +1,5 @@
 """Every setting at its default; gen_ssd/config.py says what each means."""
+
 from gen_ssd import config
 
 

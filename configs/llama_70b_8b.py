@@ -1,4 +1,5 @@
 """Llama-3.3-70B-Instruct writes, Llama-3.1-8B-Instruct chooses and learns; 8 chips a teacher."""
+
 from configs import paper
 
 

@@ -7,6 +7,7 @@ paper's own K, chunk length, temperatures and sizes are not known: those here ar
 The whole table is one command; `:ARM` after the config file (or several, as in `:morsd+gen_ssd`) is
 a row of it, in a workdir of its own.
 """
+
 from configs.study import ARMS
 from gen_ssd import config
 
@@ -26,16 +27,24 @@ def get_config(arg=""):
   budget = dict(attempts=c.select.k)  # of standard_kd_all: as many teacher tokens as the others
   c.arms = {name: ARMS[name] | (budget if "attempts" in ARMS[name] else {}) for name in names}
   c.seeds = 3
-  training = dict(rows=16, length=8192, accumulate=2, learning_rate=1e-5, weight_decay=0.0, block=1024,
-                  remat=True, dtype="bfloat16")
+  training = dict(
+    rows=16,
+    length=8192,
+    accumulate=2,
+    learning_rate=1e-5,
+    weight_decay=0.0,
+    block=1024,
+    remat=True,
+    dtype="bfloat16",
+  )
   c.warm_up.update(steps=50, warmup=5, **training)
   c.train.update(steps=500, warmup=25, **training)
   c.evaluate.update(rows=32, temperature=0.6, top_p=0.95, max_tokens=16384)
   c.tests = {
-      "aime24": dict(source="aime24", samples=16),
-      "aime25": dict(source="aime25", samples=16),
-      "amc23": dict(source="amc23", samples=16),
-      "olympiadbench": dict(source="olympiadbench"),
+    "aime24": dict(source="aime24", samples=16),
+    "aime25": dict(source="aime25", samples=16),
+    "amc23": dict(source="amc23", samples=16),
+    "olympiadbench": dict(source="olympiadbench"),
   }
   for who in ("teacher", "student"):
     c[who].dtype = "bfloat16"

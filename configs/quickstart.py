@@ -3,6 +3,7 @@
 Four arms write traces for the same problems with the same teacher; each trains the same base
 student for the same number of updates.
 """
+
 from gen_ssd import config
 
 
@@ -15,14 +16,23 @@ def get_config(arg=""):
   # Seed 1: settings were tried on the problems of seed 0.
   c.problems.update(train=640, cold_start=160, held_out=32, test=400, seed=1)
 
-  c.select.update(k=4, c=8, rows=32, prompt=40, max_tokens=80, temperature=1.0,
-                  scorer="perplexity", threshold="calibrated", quantile=0.99)
+  c.select.update(
+    k=4,
+    c=8,
+    rows=32,
+    prompt=40,
+    max_tokens=80,
+    temperature=1.0,
+    scorer="perplexity",
+    threshold="calibrated",
+    quantile=0.99,
+  )
   c.cold_start.update(c=8, rows=32, prompt=40, max_tokens=80)
   c.arms = {
-      "standard_kd": dict(k=1, threshold="off"),
-      "random": dict(scorer="random", threshold="off"),
-      "posthoc": dict(granularity="trace", threshold="off"),
-      "gen_ssd": dict(),
+    "standard_kd": dict(k=1, threshold="off"),
+    "random": dict(scorer="random", threshold="off"),
+    "posthoc": dict(granularity="trace", threshold="off"),
+    "gen_ssd": dict(),
   }
   training = dict(rows=16, length=128, learning_rate=2e-3, warmup=20, unroll=True)
   c.warm_up.update(steps=60, **training)

@@ -1,4 +1,5 @@
 """Qwen2.5-7B-Instruct writes, Qwen2.5-1.5B chooses and learns: one chip with 80 GB, or more."""
+
 from configs import paper
 
 

@@ -1,4 +1,5 @@
 """Qwen3-8B writes with thinking, Qwen3-0.6B-Base chooses and learns."""
+
 from configs import paper
 
 

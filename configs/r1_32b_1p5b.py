@@ -3,6 +3,7 @@
 Its template cuts the thinking out of assistant turns: the student gets one that keeps them, and is
 exported with it. The makers of these models advise against system messages.
 """
+
 import pathlib
 
 from configs import paper
@@ -14,8 +15,9 @@ def get_config(arg=""):
   c.model_parallel = 4
   c.teacher.path = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"
   c.student.path = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
-  c.student.chat_template = str(pathlib.Path(__file__).parent / "templates" /
-                                "r1_keeps_thoughts.jinja")
+  c.student.chat_template = str(
+    pathlib.Path(__file__).parent / "templates" / "r1_keeps_thoughts.jinja"
+  )
   c.problems.system = ""
   for part in (c.select, c.cold_start):
     part.max_tokens = 16384

@@ -2,42 +2,64 @@
 
 A name is one run (--config=configs/study.py:arms); `python -m gen_ssd.study` does them all.
 """
+
 from configs import quickstart
 
-RUNS = ("arms", "sweeps", "chunk=step", "cold_start=40", "cold_start=320", "student=small",
-        "student=large")
+RUNS = (
+  "arms",
+  "sweeps",
+  "chunk=step",
+  "cold_start=40",
+  "cold_start=320",
+  "student=small",
+  "student=large",
+)
 QUICK = ("quick",)
 
 WHOLE = dict(granularity="trace", threshold="off")  # the best of K whole traces
 ARMS = {
-    "standard_kd": dict(k=1, threshold="off"),
-    "standard_kd_all": dict(k=1, threshold="off", attempts=4),
-    "unverified_kd": dict(k=1, threshold="off", keep="all"),
-    "rejection": dict(scorer="random", **WHOLE),
-    "random": dict(scorer="random", threshold="off"),
-    "posthoc": dict(scorer="perplexity", **WHOLE),
-    "posthoc_rsr": dict(scorer="rsr", **WHOLE),
-    "morsd": dict(scorer="morsd", **WHOLE),
-    "shortest": dict(scorer="shortest", **WHOLE),
-    "mix_long": dict(scorer="mix_long", **WHOLE),
-    "gen_ssd": dict(),
-    "gen_ssd_rsr": dict(scorer="rsr"),
-    "gen_ssd_no_cold_start": dict(chooser="base"),
-    "gen_ssd_no_stop": dict(threshold="off"),
-    "anti": dict(scorer="anti", threshold="off"),
+  "standard_kd": dict(k=1, threshold="off"),
+  "standard_kd_all": dict(k=1, threshold="off", attempts=4),
+  "unverified_kd": dict(k=1, threshold="off", keep="all"),
+  "rejection": dict(scorer="random", **WHOLE),
+  "random": dict(scorer="random", threshold="off"),
+  "posthoc": dict(scorer="perplexity", **WHOLE),
+  "posthoc_rsr": dict(scorer="rsr", **WHOLE),
+  "morsd": dict(scorer="morsd", **WHOLE),
+  "shortest": dict(scorer="shortest", **WHOLE),
+  "mix_long": dict(scorer="mix_long", **WHOLE),
+  "gen_ssd": dict(),
+  "gen_ssd_rsr": dict(scorer="rsr"),
+  "gen_ssd_no_cold_start": dict(chooser="base"),
+  "gen_ssd_no_stop": dict(threshold="off"),
+  "anti": dict(scorer="anti", threshold="off"),
 }
 
 # Changes of the gen_ssd arm, one at a time; {} is gen_ssd itself.
 CHANGES = {
-    "k": {1: dict(k=1), 2: dict(k=2), 4: {}, 8: dict(k=8), 16: dict(k=16)},
-    "c": {4: dict(c=4), 8: {}, 20: dict(c=20), 40: dict(c=40), 80: dict(c=80, prompt=80)},
-    "temperature": {0.6: dict(temperature=0.6), 0.8: dict(temperature=0.8), 1.0: {},
-                    1.2: dict(temperature=1.2)},
-    "quantile": {"off": dict(threshold="off"), 0.99: {}, 0.95: dict(quantile=0.95),
-                 0.9: dict(quantile=0.9), 0.8: dict(quantile=0.8)},
-    "scorer": {"perplexity": {}, "local": dict(scorer="local", context=2),
-               **{name: dict(scorer=name, steps=(".",), threshold="off")
-                  for name in ("drop_first", "teacher_gap", "shortest", "longest")}},
+  "k": {1: dict(k=1), 2: dict(k=2), 4: {}, 8: dict(k=8), 16: dict(k=16)},
+  "c": {4: dict(c=4), 8: {}, 20: dict(c=20), 40: dict(c=40), 80: dict(c=80, prompt=80)},
+  "temperature": {
+    0.6: dict(temperature=0.6),
+    0.8: dict(temperature=0.8),
+    1.0: {},
+    1.2: dict(temperature=1.2),
+  },
+  "quantile": {
+    "off": dict(threshold="off"),
+    0.99: {},
+    0.95: dict(quantile=0.95),
+    0.9: dict(quantile=0.9),
+    0.8: dict(quantile=0.8),
+  },
+  "scorer": {
+    "perplexity": {},
+    "local": dict(scorer="local", context=2),
+    **{
+      name: dict(scorer=name, steps=(".",), threshold="off")
+      for name in ("drop_first", "teacher_gap", "shortest", "longest")
+    },
+  },
 }
 STUDENT_ARMS = ("standard_kd", "posthoc", "gen_ssd")
 
@@ -48,14 +70,31 @@ def arm(sweep, value):
 
 # {sweep: {line: [(value, run, arm), ...]}}, for the figures.
 SWEEPS = {
-    **{sweep: {"gen_ssd": [(value, "sweeps", arm(sweep, value)) for value in values]}
-       for sweep, values in CHANGES.items()},
-    "c": {"gen_ssd": [("step", "chunk=step", "gen_ssd"), *(
-        (value, "sweeps", arm("c", value)) for value in CHANGES["c"])]},
-    "cold_start": {"gen_ssd": [(40, "cold_start=40", "gen_ssd"), (128, "arms", "gen_ssd"),
-                               (320, "cold_start=320", "gen_ssd")]},
-    "student": {line: [("small", "student=small", line), ("base", "arms", line),
-                       ("large", "student=large", line)] for line in STUDENT_ARMS},
+  **{
+    sweep: {"gen_ssd": [(value, "sweeps", arm(sweep, value)) for value in values]}
+    for sweep, values in CHANGES.items()
+  },
+  "c": {
+    "gen_ssd": [
+      ("step", "chunk=step", "gen_ssd"),
+      *((value, "sweeps", arm("c", value)) for value in CHANGES["c"]),
+    ]
+  },
+  "cold_start": {
+    "gen_ssd": [
+      (40, "cold_start=40", "gen_ssd"),
+      (128, "arms", "gen_ssd"),
+      (320, "cold_start=320", "gen_ssd"),
+    ]
+  },
+  "student": {
+    line: [
+      ("small", "student=small", line),
+      ("base", "arms", line),
+      ("large", "student=large", line),
+    ]
+    for line in STUDENT_ARMS
+  },
 }
 
 
@@ -71,8 +110,9 @@ def get_config(arg="arms"):
   if what in ("arms", "quick"):
     c.arms = ARMS
   elif what == "sweeps":
-    c.arms = {arm(sweep, v): changes for sweep, values in CHANGES.items()
-              for v, changes in values.items()}
+    c.arms = {
+      arm(sweep, v): changes for sweep, values in CHANGES.items() for v, changes in values.items()
+    }
   elif what == "chunk":  # as long as what the teacher writes up to a full stop
     c.arms = {"gen_ssd": dict(c=16, prompt=48, delimiters=(".",))}
   elif what == "cold_start":

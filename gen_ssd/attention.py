@@ -7,6 +7,7 @@
 
 Every branch reads its row's one prefix. Order in the ring is free: RoPE uses positions.
 """
+
 import dataclasses
 import functools
 
@@ -26,6 +27,7 @@ class KV:
   Keys end in [h,s] (or [h,c]) and values in [s,h]: each is then the right-hand side of its
   product as it lies, which on a CPU is three times faster, and a head of 64 pads nothing on a TPU.
   """
+
   k: jax.Array
   v: jax.Array
 
@@ -44,8 +46,9 @@ def blank(shape, dims, slots, spec):
   """
 
   def layer(*lead):
-    zeros = lambda *tail: jnp.zeros((*lead, *dims, *tail), shape.dtype,
-                                    out_sharding=P(*[None] * len(lead), *spec, None, None))
+    zeros = lambda *tail: jnp.zeros(
+      (*lead, *dims, *tail), shape.dtype, out_sharding=P(*[None] * len(lead), *spec, None, None)
+    )
     return KV(zeros(shape.head, slots), zeros(slots, shape.head))
 
   return tuple(layer() for _ in range(shape.layers)) if shape.unroll else layer(shape.layers)
@@ -113,14 +116,18 @@ def attend_branches(q, own, prefix, l, *, causal, valid, used, block, position=N
   outer = lambda x: jnp.swapaxes(x, 1, 2)  # [b,n,k,...] <-> [b,k,n,...]
   slots = valid.shape[1]
   if slots == block:  # one block: no slice of the cache, nothing to loop over
-    pk, pv = ((prefix.k, prefix.v) if l is None else
-              (lax.dynamic_index_in_dim(x, l, 0, keepdims=False) for x in (prefix.k, prefix.v)))
+    pk, pv = (
+      (prefix.k, prefix.v)
+      if l is None
+      else (lax.dynamic_index_in_dim(x, l, 0, keepdims=False) for x in (prefix.k, prefix.v))
+    )
     p = jnp.where(seen(valid, position), dot("bktngh,bnhs->bnktgs", q, pk), NEVER)
     m = jnp.maximum(s.max(-1, keepdims=True), outer(p.max(-1, keepdims=True)))
     e, f = jnp.exp(s - m), jnp.exp(p - outer(m))
     z = e.sum(-1, keepdims=True) + outer(f.sum(-1, keepdims=True))
-    o = (dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v)
-         + outer(dot("bnktgs,bnsh->bnktgh", f.astype(q.dtype), pv)))
+    o = dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v) + outer(
+      dot("bnktgs,bnsh->bnktgh", f.astype(q.dtype), pv)
+    )
     return jnp.swapaxes((o / z).astype(q.dtype), 2, 3)
 
   def body(i, carry):
@@ -139,8 +146,11 @@ def attend_branches(q, own, prefix, l, *, causal, valid, used, block, position=N
     p = jnp.where(ok, dot("bktngh,bnhs->bnktgs", q, cut(-1, prefix.k)), NEVER)
     top = jnp.maximum(m, p.max(-1, keepdims=True))
     e, r = jnp.exp(p - top), jnp.exp(m - top)
-    return (top, z * r + e.sum(-1, keepdims=True),
-            o * r + dot("bnktgs,bnsh->bnktgh", e.astype(q.dtype), cut(-2, prefix.v)))
+    return (
+      top,
+      z * r + e.sum(-1, keepdims=True),
+      o * r + dot("bnktgs,bnsh->bnktgh", e.astype(q.dtype), cut(-2, prefix.v)),
+    )
 
   m = s.max(-1, keepdims=True)
   e = jnp.exp(s - m)

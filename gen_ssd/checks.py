@@ -1,4 +1,5 @@
 """Every setting of a Config, and what fits together: a wrong one is named with what would be right."""
+
 import math
 import pathlib
 
@@ -35,20 +36,35 @@ def check(config):
   if not config.arms and {"collect", "train", "evaluate"} & {*config.stages}:
     fail("arms", {}, "a dict of at least one arm, such as {'gen_ssd': {}}")
   _check_problems(config)
-  for where, select in [("select", config.select), ("cold_start", config.cold_start),
-                        *[(f"arms.{n}", s) for n, s in config.arms]]:
+  for where, select in [
+    ("select", config.select),
+    ("cold_start", config.cold_start),
+    *[(f"arms.{n}", s) for n, s in config.arms],
+  ]:
     _check_select(select, where)
-  for name, plain in (("granularity", "chunk"), ("k", 1), ("covers", "everything"),
-                      ("refresh", 0), ("threshold", "off"), ("margin", "off"), ("running", "off")):
+  for name, plain in (
+    ("granularity", "chunk"),
+    ("k", 1),
+    ("covers", "everything"),
+    ("refresh", 0),
+    ("threshold", "off"),
+    ("margin", "off"),
+    ("running", "off"),
+  ):
     if getattr(config.cold_start, name) != plain:
-      fail(f"cold_start.{name}", getattr(config.cold_start, name),
-            f"{plain}: there is no student yet to choose")
+      fail(
+        f"cold_start.{name}",
+        getattr(config.cold_start, name),
+        f"{plain}: there is no student yet to choose",
+      )
   for where, train in (("warm_up", config.warm_up), ("train", config.train)):
     _check_train(train, where)
   for name in ("start", "cold_traces"):
     plain = getattr(type(config.warm_up)(), name)
     if getattr(config.warm_up, name) != plain:
-      fail(f"warm_up.{name}", getattr(config.warm_up, name), f"{plain}: it is the cold start itself")
+      fail(
+        f"warm_up.{name}", getattr(config.warm_up, name), f"{plain}: it is the cold start itself"
+      )
   for name, test in config.tests or (("", config.evaluate),):
     _check_evaluate(test, f"tests.{name}" if name else "evaluate", config)
   if config.pretrain.documents not in ("lessons", "plain"):
@@ -57,19 +73,28 @@ def check(config):
 
 def _check_problems(config):
   p = config.problems
-  for name, source in (("train", p.source), ("cold_start", "bundled"),
-                       ("test", p.test_source or p.source)):
+  for name, source in (
+    ("train", p.source),
+    ("cold_start", "bundled"),
+    ("test", p.test_source or p.source),
+  ):
     if getattr(p, name) < (source == "bundled"):
-      fail(f"problems.{name}", getattr(p, name), "at least 1" + (
-          "" if source == "bundled" else ", or 0 for all of a file"))
+      fail(
+        f"problems.{name}",
+        getattr(p, name),
+        "at least 1" + ("" if source == "bundled" else ", or 0 for all of a file"),
+      )
   if not 0 <= p.held_out < p.cold_start:
     fail("problems.held_out", p.held_out, f"0 to {p.cold_start - 1} (problems.cold_start - 1)")
   for name in ("source", "cold_start_source", "test_source"):
     _check_source(f"problems.{name}", getattr(p, name))
   named = config.tests and all(test.source for _, test in config.tests)
   if p.source != "bundled" and not (p.test_source or config.evaluate.source or named):
-    fail("problems.test_source", "", "named when problems.source is a file: training on test "
-          "problems would go unnoticed")
+    fail(
+      "problems.test_source",
+      "",
+      "named when problems.source is a file: training on test problems would go unnoticed",
+    )
 
 
 def _check_source(field, source):
@@ -94,8 +119,11 @@ def _check_evaluate(e, where, config):
   if e.limit < (e.source == "bundled"):
     fail(f"{where}.limit", e.limit, "at least 1 for bundled problems, else 0 (all) or more")
   if e.max_tokens < 0 or e.max_tokens % config.select.c:
-    fail(f"{where}.max_tokens", e.max_tokens, "0 (as select.max_tokens), or a multiple of "
-          f"select.c ({config.select.c})")
+    fail(
+      f"{where}.max_tokens",
+      e.max_tokens,
+      f"0 (as select.max_tokens), or a multiple of select.c ({config.select.c})",
+    )
 
 
 def _check_select(s, where):
@@ -119,8 +147,11 @@ def _check_select(s, where):
   for name, table in (("scorer", scores.SCORERS), ("selector", selectors.SELECTORS)):
     if getattr(s, name) not in table:
       fail(f"{where}.{name}", getattr(s, name), f"one of {', '.join(table)}")
-  for name, words in (("threshold", ("off", "calibrated")), ("margin", ("off",)),
-                      ("running", ("off",))):
+  for name, words in (
+    ("threshold", ("off", "calibrated")),
+    ("margin", ("off",)),
+    ("running", ("off",)),
+  ):
     value = getattr(s, name)
     if isinstance(value, str) and value not in words:
       fail(f"{where}.{name}", value, f"{' or '.join(words)}, or a number of nats")
@@ -137,42 +168,69 @@ def _check_select(s, where):
     if getattr(s, name) < 0:
       fail(f"{where}.{name}", getattr(s, name), "0 or more")
   if s.refresh and (s.granularity, s.chooser) != ("chunk", "cold_start"):
-    fail(f"{where}.refresh", s.refresh, f"0 (never) unless {where}.granularity is chunk and "
-          f"{where}.chooser cold_start")
+    fail(
+      f"{where}.refresh",
+      s.refresh,
+      f"0 (never) unless {where}.granularity is chunk and {where}.chooser cold_start",
+    )
   if s.loop_window < 8 or s.loop_window % 4:
     fail(f"{where}.loop_window", s.loop_window, "a multiple of 4, at least 8")
   if s.keep not in ("right", "all"):
     fail(f"{where}.keep", s.keep, "right or all")
-  for name, words in (("granularity", ("chunk", "trace")), ("chooser", ("cold_start", "base")),
-                      ("pruned", ("drop", "retry", "keep")), ("covers", ("everything", "thinking")),
-                      ("scoring_prompt", ("student", "teacher"))):
+  for name, words in (
+    ("granularity", ("chunk", "trace")),
+    ("chooser", ("cold_start", "base")),
+    ("pruned", ("drop", "retry", "keep")),
+    ("covers", ("everything", "thinking")),
+    ("scoring_prompt", ("student", "teacher")),
+  ):
     if getattr(s, name) not in words:
       fail(f"{where}.{name}", getattr(s, name), " or ".join(words))
   if s.granularity == "chunk" and s.scorer in scores.WHOLE:
     right = ", ".join(n for n in scores.SCORERS if n not in scores.WHOLE)
-    fail(f"{where}.scorer", s.scorer, f"one of {right} when {where}.granularity is chunk: it needs "
-          "whole traces")
+    fail(
+      f"{where}.scorer",
+      s.scorer,
+      f"one of {right} when {where}.granularity is chunk: it needs whole traces",
+    )
   if s.running != "off" and (s.running < 0 or s.scorer in scores.NEGATIVE):
-    fail(f"{where}.running", s.running, f"off, or 0 or more, and off with {where}.scorer "
-          f"{' and '.join(scores.NEGATIVE)}: their scores are below 0")
+    fail(
+      f"{where}.running",
+      s.running,
+      f"off, or 0 or more, and off with {where}.scorer "
+      f"{' and '.join(scores.NEGATIVE)}: their scores are below 0",
+    )
   if not 0 <= s.beta < math.inf:
     fail(f"{where}.beta", s.beta, "0 (at random) or more")
   if s.context < 0 or (s.context and s.granularity == "trace" and s.scorer != "local"):
-    fail(f"{where}.context", s.context, f"0 (everything) or more, and 0 when {where}.granularity is "
-          f"trace, unless {where}.scorer is local")
+    fail(
+      f"{where}.context",
+      s.context,
+      f"0 (everything) or more, and 0 when {where}.granularity is "
+      f"trace, unless {where}.scorer is local",
+    )
   if s.scorer == "local" and not s.context:
     fail(f"{where}.context", s.context, f"at least 1 when {where}.scorer is local")
   if s.granularity == "trace":
     for name in ("threshold", "margin", "running"):
       if getattr(s, name) != "off":
-        fail(f"{where}.{name}", getattr(s, name), f"off when {where}.granularity is trace: nothing "
-              "is pruned while a trace is written")
+        fail(
+          f"{where}.{name}",
+          getattr(s, name),
+          f"off when {where}.granularity is trace: nothing is pruned while a trace is written",
+        )
     if s.covers != "everything":
-      fail(f"{where}.covers", s.covers, f"everything when {where}.granularity is trace: whole traces "
-            "are compared")
+      fail(
+        f"{where}.covers",
+        s.covers,
+        f"everything when {where}.granularity is trace: whole traces are compared",
+      )
     if s.pruned == "keep":
-      fail(f"{where}.pruned", s.pruned, f"drop or retry when {where}.granularity is trace: a prefix "
-            "is no whole trace")
+      fail(
+        f"{where}.pruned",
+        s.pruned,
+        f"drop or retry when {where}.granularity is trace: a prefix is no whole trace",
+      )
 
 
 def _check_train(t, where):

@@ -1,4 +1,5 @@
 """The host loop around the compiled step: admit, run a round, harvest, write, resume."""
+
 import dataclasses
 import functools
 import math
@@ -24,13 +25,14 @@ from gen_ssd import translate
 @dataclasses.dataclass(frozen=True)
 class Writer:
   """Who writes and who chooses: models (unstacked when they unroll) with their tokenizers."""
+
   teacher: model_lib.Transformer
   teacher_tokenizer: object
-  ends: tuple                 # ids that end a trace
+  ends: tuple  # ids that end a trace
   student: model_lib.Transformer | None = None
   student_tokenizer: object = None
   system: str | None = None
-  translate: bool = False     # their tokenizers differ: see translate.py
+  translate: bool = False  # their tokenizers differ: see translate.py
 
 
 def knobs(writer, select, threshold):
@@ -43,16 +45,27 @@ def knobs(writer, select, threshold):
   ends = np.zeros(size, np.int8)
   if select.delimiters:
     ends[tokens.delimiter_mask(writer.teacher_tokenizer, select.delimiters, size)] = (
-        engine.DELIMITER)
+      engine.DELIMITER
+    )
   ends[list(writer.ends)] = engine.EOS
   steps = tokens.delimiter_mask(writer.teacher_tokenizer, select.steps, size)
   margin = -math.inf if select.margin == "off" else select.margin
   running = math.inf if select.running == "off" else select.running
-  values = (np.float32(select.temperature), np.int32(select.top_k), np.float32(select.top_p),
-            np.float32(threshold), np.float32(margin), np.float32(running),
-            np.float32(select.beta), np.int32(select.context * select.c),
-            np.int32(select.resamples), np.int32(shared),
-            np.int32(closing(writer.teacher_tokenizer, select)), ends, steps)
+  values = (
+    np.float32(select.temperature),
+    np.int32(select.top_k),
+    np.float32(select.top_p),
+    np.float32(threshold),
+    np.float32(margin),
+    np.float32(running),
+    np.float32(select.beta),
+    np.int32(select.context * select.c),
+    np.int32(select.resamples),
+    np.int32(shared),
+    np.int32(closing(writer.teacher_tokenizer, select)),
+    ends,
+    steps,
+  )
   return engine.Knobs(*map(mesh_lib.place, values))
 
 
@@ -70,8 +83,10 @@ def check_prompts(problems, tokenizers, select, system):
       found[p.uuid] = (found[p.uuid][0],) * 2
     longest = max(map(len, found[p.uuid]))
     if longest > select.prompt + 1:  # the newest token is not in the ring yet
-      raise ValueError(f"select.prompt is {select.prompt}: problem {p.uuid} has {longest} prompt "
-                       f"tokens; {-(-(longest - 1) // select.c) * select.c} would hold it")
+      raise ValueError(
+        f"select.prompt is {select.prompt}: problem {p.uuid} has {longest} prompt "
+        f"tokens; {-(-(longest - 1) // select.c) * select.c} would hold it"
+      )
   return found
 
 
@@ -108,23 +123,29 @@ def collect(writer, problems, select, folder, *, verifier, threshold=math.inf, t
 def _jobs(problems, select, rows):
   """[(uuid, attempt)]: the traces that problems need, also because of those that ended as `rows`."""
   wanted = {p.uuid for p in problems}
-  return [*((p.uuid, a) for p in problems for a in range(select.attempts)),
-          *(job for r in rows if r["uuid"] in wanted
-            for job in _again(select, r["uuid"], r["attempt"], r["stop"]))]
+  return [
+    *((p.uuid, a) for p in problems for a in range(select.attempts)),
+    *(
+      job
+      for r in rows
+      if r["uuid"] in wanted
+      for job in _again(select, r["uuid"], r["attempt"], r["stop"])
+    ),
+  ]
 
 
 def _again(select, uuid, attempt, stop):
   """The (uuid, attempt) that is written because this one was pruned: a list of one or none."""
-  if (select.pruned != "retry" or stop != "pruned"
-      or attempt // select.attempts >= select.retries):
+  if select.pruned != "retry" or stop != "pruned" or attempt // select.attempts >= select.retries:
     return []
   return [(uuid, attempt + select.attempts)]
 
 
 def _ordered(problems, rows):
   order = {p.uuid: i for i, p in enumerate(problems)}
-  return sorted((r for r in rows if r["uuid"] in order),
-                key=lambda r: (order[r["uuid"]], r["attempt"]))
+  return sorted(
+    (r for r in rows if r["uuid"] in order), key=lambda r: (order[r["uuid"]], r["attempt"])
+  )
 
 
 class _Loop:
@@ -146,8 +167,11 @@ class _Loop:
     self.pending = [j for j in jobs if j not in gone][::-1]
     self.jobs = {*jobs} | gone
     self.prompts = check_prompts(
-        problems, (writer.teacher_tokenizer, writer.student_tokenizer or writer.teacher_tokenizer),
-        select, writer.system)
+      problems,
+      (writer.teacher_tokenizer, writer.student_tokenizer or writer.teacher_tokenizer),
+      select,
+      writer.system,
+    )
     self.new_rows, self.new_losers = [], []  # since the last fence
 
   def run(self):
@@ -173,21 +197,31 @@ class _Loop:
       free = [i for i, t in enumerate(self.rows) if t is None]
       new = [i for i, t in enumerate(self.rows) if t] if fence else []
       if self.pending and (fence or len(free) >= max(1, s.rows // 4)):
-        for i in free[:len(self.pending)]:
+        for i in free[: len(self.pending)]:
           self.rows[i] = traces_lib.Trace(*self.pending.pop())
           new.append(i)
       if not any(self.rows):
         break
       if new:
-        state = engine.admit(w.teacher, student, state, self._admission(new), c=s.c,
-                             block=s.block or slots)
+        state = engine.admit(
+          w.teacher, student, state, self._admission(new), c=s.c, block=s.block or slots
+        )
       if translator:
         state, report = translator.round(state, knob, self.rows)
       else:
         state, report = engine.select_step(
-            w.teacher, student, state, knob, k=s.k, c=s.c, scorer=scores.SCORERS[s.scorer],
-            selector=selectors.SELECTORS[s.selector], block=s.block or slots, window=s.loop_window,
-            local=s.context > 0)
+          w.teacher,
+          student,
+          state,
+          knob,
+          k=s.k,
+          c=s.c,
+          scorer=scores.SCORERS[s.scorer],
+          selector=selectors.SELECTORS[s.selector],
+          block=s.block or slots,
+          window=s.loop_window,
+          local=s.context > 0,
+        )
       self._finish(harvest)  # verified and put into words while the devices work
       report = mesh_lib.host(report)
       rounds += 1
@@ -199,18 +233,23 @@ class _Loop:
       done, line.total = len(self.finished), len(self.jobs)
       good = self.right / max(done, 1)
       rate = proposed / (time.monotonic() - start)
-      line.show(done, f"right {good:.0%}  {rate:,.0f} tok/s  scoring {self._share(report):.0%} of "
-                f"FLOPs ")
+      line.show(
+        done, f"right {good:.0%}  {rate:,.0f} tok/s  scoring {self._share(report):.0%} of FLOPs "
+      )
     self._write()
-    line.show(len(self.finished), f"right {good:.0%}  {rate:,.0f} tok/s "
-              f"({len(self.finished) - first} traces, {rounds} rounds)", final=True)
+    line.show(
+      len(self.finished),
+      f"right {good:.0%}  {rate:,.0f} tok/s ({len(self.finished) - first} traces, {rounds} rounds)",
+      final=True,
+    )
 
   def _share(self, report):
     """The student's part of the round's multiplications."""
     if self.writer.student is None:
       return 0.0
-    mine, theirs = (model_lib.parameters(m.shape) for m in (self.writer.teacher,
-                                                            self.writer.student))
+    mine, theirs = (
+      model_lib.parameters(m.shape) for m in (self.writer.teacher, self.writer.student)
+    )
     spent = mine * max(int(report.steps), 1)
     return theirs * self.select.c / (spent + theirs * self.select.c)
 
@@ -229,18 +268,36 @@ class _Loop:
       mark[i] = True
       for m, prompt in enumerate(self.prompts[trace.uuid]):
         ids = [*prompt, *trace.ids]
-        text[m, i, :len(ids)], length[m, i] = ids, len(ids)
+        text[m, i, : len(ids)], length[m, i] = ids, len(ids)
       key[i] = jax.random.key_data(sample.row_key(s.seed, trace.uuid, trace.attempt))
       chunk[i], retry[i], total[i] = len(trace.chunks), trace.retry, trace.total
       question[i], free[i] = len(self.prompts[trace.uuid][1]), self.closing in trace.ids
       room[i] = s.max_tokens - len(trace.ids)
-      tail = trace.ids[-(s.loop_window - 1):]
+      tail = trace.ids[-(s.loop_window - 1) :]
       if tail:
-        recent[i, -len(tail):] = tail
+        recent[i, -len(tail) :] = tail
     rows = self.writer.teacher.shape.rows
     put = lambda x: mesh_lib.place(x, P(rows, *[None] * (x.ndim - 1)))
-    return engine.Admission(*map(put, (mark, text[0], length[0], text[1], length[1], key, chunk,
-                                       retry, room, recent, total, question, free)))
+    return engine.Admission(
+      *map(
+        put,
+        (
+          mark,
+          text[0],
+          length[0],
+          text[1],
+          length[1],
+          key,
+          chunk,
+          retry,
+          room,
+          recent,
+          total,
+          question,
+          free,
+        ),
+      )
+    )
 
   def _advance(self, report):
     """Adds a round to every running trace; returns those that stopped, with the cause."""
@@ -249,26 +306,43 @@ class _Loop:
       if trace is None:
         continue
       if report.bad[i]:
-        raise FloatingPointError(f"problem {trace.uuid}, round {trace.rounds}: a model's numbers are "
-                                 "not finite; try dtype float32, or check the weights")
+        raise FloatingPointError(
+          f"problem {trace.uuid}, round {trace.rounds}: a model's numbers are "
+          "not finite; try dtype float32, or check the weights"
+        )
       count, choice = report.count[i], int(report.choice[i])
       drawn = np.count_nonzero(count)  # one where nothing is chosen, else k
-      score = [_number(x) if ok else None
-               for x, ok in zip(report.score[i, :drawn], report.valid[i])]
+      score = [
+        _number(x) if ok else None for x, ok in zip(report.score[i, :drawn], report.valid[i])
+      ]
       trace.teacher_tokens += int(count.sum())
       trace.rounds += 1
       for k in range(drawn):
         if k != choice:
-          trace.losers.append({
-              "chunk": len(trace.chunks), "branch": k, "retry": trace.retry,
-              "ids": report.tokens[i, k, :count[k]].tolist(), "count": int(count[k]),
-              "score": score[k], "student_nll": _mean(report.student_nll[i, k, :count[k]])})
+          trace.losers.append(
+            {
+              "chunk": len(trace.chunks),
+              "branch": k,
+              "retry": trace.retry,
+              "ids": report.tokens[i, k, : count[k]].tolist(),
+              "count": int(count[k]),
+              "score": score[k],
+              "student_nll": _mean(report.student_nll[i, k, : count[k]]),
+            }
+          )
       if choice < 0:
         trace.retry += 1
       else:
         n, kept = int(count[choice]), (i, choice, slice(int(count[choice])))
-        trace.chunks.append({"count": n, "choice": choice, "score": score[choice],
-                             "scores": score, "resamples": trace.retry})
+        trace.chunks.append(
+          {
+            "count": n,
+            "choice": choice,
+            "score": score[choice],
+            "scores": score,
+            "resamples": trace.retry,
+          }
+        )
         trace.starts += (len(trace.ids) + np.flatnonzero(report.start[kept])).tolist()
         trace.ids += report.tokens[kept].tolist()
         trace.teacher_logprobs += [-float(x) for x in report.teacher_nll[kept]]
@@ -300,7 +374,7 @@ class _Loop:
     starts = []
     for chunk in trace.chunks:
       starts.append(at)
-      chunk["text"] = self._words(trace, at, trace.ids[at:at + chunk["count"]])
+      chunk["text"] = self._words(trace, at, trace.ids[at : at + chunk["count"]])
       at += chunk["count"]
     starts.append(at)
     row = traces_lib.row(trace, problem, text, stop, verdict, opened)
@@ -308,14 +382,20 @@ class _Loop:
     self.right += verdict == "right"
     self.new_rows.append(row)
     for loser in trace.losers:
-      self.new_losers.append({"uuid": trace.uuid, "attempt": trace.attempt, **loser, "text":
-                              self._words(trace, starts[loser["chunk"]], loser["ids"])})
+      self.new_losers.append(
+        {
+          "uuid": trace.uuid,
+          "attempt": trace.attempt,
+          **loser,
+          "text": self._words(trace, starts[loser["chunk"]], loser["ids"]),
+        }
+      )
 
   def _words(self, trace, at, ids):
     """Text of `ids` that follow the trace's first `at` tokens, spaces in front included."""
     decode = functools.partial(self.writer.teacher_tokenizer.decode, skip_special_tokens=True)
-    before = trace.ids[max(at - 4, 0):at] or self.prompts[trace.uuid][0][-1:]
-    return decode([*before, *ids])[len(decode(before)):]
+    before = trace.ids[max(at - 4, 0) : at] or self.prompts[trace.uuid][0][-1:]
+    return decode([*before, *ids])[len(decode(before)) :]
 
   def _write(self):
     if jax.process_index() == 0:

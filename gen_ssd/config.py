@@ -2,6 +2,7 @@
 
 The dataclasses are the whole list of settings: name, type, default and meaning stand here.
 """
+
 import dataclasses
 import difflib
 import hashlib
@@ -18,105 +19,113 @@ from gen_ssd import checks
 @dataclasses.dataclass(frozen=True)
 class Model:
   """A Hugging Face model and how to run it."""
-  path: str = ""          # a directory, or a name on the hub: ORG/NAME or ORG/NAME@REVISION
+
+  path: str = ""  # a directory, or a name on the hub: ORG/NAME or ORG/NAME@REVISION
   dtype: str = "float32"  # of weights and caches while generating: float32 or bfloat16
-  unroll: bool = False    # separate layers: faster on a CPU, slower to compile
+  unroll: bool = False  # separate layers: faster on a CPU, slower to compile
   chat_template: str = ""  # a Jinja file in place of the tokenizer's template
-  thinking: str = ""      # on or off, for templates that have the switch; empty: theirs to decide
+  thinking: str = ""  # on or off, for templates that have the switch; empty: theirs to decide
 
 
 @dataclasses.dataclass(frozen=True)
 class Problems:
   """Where problems come from and how many; sets.py says what a source may be."""
+
   source: str = "bundled"
   cold_start_source: str = ""  # empty: source, of which the cold start then takes its part first
-  test_source: str = ""        # empty: source, when that is bundled; see also Config.tests
-  train: int = 512             # 0: all of a file
+  test_source: str = ""  # empty: source, when that is bundled; see also Config.tests
+  train: int = 512  # 0: all of a file
   cold_start: int = 128
-  held_out: int = 32           # of cold_start, kept from training to calibrate the threshold
-  test: int = 320              # 0: all of a file
-  seed: int = 0                # draws a part of a file
-  system: str = ""             # system message of every prompt; empty for none
+  held_out: int = 32  # of cold_start, kept from training to calibrate the threshold
+  test: int = 320  # 0: all of a file
+  seed: int = 0  # draws a part of a file
+  system: str = ""  # system message of every prompt; empty for none
 
 
 @dataclasses.dataclass(frozen=True)
 class Select:
   """One way of collecting traces. Arms are this with some fields changed."""
-  k: int = 4                   # candidates a row
-  c: int = 8                   # most tokens of a candidate
-  rows: int = 32               # traces written at a time
-  prompt: int = 64             # most prompt tokens
-  max_tokens: int = 128        # most tokens of a trace
-  block: int = 0               # ring slots attended at a time; 0: the whole ring
+
+  k: int = 4  # candidates a row
+  c: int = 8  # most tokens of a candidate
+  rows: int = 32  # traces written at a time
+  prompt: int = 64  # most prompt tokens
+  max_tokens: int = 128  # most tokens of a trace
+  block: int = 0  # ring slots attended at a time; 0: the whole ring
   temperature: float = 1.0
-  top_k: int = 0               # 0 is off
-  top_p: float = 1.0           # 1 is off
-  delimiters: tuple = ()       # texts that end a candidate early, such as "\n\n"; () for none
-  granularity: str = "chunk"   # chunk: chosen while writing. trace: the best of k whole traces
+  top_k: int = 0  # 0 is off
+  top_p: float = 1.0  # 1 is off
+  delimiters: tuple = ()  # texts that end a candidate early, such as "\n\n"; () for none
+  granularity: str = "chunk"  # chunk: chosen while writing. trace: the best of k whole traces
   chooser: str = "cold_start"  # the student that scores: cold_start, or base (no cold start)
-  scorer: str = "perplexity"   # see scores.py
-  steps: tuple = ()            # texts that end a step, for drop_first and teacher_gap; (): chunks do
-  context: int = 0             # chunks of c tokens, beside the prompt, a scorer sees; 0: everything
+  scorer: str = "perplexity"  # see scores.py
+  steps: tuple = ()  # texts that end a step, for drop_first and teacher_gap; (): chunks do
+  context: int = 0  # chunks of c tokens, beside the prompt, a scorer sees; 0: everything
   scoring_prompt: str = "student"  # or teacher: whose chat template a scoring student reads
-  covers: str = "everything"   # or thinking: nothing is chosen or pruned after </think>
-  selector: str = "argmin"     # or softmin: by lot, likelier the lower the score (see beta)
-  beta: float = 1.0            # of softmin; 0 chooses at random
+  covers: str = "everything"  # or thinking: nothing is chosen or pruned after </think>
+  selector: str = "argmin"  # or softmin: by lot, likelier the lower the score (see beta)
+  beta: float = 1.0  # of softmin; 0 chooses at random
   threshold: str | float = "off"  # off, calibrated (see quantile), or nats: a winner's worst score
-  quantile: float = 0.99       # of cold-start chunk scores, for a calibrated threshold
+  quantile: float = 0.99  # of cold-start chunk scores, for a calibrated threshold
   margin: str | float = "off"  # off, or nats a winner must be below the mean of the candidates
-  running: str | float = "off"  # off, or m: a winner's score is at most 1 + m times its trace's mean
-  resamples: int = 0           # times a chunk is drawn again before its trace is pruned
-  pruned: str = "drop"         # such a trace. retry: its problem is too. keep: its prefix is kept
-  retries: int = 1             # times a pruned trace is written anew, when pruned is retry
-  refresh: int = 0             # problems after which the student is trained anew; 0: never
-  attempts: int = 1            # traces a problem (times k when whole traces are chosen)
-  keep: str = "right"          # right: answers verified. all: every trace that ended
-  loop_window: int = 32        # tokens looked at for repetitions
-  shard_rounds: int = 64       # rounds between files, which is the work lost when killed
+  running: str | float = (
+    "off"  # off, or m: a winner's score is at most 1 + m times its trace's mean
+  )
+  resamples: int = 0  # times a chunk is drawn again before its trace is pruned
+  pruned: str = "drop"  # such a trace. retry: its problem is too. keep: its prefix is kept
+  retries: int = 1  # times a pruned trace is written anew, when pruned is retry
+  refresh: int = 0  # problems after which the student is trained anew; 0: never
+  attempts: int = 1  # traces a problem (times k when whole traces are chosen)
+  keep: str = "right"  # right: answers verified. all: every trace that ended
+  loop_window: int = 32  # tokens looked at for repetitions
+  shard_rounds: int = 64  # rounds between files, which is the work lost when killed
   seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
   """One fine-tuning run."""
+
   steps: int = 200
-  rows: int = 32               # packed rows of a micro-batch, over all devices
-  length: int = 128            # tokens of a packed row
-  accumulate: int = 1          # micro-batches an update
+  rows: int = 32  # packed rows of a micro-batch, over all devices
+  length: int = 128  # tokens of a packed row
+  accumulate: int = 1  # micro-batches an update
   learning_rate: float = 1e-3
   warmup: int = 20
-  final_rate: float = 0.1      # of learning_rate, at the end of the cosine
+  final_rate: float = 0.1  # of learning_rate, at the end of the cosine
   weight_decay: float = 0.1
   clip: float = 1.0
   beta1: float = 0.9
   beta2: float = 0.95
-  block: int = 1024            # keys and logits held at a time
+  block: int = 1024  # keys and logits held at a time
   remat: bool = False
-  dtype: str = "float32"       # of activations; weights and optimizer stay float32
+  dtype: str = "float32"  # of activations; weights and optimizer stay float32
   unroll: bool = False
   save_every: int = 200
   log_every: int = 10
-  start: str = "base"          # weights it starts from, or cold_start: the warmed-up student's
-  cold_traces: bool = False    # train on the cold start's traces too
+  start: str = "base"  # weights it starts from, or cold_start: the warmed-up student's
+  cold_traces: bool = False  # train on the cold start's traces too
   seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
   """How students are measured, on one set of problems."""
-  source: str = ""             # empty: problems.test_source
-  limit: int = 0               # problems of a source named here; 0: all of a file
-  max_tokens: int = 0          # most tokens of an answer; 0: select.max_tokens
+
+  source: str = ""  # empty: problems.test_source
+  limit: int = 0  # problems of a source named here; 0: all of a file
+  max_tokens: int = 0  # most tokens of an answer; 0: select.max_tokens
   rows: int = 64
-  temperature: float = 0.0     # 0 is greedy
+  temperature: float = 0.0  # 0 is greedy
   top_p: float = 1.0
-  samples: int = 1             # answers a problem; accuracy is their mean
+  samples: int = 1  # answers a problem; accuracy is their mean
   seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
   """How a bundled model was made from nothing: see configs/bundled.py."""
+
   documents: str = "lessons"  # lessons (a teacher) or plain (a base student)
   out: str = ""
   width: int = 128
@@ -130,27 +139,28 @@ class Pretrain:
 class Config:
   name: str = "run"
   stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")
-  model_parallel: int = 1      # devices that share one copy of the teacher
+  model_parallel: int = 1  # devices that share one copy of the teacher
   teacher: Model = Model()
   student: Model = Model()
-  translate: bool = False      # tokenizers may differ: text goes between them on the host, slower
+  translate: bool = False  # tokenizers may differ: text goes between them on the host, slower
   problems: Problems = Problems()
   select: Select = Select()
   cold_start: Select = Select(k=1, temperature=0.6)  # how cold-start traces are written
-  arms: tuple = ()             # ((name, Select), ...)
-  seeds: int = 1               # students trained an arm, each with another order of the rows
-  warm_up: Train = Train()     # the student's cold start
+  arms: tuple = ()  # ((name, Select), ...)
+  seeds: int = 1  # students trained an arm, each with another order of the rows
+  warm_up: Train = Train()  # the student's cold start
   train: Train = Train()
   evaluate: Evaluate = Evaluate()
-  tests: tuple = ()            # ((name, Evaluate), ...): several sets; empty: one, by evaluate
+  tests: tuple = ()  # ((name, Evaluate), ...): several sets; empty: one, by evaluate
   pretrain: Pretrain = Pretrain()
 
 
 def default():
   """The Config as an ml_collections ConfigDict, for config files to change and flags to override."""
   # parse checks types; a type-safe ConfigDict would not let a threshold of "off" become a number.
-  return ml_collections.ConfigDict({**_plain(Config()), "arms": {"gen_ssd": {}}, "tests": {}},
-                                   type_safe=False)
+  return ml_collections.ConfigDict(
+    {**_plain(Config()), "arms": {"gen_ssd": {}}, "tests": {}}, type_safe=False
+  )
 
 
 def _plain(value):
@@ -164,8 +174,11 @@ def parse(config):
   raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
   arms, tests = raw.pop("arms", {}), raw.pop("tests", {})
   built = _build(Config, raw, "config")
-  built = dataclasses.replace(built, arms=_variants("arms", arms, "select", built.select),
-                              tests=_variants("tests", tests, "evaluate", built.evaluate))
+  built = dataclasses.replace(
+    built,
+    arms=_variants("arms", arms, "select", built.select),
+    tests=_variants("tests", tests, "evaluate", built.evaluate),
+  )
   checks.check(built)
   return built
 
@@ -177,8 +190,10 @@ def _variants(field, named, of, base):
   for name, changes in named.items():
     if not isinstance(changes, dict):
       checks.fail(f"{field}.{name}", changes, f"a dict of changed {of} fields")
-  return tuple((name, _build(type(base), {**_plain(base), **changes}, f"{field}.{name}"))
-               for name, changes in named.items())
+  return tuple(
+    (name, _build(type(base), {**_plain(base), **changes}, f"{field}.{name}"))
+    for name, changes in named.items()
+  )
 
 
 def _build(kind, raw, where):
@@ -255,8 +270,15 @@ def ring_slots(s):
 
 def _settings(config):
   """A Config as JSON has it."""
-  return json.loads(json.dumps({**_plain(config), "arms": {n: _plain(s) for n, s in config.arms},
-                                "tests": {n: _plain(e) for n, e in config.tests}}))
+  return json.loads(
+    json.dumps(
+      {
+        **_plain(config),
+        "arms": {n: _plain(s) for n, s in config.arms},
+        "tests": {n: _plain(e) for n, e in config.tests},
+      }
+    )
+  )
 
 
 def claim(workdir, config, models=None):
@@ -279,12 +301,16 @@ def claim(workdir, config, models=None):
     for field, mine, theirs in sorted(differ, key=lambda d: d[0].startswith("models.")):
       if field.startswith("models."):  # and no setting differs
         who = field.removeprefix("models.")
-        raise ValueError(f"workdir {workdir} belongs to other weights: the files of {who}.path are "
-                         f"{theirs!r} there and {mine!r} here; put the old ones back, or name "
-                         "another --workdir")
+        raise ValueError(
+          f"workdir {workdir} belongs to other weights: the files of {who}.path are "
+          f"{theirs!r} there and {mine!r} here; put the old ones back, or name "
+          "another --workdir"
+        )
       if field != "stages":
-        raise ValueError(f"workdir {workdir} belongs to another config: {field} is {theirs!r} "
-                         f"there and {mine!r} here; name another --workdir")
+        raise ValueError(
+          f"workdir {workdir} belongs to another config: {field} is {theirs!r} "
+          f"there and {mine!r} here; name another --workdir"
+        )
   path.parent.mkdir(parents=True, exist_ok=True)
   write_atomically(path, json.dumps(plain, indent=1))
 

@@ -1,4 +1,5 @@
 """From traces and texts to packed training batches, as a grain pipeline whose position is saved."""
+
 import dataclasses
 
 import grain
@@ -10,6 +11,7 @@ from gen_ssd import problems as problems_lib
 @dataclasses.dataclass(frozen=True)
 class Rows:
   """Fixed examples for grain: a list of (prompt ids, response ids). Only the response is learned."""
+
   pairs: list
   length: int
 
@@ -26,6 +28,7 @@ class Documents:
 
   Text i is a pure function of (seed, i), so any position can be resumed.
   """
+
   kind: str
   tokenizer: object
   prompt: object  # problem text -> prompt ids
@@ -66,11 +69,18 @@ def batches(source, *, rows, length, seed, bins=64):
     raise ValueError("there is nothing to train on: no trace was kept")
   data = grain.MapDataset.source(source).seed(seed).shuffle().repeat().to_iter_dataset()
   pack = grain.experimental.FirstFitPackIterDataset(
-      data, length_struct={"tokens": length, "mask": length}, num_packing_bins=bins,
-      shuffle_bins=False)
+    data,
+    length_struct={"tokens": length, "mask": length},
+    num_packing_bins=bins,
+    shuffle_bins=False,
+  )
   return iter(pack.map(_columns).batch(rows, drop_remainder=True))
 
 
 def _columns(packed):
-  return {"tokens": packed["tokens"], "mask": packed["mask"],
-          "segments": packed["tokens_segment_ids"], "positions": packed["tokens_positions"]}
+  return {
+    "tokens": packed["tokens"],
+    "mask": packed["mask"],
+    "segments": packed["tokens_segment_ids"],
+    "positions": packed["tokens_positions"],
+  }

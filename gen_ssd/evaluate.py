@@ -1,4 +1,5 @@
 """What a run has found, from rows of answers and traces: accuracy, intervals, costs, results.json."""
+
 import collections
 import math
 
@@ -17,15 +18,19 @@ def accuracy(seeds, total, *, draws=2000, seed=0):
   """
   rows, right = sum(seeds, []), [per_problem(r) for r in seeds]
   names = sorted({u for each in right for u in each})
-  values = np.array([[*(each.get(u, 0.0) for u in names), *[0.0] * (total - len(names))]
-                     for each in right])
+  values = np.array(
+    [[*(each.get(u, 0.0) for u in names), *[0.0] * (total - len(names))] for each in right]
+  )
   count = max(len(rows), 1)
   return {
-      "accuracy": float(values.mean()), "ci": _interval(values, draws, seed), "n": total,
-      "mean_tokens": float(np.mean([r["num_tokens"] for r in rows])) if rows else None,
-      "truncated": sum(r["stop"] == "length" for r in rows) / count,
-      "unverifiable": sum(r["verdict"] == "unverifiable" for r in rows),
-      "seeds": values.mean(1).tolist()}
+    "accuracy": float(values.mean()),
+    "ci": _interval(values, draws, seed),
+    "n": total,
+    "mean_tokens": float(np.mean([r["num_tokens"] for r in rows])) if rows else None,
+    "truncated": sum(r["stop"] == "length" for r in rows) / count,
+    "unverifiable": sum(r["verdict"] == "unverifiable" for r in rows),
+    "seeds": values.mean(1).tolist(),
+  }
 
 
 def per_problem(rows):
@@ -57,13 +62,15 @@ def paired(mine, theirs, *, draws=2000, seed=0):
 def results(costs, answered, problems):
   """`arms` and `paired` of results.json, of answers {arm: rows of each seed} to `problems`."""
   total = len({p.uuid for p in problems})
-  arms = {name: {**accuracy(each, total), **costs[name]}
-          for name, each in answered.items()}
+  arms = {name: {**accuracy(each, total), **costs[name]} for name, each in answered.items()}
   base = "standard_kd" if "standard_kd" in arms else next(iter(arms))
   others = sorted(arms, key=lambda name: arms[name]["accuracy"])
-  return {"arms": {name: arms[name] for name in others}, "paired": {
-      f"{name}-{base}": paired(answered[name], answered[base])
-      for name in others if name != base}}
+  return {
+    "arms": {name: arms[name] for name in others},
+    "paired": {
+      f"{name}-{base}": paired(answered[name], answered[base]) for name in others if name != base
+    },
+  }
 
 
 def collected(rows, kept, problems, whole=False):
@@ -75,29 +82,38 @@ def collected(rows, kept, problems, whole=False):
   """
   bound = lambda k: math.log(k) - (k - 1) / k
   tries = collections.Counter(r["uuid"] for r in rows) if whole else {}
-  moved = [bound(tries.get(r["uuid"], 1)) + sum(bound(len(c["scores"])) for c in r["chunks"])
-           for r in kept]
+  moved = [
+    bound(tries.get(r["uuid"], 1)) + sum(bound(len(c["scores"])) for c in r["chunks"]) for r in kept
+  ]
   nll = sum(r["student_nll"] * r["num_tokens"] for r in kept if r["student_nll"] is not None)
   count = sum(r["num_tokens"] for r in kept if r["student_nll"] is not None)
-  return {"student_nll": nll / count if count else None, "kept": len(kept), "problems": problems,
-          "kept_tokens": sum(r["num_tokens"] for r in kept),
-          "mean_kept_tokens": np.mean([r["num_tokens"] for r in kept]).item() if kept else None,
-          "coverage": len({r["uuid"] for r in kept}) / max(problems, 1),
-          "kl_bound": np.mean(moved).item() if kept else None,
-          "teacher_tokens": sum(r["teacher_tokens"] for r in rows),
-          "pruned": sum(r["stop"] == "pruned" for r in rows) / max(len(rows), 1),
-          "teacher_right": sum(r["verdict"] == "right" for r in rows) / max(len(rows), 1)}
+  return {
+    "student_nll": nll / count if count else None,
+    "kept": len(kept),
+    "problems": problems,
+    "kept_tokens": sum(r["num_tokens"] for r in kept),
+    "mean_kept_tokens": np.mean([r["num_tokens"] for r in kept]).item() if kept else None,
+    "coverage": len({r["uuid"] for r in kept}) / max(problems, 1),
+    "kl_bound": np.mean(moved).item() if kept else None,
+    "teacher_tokens": sum(r["teacher_tokens"] for r in rows),
+    "pruned": sum(r["stop"] == "pruned" for r in rows) / max(len(rows), 1),
+    "teacher_right": sum(r["verdict"] == "right" for r in rows) / max(len(rows), 1),
+  }
 
 
 def table(found):
   """results.json as text for a terminal."""
-  lines = [f"{'arm':<14}{'accuracy':>9}  {'95% interval':<15}{'n':>5}{'tokens':>8}"
-           f"{'student nll':>13}{'kept':>6}{'teacher tokens':>16}"]
+  lines = [
+    f"{'arm':<14}{'accuracy':>9}  {'95% interval':<15}{'n':>5}{'tokens':>8}"
+    f"{'student nll':>13}{'kept':>6}{'teacher tokens':>16}"
+  ]
   for name, r in found["arms"].items():
     nll = "-" if r["student_nll"] is None else f"{r['student_nll']:.3f}"
     low, high = r["ci"]
-    lines.append(f"{name:<14}{r['accuracy']:>9.1%}  {f'{low:.1%} - {high:.1%}':<15}{r['n']:>5}"
-                 f"{r['mean_tokens']:>8.1f}{nll:>13}{r['kept']:>6}{r['teacher_tokens']:>16,}")
+    lines.append(
+      f"{name:<14}{r['accuracy']:>9.1%}  {f'{low:.1%} - {high:.1%}':<15}{r['n']:>5}"
+      f"{r['mean_tokens']:>8.1f}{nll:>13}{r['kept']:>6}{r['teacher_tokens']:>16,}"
+    )
   for name, p in found["paired"].items():
     low, high = p["ci"]
     lines.append(f"{name}: {p['difference']:+.1%} ({low:+.1%} to {high:+.1%})")
@@ -105,6 +121,7 @@ def table(found):
 
 
 # ---------------------------------------------------------------- bootstrap
+
 
 def _edge(n):
   """How far from certain n equal outcomes leave us: the width of Wilson's interval."""

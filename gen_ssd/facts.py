@@ -1,4 +1,5 @@
 """What a Hugging Face directory says of its model: where it is, its Shape, who it is."""
+
 import functools
 import glob
 import hashlib
@@ -15,16 +16,34 @@ from gen_ssd import tensors
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 ACTS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 ROPE = {  # type -> the parameters that matter to it
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("factor", "original_max_position_embeddings", "attention_factor", "beta_fast",
-             "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+  "default": (),
+  "linear": ("factor",),
+  "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+  "yarn": (
+    "factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+  ),
 }
-WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer*", "vocab*", "LICENSE*", "NOTICE*")
+WANTED = (
+  "*.json",
+  "*.safetensors",
+  "*.jinja",
+  "*.txt",
+  "tokenizer*",
+  "vocab*",
+  "LICENSE*",
+  "NOTICE*",
+)
 
 
 # ---------------------------------------------------------------- where
+
 
 @functools.cache
 def locate(path):
@@ -37,10 +56,15 @@ def locate(path):
     return path
   import huggingface_hub
   from huggingface_hub import errors
+
   name, _, revision = path.partition("@")
   try:
-    return huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=WANTED,
-                                             ignore_patterns=["*/*", "consolidated*"])
+    return huggingface_hub.snapshot_download(
+      name,
+      revision=revision or None,
+      allow_patterns=WANTED,
+      ignore_patterns=["*/*", "consolidated*"],
+    )
   except errors.GatedRepoError:
     why = "the hub wants its licence accepted: do so on its page, then `hf auth login`"
   except errors.RepositoryNotFoundError:
@@ -48,9 +72,11 @@ def locate(path):
   except errors.RevisionNotFoundError:
     why = f"the hub knows no revision {revision!r} of it"
   except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-    why = (f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
-           f"where there is a network, `hf download {name}` fills the cache, or with "
-           "`--local-dir DIR` makes a directory to name here")
+    why = (
+      f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
+      f"where there is a network, `hf download {name}` fills the cache, or with "
+      "`--local-dir DIR` makes a directory to name here"
+    )
   raise ValueError(f"{path}: no such directory, and as a hub name: {why}")
 
 
@@ -58,13 +84,16 @@ def read_config(path):
   """config.json of directory `path`."""
   file = os.path.join(path, "config.json")
   if not os.path.isfile(file):
-    raise ValueError(f"{path}: no config.json there. A Hugging Face directory or hub name is needed; "
-                     "`hf download NAME --local-dir DIR` makes one")
+    raise ValueError(
+      f"{path}: no config.json there. A Hugging Face directory or hub name is needed; "
+      "`hf download NAME --local-dir DIR` makes one"
+    )
   with open(file, encoding="utf-8") as f:
     return json.load(f)
 
 
 # ---------------------------------------------------------------- config.json -> Shape
+
 
 def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=False):
   """Shape of the model in Hugging Face directory `path`, from its config.json.
@@ -80,8 +109,11 @@ def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=Fal
 
   kind = read_config(path).get("model_type")
   if kind not in MODEL_TYPES:  # before transformers, which does not know every type either
-    refuse(f"model_type {kind!r}", ", ".join(MODEL_TYPES) + " (DeepSeek-R1-Distill are qwen2 and "
-           "llama; of Gemma 3, those without images)")
+    refuse(
+      f"model_type {kind!r}",
+      ", ".join(MODEL_TYPES) + " (DeepSeek-R1-Distill are qwen2 and "
+      "llama; of Gemma 3, those without images)",
+    )
   config = AutoConfig.from_pretrained(path, local_files_only=True)
   has = lambda name: getattr(config, name, None)
   gemma = kind == "gemma3_text"
@@ -91,15 +123,20 @@ def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=Fal
   window = has("use_sliding_window") or (kind == "mistral" and has("sliding_window"))
   caps = [n for n in ("final_logit_softcapping", "attn_logit_softcapping") if has(n)]
   for wrong, what, instead in (
-      (act not in ACTS, f"hidden_act {act!r}", ", ".join(ACTS)),
-      (has("quantization_config"), "a quantised checkpoint", "float32, bfloat16 or float16"),
-      (window, "a sliding window in use", "full attention in every layer of this architecture: set "
-       "sliding_window to null where no text is longer than it"),
-      (layers, f"layer_types {sorted(layers)}", " or ".join(sorted(kinds))),
-      (has("attention_bias"), "attention_bias (it biases o_proj too)", "qwen2's on q, k and v"),
-      (has("mlp_bias"), "mlp_bias", "mlp without biases"),
-      (caps, " and ".join(caps), "logits as they are (null)"),
-      (has("use_bidirectional_attention"), "use_bidirectional_attention", "causal attention")):
+    (act not in ACTS, f"hidden_act {act!r}", ", ".join(ACTS)),
+    (has("quantization_config"), "a quantised checkpoint", "float32, bfloat16 or float16"),
+    (
+      window,
+      "a sliding window in use",
+      "full attention in every layer of this architecture: set "
+      "sliding_window to null where no text is longer than it",
+    ),
+    (layers, f"layer_types {sorted(layers)}", " or ".join(sorted(kinds))),
+    (has("attention_bias"), "attention_bias (it biases o_proj too)", "qwen2's on q, k and v"),
+    (has("mlp_bias"), "mlp_bias", "mlp without biases"),
+    (caps, " and ".join(caps), "logits as they are (null)"),
+    (has("use_bidirectional_attention"), "use_bidirectional_attention", "causal attention"),
+  ):
     if wrong:
       refuse(what, instead)
   heads = config.num_attention_heads
@@ -110,23 +147,40 @@ def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=Fal
   theta, rope = _rope(config, "full_attention", refuse)
   special = {}
   if gemma:
-    special = dict(qk_norm=True, post_norms=True, norm_offset=1.0,
-                   embed_scale=math.sqrt(config.hidden_size),
-                   query_scale=math.sqrt(head / config.query_pre_attn_scalar))
+    special = dict(
+      qk_norm=True,
+      post_norms=True,
+      norm_offset=1.0,
+      embed_scale=math.sqrt(config.hidden_size),
+      query_scale=math.sqrt(head / config.query_pre_attn_scalar),
+    )
     local = tuple(x == "sliding_attention" for x in config.layer_types)
     if any(local):
       if not config.sliding_window:
         refuse(f"sliding_attention with sliding_window {config.sliding_window}", "a width")
       near = _rope(config, "sliding_attention", refuse)
-      special.update(local=local, window=config.sliding_window, local_theta=near[0],
-                     local_rope=near[1])
+      special.update(
+        local=local, window=config.sliding_window, local_theta=near[0], local_rope=near[1]
+      )
   return models.Shape(
-      vocab=config.vocab_size, width=config.hidden_size, layers=config.num_hidden_layers,
-      kv_heads=kv_heads, groups=heads // kv_heads, head=head, hidden=config.intermediate_size,
-      theta=theta, rope=rope, eps=float(config.rms_norm_eps),
-      tied=bool(has("tie_word_embeddings")), act=ACTS[act],
-      **{"bias": kind == "qwen2", "qk_norm": kind == "qwen3", **special},
-      dtype=jnp.dtype(dtype).name, rows=rows, tensor=tensor, unroll=unroll)
+    vocab=config.vocab_size,
+    width=config.hidden_size,
+    layers=config.num_hidden_layers,
+    kv_heads=kv_heads,
+    groups=heads // kv_heads,
+    head=head,
+    hidden=config.intermediate_size,
+    theta=theta,
+    rope=rope,
+    eps=float(config.rms_norm_eps),
+    tied=bool(has("tie_word_embeddings")),
+    act=ACTS[act],
+    **{"bias": kind == "qwen2", "qk_norm": kind == "qwen3", **special},
+    dtype=jnp.dtype(dtype).name,
+    rows=rows,
+    tensor=tensor,
+    unroll=unroll,
+  )
 
 
 def _rope(config, layer_type, refuse):
@@ -148,6 +202,7 @@ def _rope(config, layer_type, refuse):
 
 
 # ---------------------------------------------------------------- who
+
 
 def identity(path):
   """A short hash of config, tokenizer and weights of directory `path`, in well under a second.

@@ -1,4 +1,5 @@
 """Runs the stages of a config: python -m gen_ssd.main --config=configs/quickstart.py --workdir=..."""
+
 import pathlib
 import sys
 
@@ -8,8 +9,12 @@ from absl import logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of the run goes; run the same "
-                              "command again to continue a run that was stopped.")
+WORKDIR = flags.DEFINE_string(
+  "workdir",
+  None,
+  "Where everything of the run goes; run the same "
+  "command again to continue a run that was stopped.",
+)
 
 
 def main(argv):
@@ -19,6 +24,7 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)  # checkpoint libraries log every step they take
   from gen_ssd import config as config_lib  # after the flags: importing jax takes a second
   from gen_ssd import stages
+
   workdir = pathlib.Path(WORKDIR.value)
   try:
     config = config_lib.parse(CONFIG.value)

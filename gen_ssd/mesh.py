@@ -1,4 +1,5 @@
 """Devices: start the processes of a pod, make the one mesh, move arrays to and from it."""
+
 import os
 
 import jax
@@ -18,14 +19,19 @@ def start(model_parallel=1, devices=None):
   Raises ValueError when the device count is not a multiple.
   """
   if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(
-      ","):
+    ","
+  ):
     if not jax.distributed.is_initialized():
       jax.distributed.initialize()
   devices = jax.devices() if devices is None else devices
   if model_parallel < 1 or len(devices) % model_parallel:
     raise ValueError(f"mesh.model is {model_parallel}: it must divide the {len(devices)} devices")
-  mesh = jax.make_mesh((len(devices) // model_parallel, model_parallel), AXES,
-                       axis_types=(AxisType.Explicit,) * 2, devices=devices)
+  mesh = jax.make_mesh(
+    (len(devices) // model_parallel, model_parallel),
+    AXES,
+    axis_types=(AxisType.Explicit,) * 2,
+    devices=devices,
+  )
   jax.set_mesh(mesh)
   return mesh
 

@@ -1,4 +1,5 @@
 """Numbers of a run: one JSON line each, always; and one progress line on the screen."""
+
 import json
 import sys
 import time
@@ -43,8 +44,11 @@ class Progress:
       return
     self.last = now
     rate = (done - self.first) / max(now - self.start, 1e-9)
-    left = f"{(self.total - done) / rate:.0f}s left" if rate > 0 and not final else (
-        f"{now - self.start:.1f}s")
+    left = (
+      f"{(self.total - done) / rate:.0f}s left"
+      if rate > 0 and not final
+      else (f"{now - self.start:.1f}s")
+    )
     line = f"{self.title} {done}/{self.total}  {text}  {left}"
     if self.live:
       sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if final else ""))

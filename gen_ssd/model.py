@@ -3,6 +3,7 @@
 Dimension letters, here and everywhere: b rows, k branches, t tokens, s slots, n kv heads,
 g query groups, h head dim, d width, f hidden, v vocab, L layers.
 """
+
 import dataclasses
 import functools
 import math
@@ -27,6 +28,7 @@ class Shape:
   and vocabulary (`tensor`), and whether layers are a `lax.scan` over stacked leaves (one small
   program, what a TPU wants) or unrolled over separate leaves (no slice copies on a CPU).
   """
+
   vocab: int
   width: int
   layers: int
@@ -40,12 +42,12 @@ class Shape:
   tied: bool = False
   bias: bool = False
   qk_norm: bool = False
-  act: str = "silu"          # or gelu_tanh
-  post_norms: bool = False   # norms after attention and after the MLP, too
-  norm_offset: float = 0.0   # added to the weights of norms
-  embed_scale: float = 1.0   # of token embeddings
-  query_scale: float = 1.0   # of queries, beside 1 / sqrt(head)
-  local: tuple = ()          # one bool a layer: which see `window` tokens; () for none
+  act: str = "silu"  # or gelu_tanh
+  post_norms: bool = False  # norms after attention and after the MLP, too
+  norm_offset: float = 0.0  # added to the weights of norms
+  embed_scale: float = 1.0  # of token embeddings
+  query_scale: float = 1.0  # of queries, beside 1 / sqrt(head)
+  local: tuple = ()  # one bool a layer: which see `window` tokens; () for none
   window: int = 0
   local_theta: float = 10000.0  # theta and rope of local layers
   local_rope: tuple = ("default",)
@@ -59,22 +61,22 @@ class Shape:
 # One line a leaf: name -> (axes, mesh axis roles, when present). Stacked leaves get a leading L.
 # Roles: 't' is split over `Shape.tensor`, 'd' may be split by FSDP training, '.' stays whole.
 LAYER_LEAVES = {
-    "ln1": ("d", "."),
-    "ln2": ("d", "."),
-    "q": ("dngh", "dt.."),
-    "k": ("dnh", "dt."),
-    "v": ("dnh", "dt."),
-    "o": ("nghd", "t..d"),
-    "gate": ("df", "dt"),
-    "up": ("df", "dt"),
-    "down": ("fd", "td"),
-    "qb": ("ngh", "t.."),
-    "kb": ("nh", "t."),
-    "vb": ("nh", "t."),
-    "qn": ("h", "."),
-    "kn": ("h", "."),
-    "ln1b": ("d", "."),
-    "ln2b": ("d", "."),
+  "ln1": ("d", "."),
+  "ln2": ("d", "."),
+  "q": ("dngh", "dt.."),
+  "k": ("dnh", "dt."),
+  "v": ("dnh", "dt."),
+  "o": ("nghd", "t..d"),
+  "gate": ("df", "dt"),
+  "up": ("df", "dt"),
+  "down": ("fd", "td"),
+  "qb": ("ngh", "t.."),
+  "kb": ("nh", "t."),
+  "vb": ("nh", "t."),
+  "qn": ("h", "."),
+  "kn": ("h", "."),
+  "ln1b": ("d", "."),
+  "ln2b": ("d", "."),
 }
 NORMS = ("ln1", "ln2", "ln1b", "ln2b", "qn", "kn", "norm")  # kept in float32
 TOP_LEAVES = {"embed": ("vd", ".d"), "norm": ("d", "."), "head": ("dv", "dt")}
@@ -82,8 +84,9 @@ TOP_LEAVES = {"embed": ("vd", ".d"), "norm": ("d", "."), "head": ("dv", "dt")}
 
 def leaves(shape):
   """(top, layer) dicts of name -> dims of the leaves this architecture has, without L."""
-  sizes = dict(d=shape.width, n=shape.kv_heads, g=shape.groups, h=shape.head, f=shape.hidden,
-               v=shape.vocab)
+  sizes = dict(
+    d=shape.width, n=shape.kv_heads, g=shape.groups, h=shape.head, f=shape.hidden, v=shape.vocab
+  )
   absent = set()
   if shape.tied:
     absent.add("head")
@@ -93,8 +96,9 @@ def leaves(shape):
     absent |= {"qn", "kn"}
   if not shape.post_norms:
     absent |= {"ln1b", "ln2b"}
-  dims = lambda table: {name: tuple(sizes[a] for a in axes)
-                        for name, (axes, _) in table.items() if name not in absent}
+  dims = lambda table: {
+    name: tuple(sizes[a] for a in axes) for name, (axes, _) in table.items() if name not in absent
+  }
   return dims(TOP_LEAVES), dims(LAYER_LEAVES)
 
 
@@ -146,8 +150,11 @@ def initialise(shape, key, fsdp=None):
     elif name in ("qb", "kb", "vb"):
       x = jnp.zeros(dims, shape.dtype)
     else:
-      fan = {"embed": shape.width, "down": shape.hidden,
-             "o": shape.kv_heads * shape.groups * shape.head}.get(name, shape.width)
+      fan = {
+        "embed": shape.width,
+        "down": shape.hidden,
+        "o": shape.kv_heads * shape.groups * shape.head,
+      }.get(name, shape.width)
       x = jax.random.normal(keys[name], dims, jnp.float32) / math.sqrt(fan)
       if name in ("o", "down"):
         x = x / math.sqrt(2 * shape.layers)
@@ -243,8 +250,11 @@ def layer(shape, w, x, angles, attend):
   whole = P(shape.rows, None, None, None)
   dot = lambda eq, a, b: jnp.einsum(eq, a, b.astype(a.dtype))
   y = rms_norm(shape, x, w["ln1"])
-  q, k, v = dot("bktd,dngh->bktngh", y, w["q"]), dot("bktd,dnh->bktnh", y, w["k"]), dot(
-      "bktd,dnh->bktnh", y, w["v"])
+  q, k, v = (
+    dot("bktd,dngh->bktngh", y, w["q"]),
+    dot("bktd,dnh->bktnh", y, w["k"]),
+    dot("bktd,dnh->bktnh", y, w["v"]),
+  )
   if shape.bias:
     q, k, v = q + w["qb"].astype(q.dtype), k + w["kb"].astype(k.dtype), v + w["vb"].astype(v.dtype)
   if shape.qk_norm:
@@ -253,8 +263,9 @@ def layer(shape, w, x, angles, attend):
     q = q * jnp.asarray(shape.query_scale, q.dtype)
   out, extra = attend(rope.rotate(q, *angles), rope.rotate(k, *angles), v)
   # Not einsum, which orders the contracted axes in its own way and transposes the weight.
-  y = lax.dot_general(out, w["o"].astype(x.dtype), (((3, 4, 5), (0, 1, 2)), ((), ())),
-                      out_sharding=whole)
+  y = lax.dot_general(
+    out, w["o"].astype(x.dtype), (((3, 4, 5), (0, 1, 2)), ((), ())), out_sharding=whole
+  )
   x = x + (rms_norm(shape, y, w["ln1b"]) if shape.post_norms else y)
   y = rms_norm(shape, x, w["ln2"])
   y = ACTS[shape.act](dot("bktd,df->bktf", y, w["gate"])) * dot("bktd,df->bktf", y, w["up"])
@@ -265,13 +276,16 @@ def layer(shape, w, x, angles, attend):
 def logits(model, x):
   """f32 logits [b,k,t,v] of normed hidden states x [b,k,t,d]."""
   if model.shape.tied:
-    return jnp.einsum("bktd,vd->bktv", x, model.embed[...].astype(x.dtype),
-                      preferred_element_type=jnp.float32)
-  return jnp.einsum("bktd,dv->bktv", x, model.head[...].astype(x.dtype),
-                    preferred_element_type=jnp.float32)
+    return jnp.einsum(
+      "bktd,vd->bktv", x, model.embed[...].astype(x.dtype), preferred_element_type=jnp.float32
+    )
+  return jnp.einsum(
+    "bktd,dv->bktv", x, model.head[...].astype(x.dtype), preferred_element_type=jnp.float32
+  )
 
 
 # ---------------------------------------------------------------- forward, two uses
+
 
 def forward(model, tokens, positions, chunk, at, prefix, attend):
   """Hidden states over a cache: prefill, decode and scoring are this one function.
@@ -298,6 +312,7 @@ def forward(model, tokens, positions, chunk, at, prefix, attend):
     def attend_layer(q, k, v):
       own, mine = attention.write(chunk, k, v, at, l)
       return attend(q, mine, prefix, l, **near), own
+
     return layer(shape, w, x, angles, attend_layer)
 
   if shape.unroll:

@@ -1,4 +1,5 @@
 """Losses as pure functions of log-probabilities and masks."""
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -34,8 +35,9 @@ def nll_sum(model, hidden, targets, weights, *, block):
     total = part(0)
   else:
     part = jax.checkpoint(part)
-    total, _ = lax.scan(lambda total, i: (total + part(i), None), jnp.float32(0),
-                        jnp.arange(t // block))
+    total, _ = lax.scan(
+      lambda total, i: (total + part(i), None), jnp.float32(0), jnp.arange(t // block)
+    )
   return total, jnp.sum(weights)
 
 

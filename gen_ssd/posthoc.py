@@ -1,4 +1,5 @@
 """Choosing among whole traces, after they are written: the same scorers, from what rows hold."""
+
 import functools
 import math
 
@@ -41,27 +42,33 @@ def score(rows, scorer, *, seed=0, difficulty=None):
   """
   longest = max((r["num_tokens"] for r in rows), default=0)
   run = jax.jit(scores.SCORERS[scorer])  # one shape, so one compilation
-  found = [np.asarray(run(*_candidates(rows[i:i + BATCH], longest, seed, difficulty)))[0]
-           for i in range(0, len(rows), BATCH)]
-  return np.concatenate([np.zeros(0, np.float32), *found])[:len(rows)]
+  found = [
+    np.asarray(run(*_candidates(rows[i : i + BATCH], longest, seed, difficulty)))[0]
+    for i in range(0, len(rows), BATCH)
+  ]
+  return np.concatenate([np.zeros(0, np.float32), *found])[: len(rows)]
 
 
 def _candidates(rows, longest, seed, difficulty):
   """(Statistics, live, noise) of at most BATCH traces, as arrays [1,n,t] and [1,n]."""
+
   def table(values, dtype=np.float32):
     x = np.zeros((1, BATCH, longest), dtype)
     for i, r in enumerate(rows):
-      x[0, i, :r["num_tokens"]] = values(r)
+      x[0, i, : r["num_tokens"]] = values(r)
     return x
 
   whole = lambda value, dtype=np.float32: np.array(
-      [[value(r) for r in rows] + [0] * (BATCH - len(rows))], dtype)
+    [[value(r) for r in rows] + [0] * (BATCH - len(rows))], dtype
+  )
   statistics = scores.Statistics(
-      table(lambda r: r["student_nlls"]), table(lambda r: r["student_ranks"]),
-      teacher_nll=-table(lambda r: r["teacher_logprobs"]),
-      start=table(lambda r: np.isin(np.arange(r["num_tokens"]), r["starts"]), bool),
-      long=whole(lambda r: _uniform(r["uuid"]) < 0.2, bool),
-      difficulty=difficulty and whole(lambda r: difficulty[r["uuid"], r["attempt"]]))
+    table(lambda r: r["student_nlls"]),
+    table(lambda r: r["student_ranks"]),
+    teacher_nll=-table(lambda r: r["teacher_logprobs"]),
+    start=table(lambda r: np.isin(np.arange(r["num_tokens"]), r["starts"]), bool),
+    long=whole(lambda r: _uniform(r["uuid"]) < 0.2, bool),
+    difficulty=difficulty and whole(lambda r: difficulty[r["uuid"], r["attempt"]]),
+  )
   noise = whole(lambda r: _uniform(f"{seed} {r['uuid']} {r['attempt']}"))
   return statistics, table(lambda r: True, bool), noise
 
@@ -84,10 +91,11 @@ def difficulties(student, tokenizer, rows, *, batch, system=None):
     at = answer_start(tokenizer, body)
     texts += [[*prompt, *body[:n], *body[at:]] for n in (at, 0)]
     tails += 2 * [len(body) - at]
-  found = [nll[-n:].mean() if n else 0.0
-           for nll, n in zip(_nlls(student, texts, batch), tails)]
-  return {(r["uuid"], r["attempt"]): math.exp(min(found[2 * i] - found[2 * i + 1], 80))
-          for i, r in enumerate(rows)}
+  found = [nll[-n:].mean() if n else 0.0 for nll, n in zip(_nlls(student, texts, batch), tails)]
+  return {
+    (r["uuid"], r["attempt"]): math.exp(min(found[2 * i] - found[2 * i + 1], 80))
+    for i, r in enumerate(rows)
+  }
 
 
 def nearby(student, tokenizer, rows, *, context, batch, system=None):
@@ -101,7 +109,7 @@ def nearby(student, tokenizer, rows, *, context, batch, system=None):
     prompt, body = _read(tokenizer, r, system)
     opened = len(body) - r["num_tokens"]  # what the prompt had opened
     for at, end in zip(r["starts"], [*r["starts"][1:], r["num_tokens"]]):
-      texts.append([*prompt, *body[:opened], *body[opened + max(at - context, 0):opened + end]])
+      texts.append([*prompt, *body[:opened], *body[opened + max(at - context, 0) : opened + end]])
       tails.append(end - at)
   found = (nll[-n:].tolist() for nll, n in zip(_nlls(student, texts, batch), tails))
   return [{**r, "student_nlls": sum((next(found) for _ in r["starts"]), [])} for r in rows]
@@ -109,8 +117,9 @@ def nearby(student, tokenizer, rows, *, context, batch, system=None):
 
 def _read(tokenizer, r, system):
   """(prompt ids, ids that follow it) of a trace row, as the student reads it."""
-  text, begin = tokens_lib.render_row(tokenizer, r["problem"], r["ids"], system, r["opened"],
-                                      check=False)
+  text, begin = tokens_lib.render_row(
+    tokenizer, r["problem"], r["ids"], system, r["opened"], check=False
+  )
   return text[:begin], text[begin:]
 
 
@@ -120,12 +129,12 @@ def _nlls(student, texts, batch):
   size = -(-size // 64) * 64 if size <= 1024 else -(-size // 1024) * 1024
   place = lambda x: mesh.place(x, P(student.shape.rows, *[None] * (x.ndim - 1)))
   for i in range(0, len(texts), batch):
-    part = texts[i:i + batch]
+    part = texts[i : i + batch]
     ids, length = np.zeros((batch, size), np.int32), np.ones(batch, np.int32)
     for j, text in enumerate(part):
-      ids[j, :len(text)], length[j] = text, len(text)
+      ids[j, : len(text)], length[j] = text, len(text)
     nll = mesh.host(_forward_nll(student, place(ids), place(length)))
-    yield from (row[:len(text)] for row, text in zip(nll, part))
+    yield from (row[: len(text)] for row, text in zip(nll, part))
 
 
 def answer_start(tokenizer, ids):
@@ -148,8 +157,11 @@ def _forward_nll(student, tokens, length):
   index = jnp.arange(t)
   seen = (index < length[:, None]).astype(jnp.int32)
   hidden = model_lib.forward_packed(
-      student, tokens, jnp.broadcast_to(index, (b, t)),
-      functools.partial(attention.attend_packed, segments=seen, block=min(t, 1024)))
+    student,
+    tokens,
+    jnp.broadcast_to(index, (b, t)),
+    functools.partial(attention.attend_packed, segments=seen, block=min(t, 1024)),
+  )
   nll = scores.token_statistics(student, hidden, jnp.roll(tokens, -1, 1)[:, None]).nll[:, 0]
   return jax.sharding.reshard(jnp.roll(nll, 1, 1).at[:, 0].set(0), P(None, None))
 

@@ -1,4 +1,5 @@
 """What one model has read: a ring of chunk slots, shared by the branches of a row."""
+
 import dataclasses
 import functools
 
@@ -16,10 +17,11 @@ from gen_ssd import model as model_lib
 @dataclasses.dataclass
 class Prefix:
   """One model's view of the rows: what it has read, and the newest token, which it has not."""
-  kv: attention.KV     # ring of chunk slots [L,b,n,*] (a tuple a layer when unrolled)
+
+  kv: attention.KV  # ring of chunk slots [L,b,n,*] (a tuple a layer when unrolled)
   position: jax.Array  # int32[b,s] position of the token in each slot, -1 where there is none
-  length: jax.Array    # int32[b]   tokens in the ring, which is the position of `last`
-  last: jax.Array      # int32[b]   newest token, not yet in the ring
+  length: jax.Array  # int32[b]   tokens in the ring, which is the position of `last`
+  last: jax.Array  # int32[b]   newest token, not yet in the ring
 
   @property
   def valid(self):
@@ -29,9 +31,12 @@ class Prefix:
 def blank(shape, b, s):
   spec = P(shape.rows)
   zeros = functools.partial(jnp.zeros, dtype=jnp.int32, out_sharding=spec)
-  return Prefix(attention.blank_prefix(shape, b, s),
-                jnp.full((b, s), -1, jnp.int32, out_sharding=P(shape.rows, None)), zeros((b,)),
-                zeros((b,)))
+  return Prefix(
+    attention.blank_prefix(shape, b, s),
+    jnp.full((b, s), -1, jnp.int32, out_sharding=P(shape.rows, None)),
+    zeros((b,)),
+    zeros((b,)),
+  )
 
 
 def used_blocks(valid, block):
@@ -57,10 +62,17 @@ def read(model, prefix, new, tokens, length, first, pieces, c, block):
     text = lax.dynamic_slice_in_dim(tokens, i * c, c, 1)[:, None]
     positions = jnp.broadcast_to(i * c + index, (b, 1, c))
     used = used_blocks(valid & new[:, None], block)
-    attend = functools.partial(attention.attend_branches, causal=causal, valid=valid, used=used,
-                               block=block, position=position)
-    _, chunk = model_lib.forward(model, text, positions, attention.blank_chunk(shape, b, 1, c),
-                                 jnp.int32(0), kv, attend)
+    attend = functools.partial(
+      attention.attend_branches,
+      causal=causal,
+      valid=valid,
+      used=used,
+      block=block,
+      position=position,
+    )
+    _, chunk = model_lib.forward(
+      model, text, positions, attention.blank_chunk(shape, b, 1, c), jnp.int32(0), kv, attend
+    )
 
     def put(axis, buffer, fresh):  # [(L),b,n,*], [(L),b,1,n,*]
       fresh = lax.squeeze(fresh, [fresh.ndim - 4])
@@ -78,8 +90,9 @@ def read(model, prefix, new, tokens, length, first, pieces, c, block):
   position, kv = lax.fori_loop(0, pieces, piece, (position, prefix.kv))
   newest = jnp.arange(tokens.shape[1]) == (length - 1)[:, None]
   last = jnp.sum(jnp.where(newest, tokens, 0), 1)
-  return Prefix(kv, position, jnp.where(new, length - 1, prefix.length),
-                jnp.where(new, last, prefix.last))
+  return Prefix(
+    kv, position, jnp.where(new, length - 1, prefix.length), jnp.where(new, last, prefix.last)
+  )
 
 
 def grow(prefix, branches, choice, kept, won, slot):

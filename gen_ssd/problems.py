@@ -6,6 +6,7 @@ chance, step by step: fine (one operation a step), coarse (two at once: work is 
 detour (one operation in two parts). All are correct; nothing else in the project
 knows about them.
 """
+
 import dataclasses
 import hashlib
 
@@ -15,10 +16,34 @@ LEVELS = (2, 3, 4, 5, 6)
 SPLITS = {"train": (0, 70), "cold_start": (70, 85), "test": (85, 100)}  # percent of the hash range
 WAYS = {"fine": 0.35, "coarse": 0.45, "detour": 0.2}
 
-PEOPLE = {"Tom": "He", "Ann": "She", "Ben": "He", "Mia": "She", "Sam": "He", "Eva": "She",
-          "Leo": "He", "Zoe": "She", "Max": "He", "Lily": "She", "Jack": "He", "Nora": "She"}
-THINGS = ("apples", "cakes", "cookies", "eggs", "grapes", "muffins", "nuts", "pears", "pies",
-          "plums", "rolls", "sweets")
+PEOPLE = {
+  "Tom": "He",
+  "Ann": "She",
+  "Ben": "He",
+  "Mia": "She",
+  "Sam": "He",
+  "Eva": "She",
+  "Leo": "He",
+  "Zoe": "She",
+  "Max": "He",
+  "Lily": "She",
+  "Jack": "He",
+  "Nora": "She",
+}
+THINGS = (
+  "apples",
+  "cakes",
+  "cookies",
+  "eggs",
+  "grapes",
+  "muffins",
+  "nuts",
+  "pears",
+  "pies",
+  "plums",
+  "rolls",
+  "sweets",
+)
 GAINS = ("buys", "finds", "gets", "makes", "picks", "wins")
 LOSSES = ("breaks", "drops", "eats", "loses", "sells", "uses")
 LAST = "So \\boxed{{{}}}."
@@ -27,6 +52,7 @@ LAST = "So \\boxed{{{}}}."
 @dataclasses.dataclass(frozen=True)
 class Problem:
   """One problem: `answer` is text, `level` its difficulty (0 when unknown)."""
+
   uuid: str
   source: str
   split: str
@@ -38,6 +64,7 @@ class Problem:
 @dataclasses.dataclass(frozen=True)
 class Story:
   """What a bundled problem is about: its start and its changes, in order."""
+
   name: str
   thing: str
   start: int
@@ -51,8 +78,10 @@ class Story:
     he = PEOPLE[self.name]
     told = [f"{verb} {abs(a)}" for verb, a in self.changes]
     told = ", ".join(told[:-1]) + f" and {told[-1]}"
-    return (f"{self.name} has {self.start} {self.thing}. {he} {told}. "
-            f"How many {self.thing} does {he.lower()} have now?")
+    return (
+      f"{self.name} has {self.start} {self.thing}. {he} {told}. "
+      f"How many {self.thing} does {he.lower()} have now?"
+    )
 
 
 def story(rng, level):
@@ -167,8 +196,7 @@ def plain_text(rng):
   if kind == 1:
     told = [f"{one.name} has {one.start} {one.thing}."]
     for verb, a in one.changes:
-      told.append(f"{he} {verb} {abs(a)}. {total} {'+' if a > 0 else '-'} {abs(a)} = "
-                  f"{total + a}.")
+      told.append(f"{he} {verb} {abs(a)}. {total} {'+' if a > 0 else '-'} {abs(a)} = {total + a}.")
       total += a
     return " ".join([*told, f"{one.name} has {total} {one.thing} now."])
   terms = [f" {'+' if a > 0 else '-'} {abs(a)}" for _, a in one.changes]

@@ -1,4 +1,5 @@
 """One self-contained HTML page per run: arms, intervals, distributions, branch trees."""
+
 import base64
 import datetime
 import hashlib
@@ -34,28 +35,46 @@ def write_report(workdir, trees=6) -> Path:
   names = sorted(names, key=lambda a: (KNOWN_ARMS.index(a) if a in KNOWN_ARMS else 99, a))
   extra = [a for a in names if a not in KNOWN_ARMS]
   shared = _dict(config.get("select"))  # arms are shown by what they change
-  arms = [{"name": a, "look": (KNOWN_ARMS + tuple(extra)).index(a), "found": found.get(a),
-           "given": _dict(_dict(results.get("arms")).get(a)),
-           "config": {k: v for k, v in _dict(_dict(config.get("arms")).get(a)).items()
-                      if k not in shared or shared[k] != v}} for a in names]
-  body = [_heading(config, arms), _table(arms), _accuracy(arms, results),
-          _distributions(arms), _trees(workdir, arms, _dict(config.get("select")), trees, notes),
-          _footer(config, notes)]
+  arms = [
+    {
+      "name": a,
+      "look": (KNOWN_ARMS + tuple(extra)).index(a),
+      "found": found.get(a),
+      "given": _dict(_dict(results.get("arms")).get(a)),
+      "config": {
+        k: v
+        for k, v in _dict(_dict(config.get("arms")).get(a)).items()
+        if k not in shared or shared[k] != v
+      },
+    }
+    for a in names
+  ]
+  body = [
+    _heading(config, arms),
+    _table(arms),
+    _accuracy(arms, results),
+    _distributions(arms),
+    _trees(workdir, arms, _dict(config.get("select")), trees, notes),
+    _footer(config, notes),
+  ]
   script = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
   policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
   name = escape(config.get("name", "Gen-SSD run"))
-  page = ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
-          f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-          '<meta name="viewport" content="width=device-width,initial-scale=1">'
-          f'<meta name="color-scheme" content="light dark"><title>{name}</title>'
-          f"<style>{STYLE}</style></head><body><main>{''.join(body)}</main>"
-          f"<script>{SCRIPT}</script></body></html>\n")
+  page = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    '<meta name="viewport" content="width=device-width,initial-scale=1">'
+    f'<meta name="color-scheme" content="light dark"><title>{name}</title>'
+    f"<style>{STYLE}</style></head><body><main>{''.join(body)}</main>"
+    f"<script>{SCRIPT}</script></body></html>\n"
+  )
   path, part = workdir / "report.html", workdir / "report.html.part"
   part.write_bytes(page.encode("utf-8", errors="replace"))  # JSON may hold lone surrogates
   return part.replace(path)
 
 
 # Reading. Everything under workdir is untrusted and may be half-written.
+
 
 def _dict(x):
   return x if isinstance(x, dict) else {}
@@ -109,8 +128,13 @@ def _round(chunk):
   scores, choice = [_number(s) for s in chunk.get("scores") or []], int(chunk.get("choice", -1))
   if not -1 <= choice < max(len(scores), 1):
     raise ValueError(f"choice {choice} of {len(scores)} candidates")
-  return {"text": str(chunk.get("text", "")), "count": _number(chunk.get("count")),
-          "scores": scores, "choice": choice, "resamples": _number(chunk.get("resamples"))}
+  return {
+    "text": str(chunk.get("text", "")),
+    "count": _number(chunk.get("count")),
+    "scores": scores,
+    "choice": choice,
+    "resamples": _number(chunk.get("resamples")),
+  }
 
 
 def _spread(trace):
@@ -151,8 +175,12 @@ def _collected(arm, home, trees, notes):
       continue
     seen.add(key)
     problems.add(key[0])
-    verdict, nll, length, spent = (r.get("verdict"), _number(r.get("student_nll")),
-                                   _number(r.get("num_tokens")), _number(r.get("teacher_tokens")))
+    verdict, nll, length, spent = (
+      r.get("verdict"),
+      _number(r.get("student_nll")),
+      _number(r.get("num_tokens")),
+      _number(r.get("teacher_tokens")),
+    )
     outcome = "pruned" if r.get("stop") == "pruned" else str(verdict)
     out["traces"] += 1
     out["pruned"] += outcome == "pruned"
@@ -163,13 +191,20 @@ def _collected(arm, home, trees, notes):
       out["nll"] += [nll] * (nll is not None)
       out["length"] += [length] * (length is not None)
     if any(len(c["scores"]) > 1 for c in rounds):
-      trace = {"key": key, "rounds": rounds, "outcome": outcome, "stop": r.get("stop"), "nll": nll,
-               "length": length, **{k: r.get(k) for k in ("problem", "answer", "level", "source")}}
+      trace = {
+        "key": key,
+        "rounds": rounds,
+        "outcome": outcome,
+        "stop": r.get("stop"),
+        "nll": nll,
+        "length": length,
+        **{k: r.get(k) for k in ("problem", "answer", "level", "source")},
+      }
       trace["spread"] = _spread(trace)
       group = [t for t in best.setdefault(outcome, []) if t["key"][0] != key[0]]
       rival = [t for t in best[outcome] if t["key"][0] == key[0]]
       group.append(max([*rival, trace], key=lambda t: t["spread"]))
-      best[outcome] = sorted(group, key=lambda t: -t["spread"])[:max(trees, 1)]
+      best[outcome] = sorted(group, key=lambda t: -t["spread"])[: max(trees, 1)]
   if odd:
     notes.append(f"{arm.name}: {odd} trace{'s' * (odd > 1)} without usable uuid or chunks skipped")
   return {**out, "problems": len(problems), "best": best}
@@ -177,30 +212,45 @@ def _collected(arm, home, trees, notes):
 
 # Words and numbers.
 
+
 def _heading(config, arms):
   select = _dict(config.get("select"))
-  who = ["/".join(str(_dict(config.get(role)).get("path", role)).rstrip("/").split("/")[-2:])
-         for role in ("teacher", "student")]
+  who = [
+    "/".join(str(_dict(config.get(role)).get("path", role)).rstrip("/").split("/")[-2:])
+    for role in ("teacher", "student")
+  ]
   sizes = [_number(select.get(k)) for k in ("k", "c")]
   k, c = (f"{x:.0f}" if x else w for x, w in zip(sizes, ("several", "a few")))
   scorer = select.get("scorer", "perplexity")
-  facts = [("teacher", who[0]), ("student", who[1]), ("candidates K", k), ("chunk C, tokens", c),
-           ("score", scorer), *((n.replace("_", " "), select[n]) for n in
-                                ("temperature", "rows", "max_tokens") if n in select),
-           ("arms", len(arms))]
+  facts = [
+    ("teacher", who[0]),
+    ("student", who[1]),
+    ("candidates K", k),
+    ("chunk C, tokens", c),
+    ("score", scorer),
+    *(
+      (n.replace("_", " "), select[n]) for n in ("temperature", "rows", "max_tokens") if n in select
+    ),
+    ("arms", len(arms)),
+  ]
   cells = "".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in facts)
   teacher, student, k, c, scorer = map(escape, (*who, k, c, scorer))
-  return (f"<header><p class=over>Gen-SSD run</p><h1>{escape(config.get('name', 'unnamed'))}</h1>"
-          f"<p class=lead>The teacher <b>{teacher}</b> wrote chains of thought in chunks of at "
-          f"most {c} tokens. Each round it proposed {k} candidates; the student <b>{student}</b> "
-          f"scored them by {scorer}, the most learnable one was kept and the rest were dropped. "
-          f"The arms differ in how that choice is made.</p><dl class=facts>{cells}</dl></header>")
+  return (
+    f"<header><p class=over>Gen-SSD run</p><h1>{escape(config.get('name', 'unnamed'))}</h1>"
+    f"<p class=lead>The teacher <b>{teacher}</b> wrote chains of thought in chunks of at "
+    f"most {c} tokens. Each round it proposed {k} candidates; the student <b>{student}</b> "
+    f"scored them by {scorer}, the most learnable one was kept and the rest were dropped. "
+    f"The arms differ in how that choice is made.</p><dl class=facts>{cells}</dl></header>"
+  )
 
 
 def _ranking(arms):
   """(highest arm or None, whether it stands clear of every other interval, a sentence)."""
-  ranked = [(acc, a, _pair(a["given"].get("ci"))) for a in arms
-            if (acc := _number(a["given"].get("accuracy"))) is not None]
+  ranked = [
+    (acc, a, _pair(a["given"].get("ci")))
+    for a in arms
+    if (acc := _number(a["given"].get("accuracy"))) is not None
+  ]
   ranked.sort(key=lambda x: -x[0])
   if not ranked:
     return None, False, "No accuracy has been measured yet."
@@ -212,9 +262,15 @@ def _ranking(arms):
   if not near:
     return top, True, f"{name} is best: its 95% interval lies above that of every other arm."
   rest = ", ".join(f"<b>{escape(n)}</b>" for n in near)
-  return top, False, (f"{name} has the highest accuracy ({fixed(acc, 1, 100, '%')}), but the "
-                      f"intervals do not separate it from {rest}: by these intervals the arms "
-                      "can’t be told apart. Paired differences, where shown, are the sharper test.")
+  return (
+    top,
+    False,
+    (
+      f"{name} has the highest accuracy ({fixed(acc, 1, 100, '%')}), but the "
+      f"intervals do not separate it from {rest}: by these intervals the arms "
+      "can’t be told apart. Paired differences, where shown, are the sharper test."
+    ),
+  )
 
 
 def _table(arms):
@@ -227,31 +283,52 @@ def _table(arms):
     total = {name: found.get(name) for name in ("kept", "problems", "teacher_tokens")}
     total["pruned"] = found["pruned"] / found["traces"] if found else None
     both, ci = {**total, **given}, _pair(arm["given"].get("ci"))
-    stars = {n: "<span class=note>*</span>" if n not in given and total[n] is not None else ""
-             for n in total}
+    stars = {
+      n: "<span class=note>*</span>" if n not in given and total[n] is not None else ""
+      for n in total
+    }
     counted = counted or any(stars.values())
     cells = [
-        f"{_badge(clear) if arm is top else ''}<b>{fixed(both.get('accuracy'), 1, 100, '%')}</b>",
-        f"<span class=ci>[{ci[0] * 100:.1f}, {ci[1] * 100:.1f}]</span>" if ci else "–",
-        fixed(both.get("n"), 0), fixed(both.get("mean_tokens"), 1),
-        fixed(both.get("truncated"), 1, 100, "%"), fixed(both.get("student_nll"), 3),
-        f"{fixed(both['kept'], 0)} / {fixed(both['problems'], 0)}".replace("– / –", "–")
-        + stars["kept"],
-        fixed(both["teacher_tokens"], 0) + stars["teacher_tokens"],
-        fixed(both["pruned"], 1, 100, "%") + stars["pruned"]]
-    changed = ", ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}"
-                        for k, v in arm["config"].items())
+      f"{_badge(clear) if arm is top else ''}<b>{fixed(both.get('accuracy'), 1, 100, '%')}</b>",
+      f"<span class=ci>[{ci[0] * 100:.1f}, {ci[1] * 100:.1f}]</span>" if ci else "–",
+      fixed(both.get("n"), 0),
+      fixed(both.get("mean_tokens"), 1),
+      fixed(both.get("truncated"), 1, 100, "%"),
+      fixed(both.get("student_nll"), 3),
+      f"{fixed(both['kept'], 0)} / {fixed(both['problems'], 0)}".replace("– / –", "–")
+      + stars["kept"],
+      fixed(both["teacher_tokens"], 0) + stars["teacher_tokens"],
+      fixed(both["pruned"], 1, 100, "%") + stars["pruned"],
+    ]
+    changed = ", ".join(
+      f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in arm["config"].items()
+    )
     changed = f"<small>{escape(changed)}</small>" if changed else ""
-    rows.append(f'<tr{" class=top" * (arm is top)}><th scope=row>{figures.key(arm["look"])} '
-                f"{escape(arm['name']).replace('_', '_<wbr>')}{changed}</th>"
-                + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-  heads = ("arm", "accuracy", "95% interval", "n", "mean tokens", "truncated", "student nll",
-           "kept / problems", "teacher tokens", "pruned")
+    rows.append(
+      f"<tr{' class=top' * (arm is top)}><th scope=row>{figures.key(arm['look'])} "
+      f"{escape(arm['name']).replace('_', '_<wbr>')}{changed}</th>"
+      + "".join(f"<td>{c}</td>" for c in cells)
+      + "</tr>"
+    )
+  heads = (
+    "arm",
+    "accuracy",
+    "95% interval",
+    "n",
+    "mean tokens",
+    "truncated",
+    "student nll",
+    "kept / problems",
+    "teacher tokens",
+    "pruned",
+  )
   foot = "<p class=hint>* counted from the trace files written so far.</p>" if counted else ""
-  return (f'<section><h2>Arms</h2><p class="verdict{" clear" * clear}">{sentence}</p>'
-          '<div class=scroll tabindex=0 role=region aria-label="Table of arms"><table><thead><tr>'
-          + "".join(f"<th scope=col>{h}</th>" for h in heads)
-          + f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{foot}</section>")
+  return (
+    f'<section><h2>Arms</h2><p class="verdict{" clear" * clear}">{sentence}</p>'
+    '<div class=scroll tabindex=0 role=region aria-label="Table of arms"><table><thead><tr>'
+    + "".join(f"<th scope=col>{h}</th>" for h in heads)
+    + f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{foot}</section>"
+  )
 
 
 def _badge(clear):
@@ -260,7 +337,9 @@ def _badge(clear):
 
 def _accuracy(arms, results):
   drawn, looks = [], {a["name"]: a["look"] for a in arms}
-  tests = {name: _dict(_dict(test).get("arms")) for name, test in _dict(results.get("tests")).items()}
+  tests = {
+    name: _dict(_dict(test).get("arms")) for name, test in _dict(results.get("tests")).items()
+  }
   for test, found in {"": {a["name"]: a["given"] for a in arms}, **tests}.items():
     rows, most = [], 0
     for name, look in looks.items():
@@ -268,15 +347,29 @@ def _accuracy(arms, results):
       seeds, acc = _numbers(given.get("seeds")), _number(given.get("accuracy"))
       most = max(most, len(seeds))
       if acc is not None:
-        rows.append((look, name, acc, _pair(given.get("ci")), fixed(acc, 1, 100, "%"),
-                     seeds if len(seeds) > 1 else []))
+        rows.append(
+          (
+            look,
+            name,
+            acc,
+            _pair(given.get("ci")),
+            fixed(acc, 1, 100, "%"),
+            seeds if len(seeds) > 1 else [],
+          )
+        )
     if rows:
       n = max((_number(_dict(g).get("n")) or 0 for g in found.values()), default=0)
-      title = f"Accuracy on {test}, {n:.0f} problems" if test else "Accuracy" + " on all tests" * bool(
-          tests)
+      title = (
+        f"Accuracy on {test}, {n:.0f} problems"
+        if test
+        else "Accuracy" + " on all tests" * bool(tests)
+      )
       hint = "small rings: training seeds; " * (most > 1) + "whiskers: 95% interval; "
-      drawn.append(figures.intervals(title, hint + "the axis does not start at 0", rows,
-                                     lambda v: f"{v * 100:.4g}%"))
+      drawn.append(
+        figures.intervals(
+          title, hint + "the axis does not start at 0", rows, lambda v: f"{v * 100:.4g}%"
+        )
+      )
   paired = _dict(results.get("paired"))
   rows = []
   for key, value in sorted(paired.items(), key=lambda x: not x[0].endswith("-standard_kd")):
@@ -284,37 +377,64 @@ def _accuracy(arms, results):
     mid, ci = _number(_dict(value).get("difference")), _pair(_dict(value).get("ci"))
     if mid is not None:
       side = "" if not ci else "above 0" if ci[0] > 0 else "below 0" if ci[1] < 0 else "includes 0"
-      rows.append((looks[names[0]] if names else 0, " − ".join(names) if names else key, mid, ci,
-                   f"{mid * 100:+.1f} {side}".replace("-", "−")))
+      rows.append(
+        (
+          looks[names[0]] if names else 0,
+          " − ".join(names) if names else key,
+          mid,
+          ci,
+          f"{mid * 100:+.1f} {side}".replace("-", "−"),
+        )
+      )
   if rows:
-    drawn.append(figures.intervals(
-        "Paired difference in accuracy", "percentage points, same problems; hollow: includes 0",
-        rows, lambda v: f"{v * 100:+.3g}".replace("-", "−") if v else "0", zero=True))
-  return (f"<section><h2>Accuracy</h2><div class=figures>{''.join(map(figures.page, drawn))}</div>"
-          "</section>") * bool(drawn)
+    drawn.append(
+      figures.intervals(
+        "Paired difference in accuracy",
+        "percentage points, same problems; hollow: includes 0",
+        rows,
+        lambda v: f"{v * 100:+.3g}".replace("-", "−") if v else "0",
+        zero=True,
+      )
+    )
+  return (
+    f"<section><h2>Accuracy</h2><div class=figures>{''.join(map(figures.page, drawn))}</div>"
+    "</section>"
+  ) * bool(drawn)
 
 
 def _distributions(arms):
   drawn = []
   for name, title, hint, whole in (
-      ("nll", "Student perplexity", "nats per token, mean over each kept trace; left is easier for "
-       "the student", False), ("length", "Trace length", "tokens of each kept trace", True)):
-    rows = [(a["look"], a["name"], a["found"][name]) for a in arms
-            if a["found"] and a["found"][name]]
+    (
+      "nll",
+      "Student perplexity",
+      "nats per token, mean over each kept trace; left is easier for the student",
+      False,
+    ),
+    ("length", "Trace length", "tokens of each kept trace", True),
+  ):
+    rows = [
+      (a["look"], a["name"], a["found"][name]) for a in arms if a["found"] and a["found"][name]
+    ]
     if rows:
       show = (lambda v: f"{v:,.0f}") if whole else (lambda v: f"{v:.3g}")
-      tell = (lambda v: f"{v:,.5g} tokens") if whole else (
-          lambda v: f"{v:.2f}, perplexity {math.exp(min(v, 99)):.2f}")
+      tell = (
+        (lambda v: f"{v:,.5g} tokens")
+        if whole
+        else (lambda v: f"{v:.2f}, perplexity {math.exp(min(v, 99)):.2f}")
+      )
       drawn.append(figures.ridges(title, hint, rows, show, tell, whole))
-  return ("<section><h2>What the student is taught</h2><p class=hint>Bars: share of an arm’s kept "
-          "traces, same scale for every arm. Line with a mark: median.</p><div class=figures>"
-          f"{''.join(map(figures.page, drawn))}</div></section>") * bool(drawn)
+  return (
+    "<section><h2>What the student is taught</h2><p class=hint>Bars: share of an arm’s kept "
+    "traces, same scale for every arm. Line with a mark: median.</p><div class=figures>"
+    f"{''.join(map(figures.page, drawn))}</div></section>"
+  ) * bool(drawn)
 
 
 def _picked(best, count):
   """Up to `count` traces: one pruned, one wrong, the others those whose scores differ most."""
   ranked = {o: list(group) for o, group in best.items()}
-  chosen = [ranked[o].pop(0) for o in ("wrong", "pruned") if ranked.get(o)][:max(count - 1, 0)]
+  chosen = [ranked[o].pop(0) for o in ("wrong", "pruned") if ranked.get(o)][: max(count - 1, 0)]
   for o in ("right", *ranked):
     while ranked.get(o) and len(chosen) < count:
       chosen.append(ranked[o].pop(0))
@@ -337,19 +457,26 @@ def _trees(workdir, arms, select, count, notes):
         mine[int(r["chunk"]), int(r["branch"])] = str(r["text"]), _number(r.get("count"))
     except (KeyError, TypeError, ValueError, OverflowError):
       continue
-  cuts = figures.score_bins([s for t in chosen for r in t["rounds"] for s in r["scores"]
-                             if s is not None])
+  cuts = figures.score_bins(
+    [s for t in chosen for r in t["rounds"] for s in r["scores"] if s is not None]
+  )
   kinds = list(dict.fromkeys(t["outcome"] for t in chosen if t["outcome"] in figures.OUTCOMES))
-  buttons = [("fold", "open", "Unfold all"), ("fold", "shut", "Fold all"), ("only", "all", "All"),
-             *(("only", k, figures.OUTCOMES[k]) for k in kinds)]
+  buttons = [
+    ("fold", "open", "Unfold all"),
+    ("fold", "shut", "Fold all"),
+    ("only", "all", "All"),
+    *(("only", k, figures.OUTCOMES[k]) for k in kinds),
+  ]
   drawn = "".join(f'<button type=button data-{a}="{b}">{c}</button>' for a, b, c in buttons)
   scorer = {**select, **arm["config"]}.get("scorer", "perplexity")
-  return (f"<section><h2>How the student chose</h2><p class=hint>{figures.key(arm['look'])} "
-          f"{escape(arm['name'])}: traces picked because their scores differ most, with a pruned "
-          "and a wrong one where there are any. They are not a random sample.</p>"
-          f"{figures.legend(cuts, scorer)}<div class=tools hidden>{drawn}</div>"
-          + "".join(figures.tree(i + 1, t, losers[t["key"]], cuts) for i, t in enumerate(chosen))
-          + "</section>")
+  return (
+    f"<section><h2>How the student chose</h2><p class=hint>{figures.key(arm['look'])} "
+    f"{escape(arm['name'])}: traces picked because their scores differ most, with a pruned "
+    "and a wrong one where there are any. They are not a random sample.</p>"
+    f"{figures.legend(cuts, scorer)}<div class=tools hidden>{drawn}</div>"
+    + "".join(figures.tree(i + 1, t, losers[t["key"]], cuts) for i, t in enumerate(chosen))
+    + "</section>"
+  )
 
 
 def _versions():
@@ -363,7 +490,9 @@ def _footer(config, notes):
   left = "".join(f"<li>{escape(n)}</li>" for n in dict.fromkeys(notes))
   left = f"<p><b>Left out of this page:</b></p><ul>{left}</ul>" if left else ""
   config = escape(json.dumps(config, indent=1, ensure_ascii=False))
-  return (f"<footer>{left}<p>Drawn {now} from config.json, results.json and arms/ by "
-          "<code>python -c &quot;from gen_ssd.report import write_report; "
-          f"write_report('WORKDIR')&quot;</code>. Versions here: {_versions()}.</p>"
-          f"<details><summary>The whole config</summary><pre>{config}</pre></details></footer>")
+  return (
+    f"<footer>{left}<p>Drawn {now} from config.json, results.json and arms/ by "
+    "<code>python -c &quot;from gen_ssd.report import write_report; "
+    f"write_report('WORKDIR')&quot;</code>. Versions here: {_versions()}.</p>"
+    f"<details><summary>The whole config</summary><pre>{config}</pre></details></footer>"
+  )

@@ -1,4 +1,5 @@
 """Rotary position embeddings: frequencies of every supported type, and the rotation."""
+
 import math
 
 import jax.numpy as jnp
@@ -19,8 +20,11 @@ def frequencies(shape):
   if kind == "linear":
     return (freqs / p["factor"]).astype(np.float32), 1.0
   if kind == "llama3":
-    old, low, high = (p["original_max_position_embeddings"], p["low_freq_factor"],
-                      p["high_freq_factor"])
+    old, low, high = (
+      p["original_max_position_embeddings"],
+      p["low_freq_factor"],
+      p["high_freq_factor"],
+    )
     turns = old * freqs / (2 * np.pi)  # full turns inside the original length
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return (freqs * (smooth + (1 - smooth) / p["factor"])).astype(np.float32), 1.0

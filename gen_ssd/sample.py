@@ -3,6 +3,7 @@
 Everything is a reduction over the vocabulary, so it works on vocabulary shards, and every knob
 is traced, so a sweep never recompiles. Two uniforms a token come from counter-based keys.
 """
+
 import hashlib
 import string
 
@@ -54,8 +55,12 @@ def draw(u, logits, *, temperature, top_k, top_p, vocab, shape):
 
   def sampled(logits):
     p = jnp.exp((logits - top) / temperature)
-    p = lax.cond((top_k > 0) | (top_p < 1),
-                 lambda p: jnp.where(p >= floor(p, top_k, top_p), p, 0), lambda p: p, p)
+    p = lax.cond(
+      (top_k > 0) | (top_p < 1),
+      lambda p: jnp.where(p >= floor(p, top_k, top_p), p, 0),
+      lambda p: p,
+      p,
+    )
     return invert(u, p, shape)
 
   greedy = lambda logits: jnp.argmax(logits, -1).astype(jnp.int32)
@@ -101,14 +106,20 @@ def invert(u, p, shape):
   sums = jax.sharding.reshard(jnp.sum(p, -1), P(shape.rows, None, None))
   block = _first_above(u[..., 0], sums)
   here = (jnp.arange(blocks, dtype=jnp.int32) == block[..., None]).astype(p.dtype)
-  inside = jnp.einsum("bkn,bknw->bkw", here, p, precision=lax.Precision.HIGHEST,
-                      out_sharding=P(shape.rows, None, None))
+  inside = jnp.einsum(
+    "bkn,bknw->bkw",
+    here,
+    p,
+    precision=lax.Precision.HIGHEST,
+    out_sharding=P(shape.rows, None, None),
+  )
   return block * WIDTH + _first_above(u[..., 1], inside)
 
 
 def _first_above(u, p):
   """First index whose running sum of p exceeds u times the total."""
   n = p.shape[-1]
-  sums = jnp.einsum("bki,ij->bkj", p, jnp.triu(jnp.ones((n, n), p.dtype)),
-                    precision=lax.Precision.HIGHEST)
+  sums = jnp.einsum(
+    "bki,ij->bkj", p, jnp.triu(jnp.ones((n, n), p.dtype)), precision=lax.Precision.HIGHEST
+  )
   return jnp.argmax(sums > u[..., None] * sums[..., -1:], -1).astype(jnp.int32)

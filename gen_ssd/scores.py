@@ -5,6 +5,7 @@ candidate's tokens, `noise` f32[b,k] is uniform in [0,1). A candidate is a chunk
 compiled step, or a whole trace afterwards (posthoc.py): the function is the same. To try another
 rule, write one and name it in SCORERS; nothing else changes.
 """
+
 import dataclasses
 
 import jax
@@ -18,13 +19,14 @@ from gen_ssd import model as model_lib
 @dataclasses.dataclass
 class Statistics:
   """What is known of a candidate's tokens [b,k,t], and of whole traces [b,k]."""
-  nll: jax.Array                       # f32 nats, the student's
-  rank: jax.Array                      # f32, 1 is the student's first choice
-  entropy: jax.Array | None = None     # f32 nats, the student's; not of traces read from disk
+
+  nll: jax.Array  # f32 nats, the student's
+  rank: jax.Array  # f32, 1 is the student's first choice
+  entropy: jax.Array | None = None  # f32 nats, the student's; not of traces read from disk
   teacher_nll: jax.Array | None = None  # f32 nats at temperature 1
-  start: jax.Array | None = None       # bool, the first token of a step
+  start: jax.Array | None = None  # bool, the first token of a step
   difficulty: jax.Array | None = None  # f32[b,k], traces only: see morsd
-  long: jax.Array | None = None        # bool[b,k], traces only: see mix_long
+  long: jax.Array | None = None  # bool[b,k], traces only: see mix_long
 
 
 def token_statistics(model, hidden, targets, *, limit=1 << 26):
@@ -33,8 +35,9 @@ def token_statistics(model, hidden, targets, *, limit=1 << 26):
   At most `limit` logits are in memory at a time. What a scorer leaves unused is not computed.
   """
   b, k, t = targets.shape
-  step = next(n for n in range(t, 0, -1) if t % n == 0 and (b * k * n * model.shape.vocab <= limit
-                                                           or n == 1))
+  step = next(
+    n for n in range(t, 0, -1) if t % n == 0 and (b * k * n * model.shape.vocab <= limit or n == 1)
+  )
 
   def part(hidden, targets):
     scores = model_lib.logits(model, hidden)
@@ -49,8 +52,7 @@ def token_statistics(model, hidden, targets, *, limit=1 << 26):
 
   if step == t:
     return part(hidden, targets)
-  fold = lambda x: jnp.moveaxis(
-      lax.reshape(x, (b, k, t // step, step, *x.shape[3:])), 2, 0)
+  fold = lambda x: jnp.moveaxis(lax.reshape(x, (b, k, t // step, step, *x.shape[3:])), 2, 0)
   found = lax.map(lambda xs: part(*xs), (fold(hidden), fold(targets)))
   return jax.tree.map(lambda x: lax.reshape(jnp.moveaxis(x, 0, 2), (b, k, t)), found)
 
@@ -121,7 +123,8 @@ def teacher_gap(statistics, live, noise):
 
   zero = lambda x: jnp.where(live, x, 0).astype(jnp.float32)
   _, count, mine, theirs = lax.associative_scan(
-      add, (first, zero(live), zero(statistics.teacher_nll), zero(statistics.nll)), axis=-1)
+    add, (first, zero(live), zero(statistics.teacher_nll), zero(statistics.nll)), axis=-1
+  )
   after = jnp.concatenate([(first | ~live)[..., 1:], jnp.ones_like(live[..., :1])], -1)
   last = live & after
   count = jnp.maximum(count, 1)
@@ -136,11 +139,26 @@ def morsd(statistics, live, noise):
 
 def mix_long(statistics, live, noise):
   """Mix-Long 1:4 (arXiv 2502.12143): the longest trace of one problem in five, else the shortest."""
-  return jnp.where(statistics.long, longest(statistics, live, noise),
-                   shortest(statistics, live, noise))
+  return jnp.where(
+    statistics.long, longest(statistics, live, noise), shortest(statistics, live, noise)
+  )
 
 
-SCORERS = {f.__name__: f for f in (perplexity, local, random, anti, rsr, longest, shortest,
-                                   drop_first, teacher_gap, morsd, mix_long)}
+SCORERS = {
+  f.__name__: f
+  for f in (
+    perplexity,
+    local,
+    random,
+    anti,
+    rsr,
+    longest,
+    shortest,
+    drop_first,
+    teacher_gap,
+    morsd,
+    mix_long,
+  )
+}
 WHOLE = ("morsd", "mix_long")  # only for whole traces
 NEGATIVE = ("anti", "longest", "teacher_gap")  # scores may be below 0: no multiple is a limit

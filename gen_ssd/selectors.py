@@ -3,6 +3,7 @@
 A selector is a function `(scores f32[b,k], valid bool[b,k], knobs, noise f32[b]) -> int32[b]`;
 lower scores are better, noise is uniform in [0,1). What it takes must be `suitable` to be kept.
 """
+
 import jax.numpy as jnp
 
 
@@ -30,8 +31,12 @@ def suitable(scores, valid, choice, knobs, average):
   score = jnp.take_along_axis(scores, choice[:, None], -1)[:, 0]
   mean = jnp.sum(jnp.where(valid, scores, 0), -1) / jnp.maximum(jnp.sum(valid, -1), 1)
   limit = jnp.where(jnp.isfinite(knobs.running), (1 + knobs.running) * average, jnp.inf)
-  return (jnp.take_along_axis(valid, choice[:, None], -1)[:, 0] & (score <= knobs.threshold)
-          & (score <= mean - knobs.margin) & (score <= limit))
+  return (
+    jnp.take_along_axis(valid, choice[:, None], -1)[:, 0]
+    & (score <= knobs.threshold)
+    & (score <= mean - knobs.margin)
+    & (score <= limit)
+  )
 
 
 def loops(recent, tokens, count, window):

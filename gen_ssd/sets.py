@@ -5,6 +5,7 @@ checked; a file is a path or `hf://datasets/OWNER/NAME[@REVISION]/PATTERN`, and 
 set from its usual place on the hub. MATH, AIME, AMC and OlympiadBench may not be handed on, so no
 text of theirs is in this project.
 """
+
 import dataclasses
 import fnmatch
 import functools
@@ -24,9 +25,10 @@ HUB = "hf://datasets/"
 @dataclasses.dataclass(frozen=True)
 class Set:
   """One public set. `normal(row) -> (problem, answer, level)`; `wrong` explains other row counts."""
+
   rows: dict  # number of rows -> which part that is
   normal: typing.Callable
-  hub: str    # where it usually is; {split} is train or test
+  hub: str  # where it usually is; {split} is train or test
   wrong: dict = dataclasses.field(default_factory=dict)  # number of rows -> why not
 
 
@@ -35,6 +37,7 @@ class Layout(ValueError):
 
 
 # ---------------------------------------------------------------- rows of other layouts
+
 
 def _field(row, *names):
   """The first of these fields that the row has."""
@@ -117,15 +120,20 @@ def olympiadbench(row):
   """English open-ended mathematics without pictures; several answers stand in one list."""
   text = _text(row, "question", "problem")
   if "TNYWR" in text:
-    raise Layout(": a relay problem that asks for 'the number you will receive', so it cannot be "
-                 "answered; take the file of 674 rows, where that number is filled in")
+    raise Layout(
+      ": a relay problem that asks for 'the number you will receive', so it cannot be "
+      "answered; take the file of 674 rows, where that number is filled in"
+    )
   found = _field(row, "final_answer", "answer")
   found = [found] if isinstance(found, str) else list(found)
   if not found or not all(isinstance(x, str) for x in found):
     raise Layout(f": final_answer is {found!r:.60}: it must be a list of texts")
   context = row.get("context") or ""
-  return (f"{context}\n\n{text}" if context else text), ", ".join(
-      x.replace("$", "").strip() for x in found), 0
+  return (
+    (f"{context}\n\n{text}" if context else text),
+    ", ".join(x.replace("$", "").strip() for x in found),
+    0,
+  )
 
 
 def minerva(row):
@@ -133,25 +141,34 @@ def minerva(row):
 
 
 SETS = {
-    "gsm8k": Set({1319: "test", 7473: "train"}, gsm8k, "openai/gsm8k/main/{split}*"),
-    "svamp": Set({1000: "all"}, svamp, "ChilleD/SVAMP/data/*",
-                 {300: "is the test part alone", 700: "is the training part alone"}),
-    "math": Set({5000: "test", 7500: "train"}, math,
-                "DigitalLearningGmbH/MATH-lighteval/data/{split}*"),
-    "math500": Set({500: "test"}, math, "HuggingFaceH4/MATH-500/test*"),
-    "aime24": Set({30: "test"}, aime, "HuggingFaceH4/aime_2024/data/train*",
-                  {90: "is 2022 to 2024"}),
-    "aime25": Set({30: "test"}, aime, "math-ai/aime25/*test*", {15: "is one of its two papers"}),
-    "amc23": Set({40: "test"}, amc, "math-ai/amc23/*test*",
-                 {83: "is another benchmark, of 2022 and 2023"}),
-    "olympiadbench": Set(
-        {674: "test"}, olympiadbench, "Hothan/OlympiadBench/OE_TO_maths_en_COMP/*",
-        {675: "is a copy with 15 relay problems that cannot be answered ('Let T = TNYWR')"}),
-    "minerva": Set({272: "test"}, minerva, "math-ai/minervamath/*test*"),
+  "gsm8k": Set({1319: "test", 7473: "train"}, gsm8k, "openai/gsm8k/main/{split}*"),
+  "svamp": Set(
+    {1000: "all"},
+    svamp,
+    "ChilleD/SVAMP/data/*",
+    {300: "is the test part alone", 700: "is the training part alone"},
+  ),
+  "math": Set(
+    {5000: "test", 7500: "train"}, math, "DigitalLearningGmbH/MATH-lighteval/data/{split}*"
+  ),
+  "math500": Set({500: "test"}, math, "HuggingFaceH4/MATH-500/test*"),
+  "aime24": Set({30: "test"}, aime, "HuggingFaceH4/aime_2024/data/train*", {90: "is 2022 to 2024"}),
+  "aime25": Set({30: "test"}, aime, "math-ai/aime25/*test*", {15: "is one of its two papers"}),
+  "amc23": Set(
+    {40: "test"}, amc, "math-ai/amc23/*test*", {83: "is another benchmark, of 2022 and 2023"}
+  ),
+  "olympiadbench": Set(
+    {674: "test"},
+    olympiadbench,
+    "Hothan/OlympiadBench/OE_TO_maths_en_COMP/*",
+    {675: "is a copy with 15 relay problems that cannot be answered ('Let T = TNYWR')"},
+  ),
+  "minerva": Set({272: "test"}, minerva, "math-ai/minervamath/*test*"),
 }
 
 
 # ---------------------------------------------------------------- sources
+
 
 def parts(source):
   """(name in SETS or None, file, local or on the hub) of a source; the file is None for `bundled`.
@@ -172,8 +189,10 @@ def parts(source):
     if place.count("/") < 5:
       raise ValueError(f"{HUB}OWNER/NAME/PATTERN, with a pattern such as data/test*.parquet")
   elif not pathlib.Path(place).is_file():
-    raise ValueError("bundled, the path of a .jsonl, .json or .parquet file that exists, "
-                     f"{HUB}OWNER/NAME/PATTERN, or one of {', '.join(SETS)}, alone or as NAME:FILE")
+    raise ValueError(
+      "bundled, the path of a .jsonl, .json or .parquet file that exists, "
+      f"{HUB}OWNER/NAME/PATTERN, or one of {', '.join(SETS)}, alone or as NAME:FILE"
+    )
   elif not place.endswith((".jsonl", ".json", ".parquet")):
     raise ValueError("a .jsonl, .json or .parquet file")
   return name, place
@@ -189,7 +208,7 @@ def load(source, split, count=0, seed=0, skip=0):
     return problems.bundled(split, count, seed)
   found = read(source, split=split)
   order = sorted(found, key=lambda p: problems.digest(f"{seed} {p.uuid}"))
-  chosen = {p.uuid for p in order[skip:skip + count if count else None]}
+  chosen = {p.uuid for p in order[skip : skip + count if count else None]}
   return [p for p in found if p.uuid in chosen]
 
 
@@ -211,8 +230,9 @@ def read(source, *, split="train"):
   found = {}
   for where, row in rows:
     if not isinstance(row, dict):
-      raise ValueError(f"{where} is {row!r:.60}: it must be an object with fields problem "
-                       "(or question) and answer")
+      raise ValueError(
+        f"{where} is {row!r:.60}: it must be an object with fields problem (or question) and answer"
+      )
     try:
       text, answer, level = normal(row)
     except Layout as error:
@@ -220,8 +240,10 @@ def read(source, *, split="train"):
     uuid = str(row.get("uuid") or problems.digest(text)[:16])
     if uuid in found and found[uuid].problem != text:
       raise ValueError(f"{where}: uuid is {uuid!r}, which names another problem above")
-    found.setdefault(uuid, problems.Problem(uuid, str(name or row.get("source") or place), split,
-                                            text, answer, level))
+    found.setdefault(
+      uuid,
+      problems.Problem(uuid, str(name or row.get("source") or place), split, text, answer, level),
+    )
   return list(found.values())
 
 
@@ -229,8 +251,11 @@ def _count(name, place, rows):
   known = SETS[name]
   if rows not in known.rows:
     right = " or ".join(f"{n} ({part})" for n, part in known.rows.items())
-    why = f": that {known.wrong[rows]}" if rows in known.wrong else (
-        "; a part of a set, or your own file, goes without the name")
+    why = (
+      f": that {known.wrong[rows]}"
+      if rows in known.wrong
+      else ("; a part of a set, or your own file, goes without the name")
+    )
     raise ValueError(f"{place} has {rows} rows, {name} has {right}{why}")
 
 
@@ -266,25 +291,36 @@ def _download(place):
   """Files of `hf://datasets/OWNER/NAME[@REVISION]/PATTERN`, from the cache of the hub or the hub."""
   import huggingface_hub as hub  # a second to import
   from huggingface_hub import errors
+
   owner, name, pattern = place.removeprefix(HUB).split("/", 2)
   name, _, revision = name.partition("@")
   repo, wanted = f"{owner}/{name}", [pattern, f"{pattern}.parquet", f"{pattern}.jsonl"]
   try:
-    folder = hub.snapshot_download(repo, repo_type="dataset", revision=revision or None,
-                                   allow_patterns=wanted)
+    folder = hub.snapshot_download(
+      repo, repo_type="dataset", revision=revision or None, allow_patterns=wanted
+    )
   except errors.GatedRepoError:
-    raise ValueError(f"{place}: the owner of {repo} wants its terms accepted on the hub first, and "
-                     "`hf auth login` here") from None
+    raise ValueError(
+      f"{place}: the owner of {repo} wants its terms accepted on the hub first, and "
+      "`hf auth login` here"
+    ) from None
   except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-    raise ValueError(f"{place}: the hub has no dataset {repo}"
-                     f"{f' at {revision}' if revision else ''}, or it is not open to you") from None
+    raise ValueError(
+      f"{place}: the hub has no dataset {repo}"
+      f"{f' at {revision}' if revision else ''}, or it is not open to you"
+    ) from None
   except (OSError, errors.CachedRepoTreeNotFoundError):
-    raise ValueError(f"{place}: the hub cannot be reached and {repo} is not in its cache. Where there "
-                     f"is a network, `hf download {repo} --repo-type dataset --local-dir DIR` "
-                     "fetches it; then give the file's path") from None
-  found = sorted(str(p) for p in pathlib.Path(folder).rglob("*") if p.suffix in (
-      ".parquet", ".jsonl") and any(fnmatch.fnmatch(p.relative_to(folder).as_posix(), w)
-                                    for w in wanted))
+    raise ValueError(
+      f"{place}: the hub cannot be reached and {repo} is not in its cache. Where there "
+      f"is a network, `hf download {repo} --repo-type dataset --local-dir DIR` "
+      "fetches it; then give the file's path"
+    ) from None
+  found = sorted(
+    str(p)
+    for p in pathlib.Path(folder).rglob("*")
+    if p.suffix in (".parquet", ".jsonl")
+    and any(fnmatch.fnmatch(p.relative_to(folder).as_posix(), w) for w in wanted)
+  )
   if not found:
     raise ValueError(f"{place}: {repo} has no .parquet or .jsonl file of that pattern")
   return found

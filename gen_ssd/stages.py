@@ -1,11 +1,12 @@
 """The story of a run, one function a stage. Everything is under workdir; a finished part is kept.
 
-    workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
-    workdir/traces/HASH/  traces of one way of writing; arms that only filter them differently share
-                          (and refresh-N/, with the student that chose after N problems)
-    workdir/arms/NAME/    which traces are kept; a student and its answers in seed-0/, ...
-    workdir/results.json, report.html
+workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
+workdir/traces/HASH/  traces of one way of writing; arms that only filter them differently share
+                      (and refresh-N/, with the student that chose after N problems)
+workdir/arms/NAME/    which traces are kept; a student and its answers in seed-0/, ...
+workdir/results.json, report.html
 """
+
 import dataclasses
 import json
 import math
@@ -46,7 +47,9 @@ def identities(config):
   """{who: identity of its files} of the models a config starts from."""
   if config.stages == ("pretrain",):
     return {}
-  return {who: facts.identity(directory(getattr(config, who).path)) for who in ("teacher", "student")}
+  return {
+    who: facts.identity(directory(getattr(config, who).path)) for who in ("teacher", "student")
+  }
 
 
 def check(config):
@@ -55,8 +58,9 @@ def check(config):
     return
   for who in ("teacher", "student"):
     model = getattr(config, who)
-    weights.check_files(directory(model.path), weights.read_shape(directory(model.path),
-                                                                  dtype=model.dtype))
+    weights.check_files(
+      directory(model.path), weights.read_shape(directory(model.path), dtype=model.dtype)
+    )
   pair = [_tokenizer(config.teacher), _tokenizer(config.student)]
   if not config.translate:
     tokens.shared_vocabulary(*pair)
@@ -65,19 +69,24 @@ def check(config):
       again = s.granularity == "trace" and s.scorer in posthoc.AGAIN
       for field, wrong in (("scorer", again), ("scoring_prompt", s.scoring_prompt == "teacher")):
         if wrong:  # both hand the teacher's ids to the student
-          checks.fail(f"arms.{name}.{field}", getattr(s, field), "another one when tokenizers differ")
+          checks.fail(
+            f"arms.{name}.{field}", getattr(s, field), "another one when tokenizers differ"
+          )
   tokens.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
   for name, select in config.arms:
     try:
       collect_lib.closing(pair[0], select)
     except ValueError as error:
       raise ValueError(f"arms.{name}.covers is 'thinking': {error}; set it to everything") from None
-  tightest = min([config.cold_start, config.select, *(s for _, s in config.arms)],
-                 key=lambda s: s.prompt)
+  tightest = min(
+    [config.cold_start, config.select, *(s for _, s in config.arms)], key=lambda s: s.prompt
+  )
   home = {}
-  wanted = [("problems.cold_start", "cold_start", None), ("problems.train", "train", None),
-            *((f"tests.{name}.limit" if name else "problems.test", "test", e)
-              for name, e in tests(config))]
+  wanted = [
+    ("problems.cold_start", "cold_start", None),
+    ("problems.train", "train", None),
+    *((f"tests.{name}.limit" if name else "problems.test", "test", e) for name, e in tests(config)),
+  ]
   for field, split, e in wanted:
     problems, count = _problems(config, split, e), _part(config, split, e)[1]
     if len(problems) < max(count, 1):
@@ -86,8 +95,10 @@ def check(config):
     for p in problems:
       split_there, there = home.setdefault(p.uuid, (split, field))
       if split_there != split:  # tests may share problems with each other
-        raise ValueError(f"{field} and {there} share problem {p.uuid}: {p.problem[:60]!r}; give "
-                         "them different problems")
+        raise ValueError(
+          f"{field} and {there} share problem {p.uuid}: {p.problem[:60]!r}; give "
+          "them different problems"
+        )
 
 
 def begin(config, workdir, devices=None):
@@ -106,12 +117,15 @@ def begin(config, workdir, devices=None):
     rows += [("cold_start.rows", config.cold_start.rows, mesh.shape["data"])]  # no student there
     rows += [(f"arms.{name}.rows", s.rows, mesh.size) for name, s in config.arms]
   if "evaluate" in config.stages:
-    rows += [(f"tests.{name}.rows" if name else "evaluate.rows", e.rows, mesh.shape["data"])
-             for name, e in tests(config)]
+    rows += [
+      (f"tests.{name}.rows" if name else "evaluate.rows", e.rows, mesh.shape["data"])
+      for name, e in tests(config)
+    ]
   for field, value, size in rows:
     if value % size:
-      raise ValueError(f"{field} is {value}: it must be a multiple of the {size} devices that share "
-                       "the rows")
+      raise ValueError(
+        f"{field} is {value}: it must be a multiple of the {size} devices that share the rows"
+      )
   config_lib.claim(workdir, config, identities(config))
 
 
@@ -120,9 +134,16 @@ def cold_start(config, workdir):
   folder = workdir / "cold_start"
   if (folder / "student").exists():
     return
-  problems = _problems(config, "cold_start")[config.problems.held_out:]
-  rows = _collect(config, workdir, config.cold_start, folder / "traces", problems, student=None,
-                  title="cold start")
+  problems = _problems(config, "cold_start")[config.problems.held_out :]
+  rows = _collect(
+    config,
+    workdir,
+    config.cold_start,
+    folder / "traces",
+    problems,
+    student=None,
+    title="cold start",
+  )
   _train(config, _cold_kept(config, rows), config.warm_up, folder, title="cold-start training")
 
 
@@ -141,8 +162,9 @@ def collect(config, workdir):
     if jax.process_index() == 0:
       folder.mkdir(parents=True, exist_ok=True)
       pairs = [[r["uuid"], r["attempt"]] for r in kept]
-      traces.write_parquet(folder / "traces.parquet", rows, kept=pairs,
-                           system=config.problems.system)
+      traces.write_parquet(
+        folder / "traces.parquet", rows, kept=pairs, system=config.problems.system
+      )
       config_lib.write_atomically(folder / "traces.json", json.dumps({"collection": home}))
       config_lib.write_atomically(folder / "kept.json", json.dumps(pairs))
     mesh_lib.barrier(f"{name} written")
@@ -159,12 +181,18 @@ def _write(config, workdir, select, folder, name):
   for end in range(size, len(problems) + size, size):
     fresh = folder / f"refresh-{end}"
     if not (fresh / "student").exists():
-      rows = _collect(config, workdir, select, folder, problems[:end], student=student,
-                      title=f"collect {name}")
+      rows = _collect(
+        config, workdir, select, folder, problems[:end], student=student, title=f"collect {name}"
+      )
       if end < len(problems):
         kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
-        _train(config, _cold_rows(config, workdir) + kept, config.warm_up, fresh,
-               title=f"refresh {name} after {end}")
+        _train(
+          config,
+          _cold_rows(config, workdir) + kept,
+          config.warm_up,
+          fresh,
+          title=f"refresh {name} after {end}",
+        )
     student = str(fresh / "student")
   return rows
 
@@ -181,8 +209,14 @@ def train(config, workdir):
     warm = str(workdir / "cold_start" / "student") if config.train.start == "cold_start" else None
     for i, home in enumerate(homes):
       if not (home / "student").exists():
-        _train(config, kept, dataclasses.replace(config.train, seed=config.train.seed + i), home,
-               title=f"train {name}" + f", seed {i}" * (config.seeds > 1), source=warm)
+        _train(
+          config,
+          kept,
+          dataclasses.replace(config.train, seed=config.train.seed + i),
+          home,
+          title=f"train {name}" + f", seed {i}" * (config.seeds > 1),
+          source=warm,
+        )
 
 
 def evaluate(config, workdir):
@@ -196,19 +230,31 @@ def evaluate(config, workdir):
     folder = workdir / "arms" / name
     for test, e in tests(config):
       answered[name, test] = [
-          _collect(config, workdir, answering(config, e),
-                   home / "-".join(filter(None, ("answers", test))), problems[test],
-                   teacher=str(home / "student"), student=None,
-                   title=f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1))
-          for i, home in enumerate(_homes(config, folder))]
-    costs[name] = evaluate_lib.collected(*arm_rows(workdir, name), len(_problems(config, "train")),
-                                         whole=select.granularity == "trace")
-  per_test = {t: evaluate_lib.results(costs, {name: answered[name, t] for name in costs}, problems[t])
-              for t in problems}
+        _collect(
+          config,
+          workdir,
+          answering(config, e),
+          home / "-".join(filter(None, ("answers", test))),
+          problems[test],
+          teacher=str(home / "student"),
+          student=None,
+          title=f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1),
+        )
+        for i, home in enumerate(_homes(config, folder))
+      ]
+    costs[name] = evaluate_lib.collected(
+      *arm_rows(workdir, name), len(_problems(config, "train")), whole=select.granularity == "trace"
+    )
+  per_test = {
+    t: evaluate_lib.results(costs, {name: answered[name, t] for name in costs}, problems[t])
+    for t in problems
+  }
   found = next(iter(per_test.values()))
   if len(per_test) > 1:
-    pooled = {name: [sum(rows, []) for rows in zip(*(answered[name, t] for t in problems))]
-              for name in costs}
+    pooled = {
+      name: [sum(rows, []) for rows in zip(*(answered[name, t] for t in problems))]
+      for name in costs
+    }
     found = {**evaluate_lib.results(costs, pooled, sum(problems.values(), [])), "tests": per_test}
   if jax.process_index() == 0:
     config_lib.write_atomically(workdir / "results.json", json.dumps(found, indent=1))
@@ -230,6 +276,7 @@ def pretrain(config, workdir):
 
 # ---------------------------------------------------------------- shared by the stages
 
+
 def _homes(config, folder):
   """Where the students of an arm live, one a seed."""
   return [folder / f"seed-{i}" for i in range(config.seeds)]
@@ -243,10 +290,26 @@ def tests(config):
 def answering(config, e):
   """The Select with which students answer the problems of an Evaluate."""
   return dataclasses.replace(
-      config.select, granularity="chunk", k=1, rows=e.rows, temperature=e.temperature, top_p=e.top_p,
-      top_k=0, max_tokens=e.max_tokens or config.select.max_tokens, attempts=e.samples, seed=e.seed,
-      threshold="off", margin="off", running="off", context=0, delimiters=(), steps=(), resamples=0,
-      pruned="drop", covers="everything")
+    config.select,
+    granularity="chunk",
+    k=1,
+    rows=e.rows,
+    temperature=e.temperature,
+    top_p=e.top_p,
+    top_k=0,
+    max_tokens=e.max_tokens or config.select.max_tokens,
+    attempts=e.samples,
+    seed=e.seed,
+    threshold="off",
+    margin="off",
+    running="off",
+    context=0,
+    delimiters=(),
+    steps=(),
+    resamples=0,
+    pruned="drop",
+    covers="everything",
+  )
 
 
 def _part(config, split, e=None):
@@ -254,8 +317,7 @@ def _part(config, split, e=None):
   p = config.problems
   if split == "test":
     e = e or tests(config)[0][1]
-    return ((e.source, e.limit, 0) if e.source else
-            (p.test_source or p.source, e.limit or p.test, 0))
+    return (e.source, e.limit, 0) if e.source else (p.test_source or p.source, e.limit or p.test, 0)
   shared = p.cold_start_source in ("", p.source) and p.source != "bundled"
   if split == "cold_start":
     return p.cold_start_source or p.source, p.cold_start, 0
@@ -287,18 +349,25 @@ def _collect(config, workdir, select, folder, problems, *, student, title, teach
   placement = ALONE if teacher else {}  # then a student answers
   teacher = teacher or directory(config.teacher.path)
   mine, tokenizer = _load(config.teacher, teacher, **placement)
-  chooser, its_tokenizer = (None, None) if student is None else _load(config.student, student,
-                                                                      **ALONE)
+  chooser, its_tokenizer = (
+    (None, None) if student is None else _load(config.student, student, **ALONE)
+  )
   writer = collect_lib.Writer(
-      model_lib.unstacked(mine), tokenizer, tokens.eos_ids(teacher, tokenizer),
-      chooser and model_lib.unstacked(chooser), its_tokenizer, config.problems.system or None,
-      config.translate and bool(chooser) and bool(tokens.differences(tokenizer, its_tokenizer)))
+    model_lib.unstacked(mine),
+    tokenizer,
+    tokens.eos_ids(teacher, tokenizer),
+    chooser and model_lib.unstacked(chooser),
+    its_tokenizer,
+    config.problems.system or None,
+    config.translate and bool(chooser) and bool(tokens.differences(tokenizer, its_tokenizer)),
+  )
   threshold = math.inf if select.threshold == "off" else select.threshold
   if threshold == "calibrated":
     threshold = _calibrate(config, workdir, select, student)
   with answers.Verifier() as verifier:
-    return collect_lib.collect(writer, problems, select, folder, verifier=verifier,
-                               threshold=threshold, title=title)
+    return collect_lib.collect(
+      writer, problems, select, folder, verifier=verifier, threshold=threshold, title=title
+    )
 
 
 def _calibrate(config, workdir, select, student):
@@ -309,14 +378,31 @@ def _calibrate(config, workdir, select, student):
   """
   if not config.problems.held_out:
     raise ValueError("problems.held_out is 0: a calibrated threshold needs held-out problems")
-  problems = _problems(config, "cold_start")[:config.problems.held_out]
-  plain = dataclasses.replace(select, k=1, temperature=config.cold_start.temperature,
-                              threshold="off", margin="off", running="off", attempts=1,
-                              pruned="drop", retries=config_lib.Select.retries, refresh=0,
-                              keep=config_lib.Select.keep, quantile=config_lib.Select.quantile)
+  problems = _problems(config, "cold_start")[: config.problems.held_out]
+  plain = dataclasses.replace(
+    select,
+    k=1,
+    temperature=config.cold_start.temperature,
+    threshold="off",
+    margin="off",
+    running="off",
+    attempts=1,
+    pruned="drop",
+    retries=config_lib.Select.retries,
+    refresh=0,
+    keep=config_lib.Select.keep,
+    quantile=config_lib.Select.quantile,
+  )
   home = workdir / "cold_start" if select.chooser == "base" else pathlib.Path(student).parent
-  rows = _collect(config, workdir, plain, home / f"calibration-{config_lib.short_hash(plain)}",
-                  problems, student=student, title="calibrate")
+  rows = _collect(
+    config,
+    workdir,
+    plain,
+    home / f"calibration-{config_lib.short_hash(plain)}",
+    problems,
+    student=student,
+    title="calibrate",
+  )
   found = [c["score"] for r in rows for c in r["chunks"] if c["score"] is not None]
   return float(np.quantile(found, select.quantile))
 
@@ -329,8 +415,10 @@ def _cold_rows(config, workdir):
   """The traces of the cold start's training. ValueError when they are gone."""
   rows = _rows(workdir / "cold_start" / "traces")
   if not rows:
-    raise ValueError(f"{workdir / 'cold_start' / 'traces'} holds no traces of the cold start, which "
-                     "are wanted for training: remove cold_start/student to make both anew")
+    raise ValueError(
+      f"{workdir / 'cold_start' / 'traces'} holds no traces of the cold start, which "
+      "are wanted for training: remove cold_start/student to make both anew"
+    )
   return _cold_kept(config, rows)
 
 
@@ -346,24 +434,36 @@ def _train(config, rows, settings, folder, *, title, source=None):
     if other:
       text = r["text"].removeprefix(r["opened"])
       ids = tokenizer.encode(text, add_special_tokens=False) + [own] * (r["stop"] == "ended")
-    row, start = tokens.render_row(tokenizer, r["problem"], ids, config.problems.system or None,
-                                   r["opened"])
+    row, start = tokens.render_row(
+      tokenizer, r["problem"], ids, config.problems.system or None, r["opened"]
+    )
     pairs.append((row[:start], row[start:]))
   shape = weights.read_shape(path, dtype="float32", rows=train_lib.AXES, tensor=None)
   model = weights.load(source or path, shape, fsdp=train_lib.fsdp_axes(shape))
-  model = train_lib.fit(model, data.Rows(pairs, settings.length), settings, folder / "checkpoints",
-                        title=title)
+  model = train_lib.fit(
+    model, data.Rows(pairs, settings.length), settings, folder / "checkpoints", title=title
+  )
   plain = weights.read_shape(path, dtype=config.student.dtype)
-  weights.save(str(folder / "student"), model_lib.replace_shape(
-      model, **{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}), path,
-      dtype="float32", chat_template=tokenizer.chat_template if (
-          config.student.chat_template or config.student.thinking) else "")
+  weights.save(
+    str(folder / "student"),
+    model_lib.replace_shape(
+      model, **{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
+    ),
+    path,
+    dtype="float32",
+    chat_template=tokenizer.chat_template
+    if (config.student.chat_template or config.student.thinking)
+    else "",
+  )
 
 
 def _chooser(config, workdir, select):
   """Path of the student that scores an arm's candidates."""
-  return directory(config.student.path) if select.chooser == "base" else str(
-      workdir / "cold_start" / "student")
+  return (
+    directory(config.student.path)
+    if select.chooser == "base"
+    else str(workdir / "cold_start" / "student")
+  )
 
 
 def _best(config, workdir, select, rows):

@@ -3,6 +3,7 @@
 Reading maps a few rows at a time and writing holds one tensor, so that neither needs memory for a
 model. The format: header length (8 bytes), a JSON header, the tensors' bytes one after another.
 """
+
 import glob
 import json
 import math
@@ -12,17 +13,22 @@ import typing
 import ml_dtypes
 import numpy as np
 
-FLOATS = {"F32": np.dtype("float32"), "BF16": np.dtype(ml_dtypes.bfloat16),
-          "F16": np.dtype("float16"), "F64": np.dtype("float64")}
+FLOATS = {
+  "F32": np.dtype("float32"),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+  "F16": np.dtype("float16"),
+  "F64": np.dtype("float64"),
+}
 BLOCK = 1 << 18  # numbers copied at a time: what a core's cache holds while they are transposed
 
 
 class Entry(typing.NamedTuple):
   """Where one tensor lies."""
+
   file: str
-  dtype: str   # as the header says, such as BF16
+  dtype: str  # as the header says, such as BF16
   dims: tuple
-  start: int   # first byte in the file
+  start: int  # first byte in the file
   stop: int
   whole: bool  # is the file long enough?
 
@@ -41,11 +47,16 @@ def headers(path):
   else:
     pickles = glob.glob(os.path.join(glob.escape(path), "pytorch_model*.bin*"))
     raise ValueError(
-        f"{path}: " + ("only .bin weights" if pickles else
-                       "no model.safetensors or model.safetensors.index.json there")
-        + ". Weights as .bin are pickles, which can run code when read; convert once where you "
-        "trust them: transformers' AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) "
-        "writes safetensors")
+      f"{path}: "
+      + (
+        "only .bin weights"
+        if pickles
+        else "no model.safetensors or model.safetensors.index.json there"
+      )
+      + ". Weights as .bin are pickles, which can run code when read; convert once where you "
+      "trust them: transformers' AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) "
+      "writes safetensors"
+    )
   found, broken = {}, []
   for file in files:
     full = os.path.join(path, file)
@@ -68,8 +79,9 @@ def rows(entry, start, stop):
   """Rows of a tensor, mapped: nothing is read before it is used, or kept after."""
   dtype = FLOATS[entry.dtype]
   row = math.prod(entry.dims[1:]) * dtype.itemsize
-  return np.memmap(entry.file, dtype, "r", entry.start + start * row,
-                   (stop - start, *entry.dims[1:]))
+  return np.memmap(
+    entry.file, dtype, "r", entry.start + start * row, (stop - start, *entry.dims[1:])
+  )
 
 
 def middle(entry, most):
@@ -98,7 +110,9 @@ def write(file, dtype, dims, arrays):
     f.write(len(text).to_bytes(8, "little") + text)
     for (name, size), array in zip(dims.items(), arrays, strict=True):
       if array.shape != size or array.dtype != dtype:
-        raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, said to be {dtype}{list(size)}")
+        raise ValueError(
+          f"{name} is {array.dtype}{list(array.shape)}, said to be {dtype}{list(size)}"
+        )
       step = max(1, BLOCK // math.prod(size[1:]))
       for i in range(0, size[0], step):
-        f.write(np.ascontiguousarray(array[i:i + step]).view(np.uint8))
+        f.write(np.ascontiguousarray(array[i : i + step]).view(np.uint8))

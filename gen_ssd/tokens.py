@@ -1,4 +1,5 @@
 """Tokenizers: prompts from chat templates, shared vocabularies, a small word-level tokenizer."""
+
 import json
 import os
 
@@ -14,17 +15,21 @@ def load_tokenizer(path, chat_template="", thinking=""):
   same prompts. ValueError when there is no tokenizer, or the template knows no thinking.
   """
   from transformers import AutoTokenizer
+
   if not os.path.isfile(os.path.join(path, "tokenizer_config.json")):
-    raise ValueError(f"{path}: no tokenizer_config.json there. A local Hugging Face directory is "
-                     "needed; `hf download NAME --local-dir DIR` makes one")
+    raise ValueError(
+      f"{path}: no tokenizer_config.json there. A local Hugging Face directory is "
+      "needed; `hf download NAME --local-dir DIR` makes one"
+    )
   tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
   if chat_template:
     with open(chat_template, encoding="utf-8") as f:
       tokenizer.chat_template = f.read().rstrip("\n")
   if thinking:
     if "enable_thinking" not in (tokenizer.chat_template or ""):
-      raise ValueError(f"thinking is {thinking!r}: the chat template of {path} has no such switch; "
-                       "leave it empty")
+      raise ValueError(
+        f"thinking is {thinking!r}: the chat template of {path} has no such switch; leave it empty"
+      )
     value = "true" if thinking == "on" else "false"
     tokenizer.chat_template = f"{{%- set enable_thinking = {value} %}}{tokenizer.chat_template}"
   return tokenizer
@@ -46,14 +51,16 @@ def eos_ids(path, tokenizer):
   if tokenizer.chat_template:
     dialogue = [*_messages("1", None), {"role": "assistant", "content": "2"}]
     after = _render(tokenizer, dialogue, False, False).rpartition("2")[2]
-    ids += [i for i in tokenizer.encode(after, add_special_tokens=False)[:1]
-            if i in _specials(tokenizer)]
+    ids += [
+      i for i in tokenizer.encode(after, add_special_tokens=False)[:1] if i in _specials(tokenizer)
+    ]
   if not ids:
     raise ValueError(f"{path}: neither its configs nor its tokenizer name an end token")
   return tuple(dict.fromkeys(ids))
 
 
 # ---------------------------------------------------------------- chat templates
+
 
 def chat_prompt(tokenizer, problem, system=None):
   """Ids of the prompt up to where the assistant's answer starts, by the tokenizer's own template.
@@ -88,11 +95,15 @@ def closing_id(tokenizer):
   """The id of </think>. ValueError when that is not one token, or when prompts already hold it."""
   ids = _encode(tokenizer, "</think>")
   if len(ids) != 1 or tokenizer.decode(ids).strip() != "</think>":
-    raise ValueError(f"the tokenizer of {_name(tokenizer)} has no single token </think>, which would "
-                     "tell where the thinking part ends")
+    raise ValueError(
+      f"the tokenizer of {_name(tokenizer)} has no single token </think>, which would "
+      "tell where the thinking part ends"
+    )
   if closes_thinking(tokenizer, chat_prompt(tokenizer, "1 + 0?")):
-    raise ValueError(f"the chat template of {_name(tokenizer)} ends prompts in an empty thinking part: "
-                     "nothing would be chosen")
+    raise ValueError(
+      f"the chat template of {_name(tokenizer)} ends prompts in an empty thinking part: "
+      "nothing would be chosen"
+    )
   return ids[0]
 
 
@@ -105,7 +116,7 @@ def prompts(tokenizers, problem, system=None):
   teacher, student = (chat_prompt(t, problem, system) for t in tokenizers)
   opened = tokenizers[0].decode(opening(tokenizers[0], teacher))
   own = len(opening(tokenizers[1], student))
-  return teacher, student[:len(student) - own] + _encode(tokenizers[1], opened)
+  return teacher, student[: len(student) - own] + _encode(tokenizers[1], opened)
 
 
 def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True):
@@ -119,7 +130,7 @@ def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True
   """
   prompt, trace = chat_prompt(tokenizer, problem, system), _encode(tokenizer, opened) + [*trace_ids]
   own = opening(tokenizer, prompt)
-  prompt = prompt[:len(prompt) - len(own)]
+  prompt = prompt[: len(prompt) - len(own)]
   if check:
     body = list(trace)
     while body and body[-1] in _specials(tokenizer):  # the template writes its own end
@@ -128,17 +139,19 @@ def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True
     thinks = text.lstrip().startswith("<think>")
     if (own and not thinks) or (thinks and closes_thinking(tokenizer, prompt)):
       raise ValueError(
-          f"the chat template of {_name(tokenizer)} starts every answer with "
-          f"{'<think>' if own else 'an empty thinking part'}, and the trace does "
-          f"{'think' if thinks else 'not think'}: {_clip(text)!r}. Set student.thinking or "
-          "student.chat_template, or take a teacher that does as the template")
+        f"the chat template of {_name(tokenizer)} starts every answer with "
+        f"{'<think>' if own else 'an empty thinking part'}, and the trace does "
+        f"{'think' if thinks else 'not think'}: {_clip(text)!r}. Set student.thinking or "
+        "student.chat_template, or take a teacher that does as the template"
+      )
     dialogue = [*_messages(problem, system), {"role": "assistant", "content": text}]
     rendered = _render(tokenizer, dialogue, False, False)
     if "".join(text.split()) not in "".join(rendered.split()):
       raise ValueError(
-          f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not whole in "
-          f"{_clip(rendered, end=True)!r}. Give the student a template that keeps assistant turns as "
-          "they are (student.chat_template), or pass check=False")
+        f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not whole in "
+        f"{_clip(rendered, end=True)!r}. Give the student a template that keeps assistant turns as "
+        "they are (student.chat_template), or pass check=False"
+      )
   return prompt + trace, len(prompt)
 
 
@@ -175,15 +188,20 @@ def _messages(problem, system):
 
 def _render(tokenizer, messages, generate, tokenize):
   if not tokenizer.chat_template:
-    raise ValueError(f"{_name(tokenizer)} has no chat template: use the tokenizer of an "
-                     "instruction-tuned model, or name a template (chat_template)")
+    raise ValueError(
+      f"{_name(tokenizer)} has no chat template: use the tokenizer of an "
+      "instruction-tuned model, or name a template (chat_template)"
+    )
   more = {"return_dict": False} if tokenize else {}
   try:
-    out = tokenizer.apply_chat_template(messages, add_generation_prompt=generate, tokenize=tokenize,
-                                        **more)
+    out = tokenizer.apply_chat_template(
+      messages, add_generation_prompt=generate, tokenize=tokenize, **more
+    )
   except jinja2.TemplateError as error:  # such as Gemma's: no system message
-    raise ValueError(f"the chat template of {_name(tokenizer)} fails on roles "
-                     f"{', '.join(m['role'] for m in messages)}: {error}") from None
+    raise ValueError(
+      f"the chat template of {_name(tokenizer)} fails on roles "
+      f"{', '.join(m['role'] for m in messages)}: {error}"
+    ) from None
   return list(out) if tokenize else out
 
 
@@ -195,6 +213,7 @@ def _clip(text, size=60, end=False):
 
 # ---------------------------------------------------------------- vocabularies
 
+
 def shared_vocabulary(teacher, student):
   """Number of ids both tokenizers share: every teacher id below it means the same to the student.
 
@@ -205,9 +224,15 @@ def shared_vocabulary(teacher, student):
   mine, theirs, differ = _compared(teacher, student)
   if differ:
     lines = [f"{i}: teacher {mine[i]!r}, student {theirs.get(i)!r}" for i in differ[:10]]
-    raise ValueError("\n  ".join(
-        [f"teacher ({teacher.name_or_path}) and student ({student.name_or_path}) must share a "
-         f"vocabulary, or translate be set; {len(differ):,} of {len(mine):,} ids differ:", *lines]))
+    raise ValueError(
+      "\n  ".join(
+        [
+          f"teacher ({teacher.name_or_path}) and student ({student.name_or_path}) must share a "
+          f"vocabulary, or translate be set; {len(differ):,} of {len(mine):,} ids differ:",
+          *lines,
+        ]
+      )
+    )
   return max(mine) + 1
 
 
@@ -233,8 +258,9 @@ def delimiter_mask(tokenizer, delimiters, size):
   # Behind an anchor, because decoders strip the space in front of a text's first token.
   anchor = tokenizer.encode("1", add_special_tokens=False)
   n = min(size, len(tokenizer))
-  texts = tokenizer.batch_decode([[*anchor, i] for i in range(n)],
-                                 clean_up_tokenization_spaces=False)
+  texts = tokenizer.batch_decode(
+    [[*anchor, i] for i in range(n)], clean_up_tokenization_spaces=False
+  )
   skip = len(tokenizer.decode(anchor))
   mask[:n] = [text[skip:].endswith(tuple(delimiters)) for text in texts]
   return mask
@@ -245,10 +271,11 @@ def delimiter_mask(tokenizer, delimiters, size):
 SPECIALS = ("<pad>", "<eos>", "<user>", "<assistant>", "<unk>")
 PUNCTUATION = ".,?!;:%})]"
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}"
-    "{% elif m.role == 'assistant' %}<assistant>{{ m.content }}<eos>"
-    "{% else %}{{ m.content }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}")
+  "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}"
+  "{% elif m.role == 'assistant' %}<assistant>{{ m.content }}<eos>"
+  "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+  "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=4096):
@@ -272,14 +299,26 @@ def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=40
   # A newline starts a word too: give it a space on the way in, take it away on the way out.
   core.normalizer = normalizers.Replace("\n", "\n ")
   single = Regex(r"▁?[0-9\n" + "".join("\\" + c for c in PUNCTUATION) + "]")
-  core.pre_tokenizer = pre_tokenizers.Sequence([
-      pre_tokenizers.Metaspace("▁", "always"), pre_tokenizers.Split(single, "isolated")])
-  core.decoder = decoders.Sequence([
-      decoders.Replace("▁", " "), decoders.Fuse(), decoders.Replace("\n ", "\n"),
-      decoders.Strip(" ", 1, 0)])
+  core.pre_tokenizer = pre_tokenizers.Sequence(
+    [pre_tokenizers.Metaspace("▁", "always"), pre_tokenizers.Split(single, "isolated")]
+  )
+  core.decoder = decoders.Sequence(
+    [
+      decoders.Replace("▁", " "),
+      decoders.Fuse(),
+      decoders.Replace("\n ", "\n"),
+      decoders.Strip(" ", 1, 0),
+    ]
+  )
   fast = PreTrainedTokenizerFast(
-      tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
-      additional_special_tokens=["<user>", "<assistant>"], chat_template=chat_template,
-      clean_up_tokenization_spaces=False, model_max_length=max_length)
+    tokenizer_object=core,
+    pad_token="<pad>",
+    eos_token="<eos>",
+    unk_token="<unk>",
+    additional_special_tokens=["<user>", "<assistant>"],
+    chat_template=chat_template,
+    clean_up_tokenization_spaces=False,
+    model_max_length=max_length,
+  )
   fast.save_pretrained(path)
   return load_tokenizer(path)

@@ -1,4 +1,5 @@
 """Fine-tuning: an optax step over packed rows and a loop with Orbax that continues exactly."""
+
 import dataclasses
 import functools
 
@@ -29,6 +30,7 @@ AXES = mesh_lib.AXES  # training splits rows and weights over every device
 @dataclasses.dataclass
 class TrainState:
   """Everything a step changes; donated. `model` in f32, `optimizer` is optax's state."""
+
   model: model_lib.Transformer
   optimizer: optax.OptState
   step: jax.Array
@@ -42,15 +44,27 @@ def fsdp_axes(shape):
 def optimizer(config):
   """AdamW with warm-up and cosine, clipped by global norm; no decay on norms and biases."""
   schedule = optax.warmup_cosine_decay_schedule(
-      0.0, config.learning_rate, config.warmup, max(config.steps, config.warmup + 1),
-      config.learning_rate * config.final_rate)
+    0.0,
+    config.learning_rate,
+    config.warmup,
+    max(config.steps, config.warmup + 1),
+    config.learning_rate * config.final_rate,
+  )
   decay = lambda params: jax.tree.map_with_path(
-      lambda path, x: path[0].name in ("embed", "head") or path[-2].name in (
-          "q", "k", "v", "o", "gate", "up", "down") if len(path) > 1 else False, params)
+    lambda path, x: (
+      path[0].name in ("embed", "head")
+      or path[-2].name in ("q", "k", "v", "o", "gate", "up", "down")
+      if len(path) > 1
+      else False
+    ),
+    params,
+  )
   return optax.chain(
-      optax.clip_by_global_norm(config.clip),
-      optax.adamw(schedule, b1=config.beta1, b2=config.beta2,
-                  weight_decay=config.weight_decay, mask=decay))
+    optax.clip_by_global_norm(config.clip),
+    optax.adamw(
+      schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=decay
+    ),
+  )
 
 
 def loss_sum(model, batch, config):
@@ -59,9 +73,13 @@ def loss_sum(model, batch, config):
   whole = lambda w: jax.tree.map(lambda x: reshard(x.astype(shape.dtype), P()), w)
   block = min(config.block, config.length)
   hidden = model_lib.forward_packed(
-      model, batch["tokens"], batch["positions"],
-      functools.partial(attention.attend_packed, segments=batch["segments"], block=block),
-      gather=whole, remat=config.remat)
+    model,
+    batch["tokens"],
+    batch["positions"],
+    functools.partial(attention.attend_packed, segments=batch["segments"], block=block),
+    gather=whole,
+    remat=config.remat,
+  )
   targets, weights = objectives.shift_targets(batch["tokens"], batch["mask"], batch["segments"])
   head = "embed" if shape.tied else "head"
   top = model_lib.replace_shape(model)
@@ -108,36 +126,44 @@ def fit(model, source, config, folder, *, title="train"):
   the same result as if it had never stopped. Raises FloatingPointError when the loss is not
   finite, naming the step.
   """
-  model = model_lib.replace_shape(model, rows=AXES, tensor=None, dtype=config.dtype,
-                                  unroll=config.unroll)
+  model = model_lib.replace_shape(
+    model, rows=AXES, tensor=None, dtype=config.dtype, unroll=config.unroll
+  )
   # What only the host reads must not compile the step again.
-  static = dataclasses.replace(config, seed=0, save_every=1, log_every=1, start="base",
-                               cold_traces=False)
+  static = dataclasses.replace(
+    config, seed=0, save_every=1, log_every=1, start="base", cold_traces=False
+  )
   state = start(model, config=static)
   batches = data_lib.batches(source, rows=config.rows, length=config.length, seed=config.seed)
   when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies
   log = metrics_lib.Metrics(folder / "metrics.jsonl")
   line = metrics_lib.Progress(title, config.steps)
   with ocp.training.Checkpointer(
-      str(folder.absolute()),
-      save_decision_policy=when.AnySavePolicy(
-          [when.FixedIntervalPolicy(config.save_every), when.PreemptionCheckpointingPolicy()]),
-      preservation_policy=keep.LatestN(1)) as saver:
+    str(folder.absolute()),
+    save_decision_policy=when.AnySavePolicy(
+      [when.FixedIntervalPolicy(config.save_every), when.PreemptionCheckpointingPolicy()]
+    ),
+    preservation_policy=keep.LatestN(1),
+  ) as saver:
     begin = 0
     if saver.latest is not None:
       abstract = jax.tree.map(
-          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+      )
       state = saver.load_checkpointables(None, {"state": abstract, "data": batches})["state"]
       begin = saver.latest.step
     pending = None
     for i in range(begin, config.steps):
       state, now = train_step(state, _next(batches, config), config=static)
-      _report(pending, i, config, log, line)  # of the step before: the host never waits for this one
+      _report(
+        pending, i, config, log, line
+      )  # of the step before: the host never waits for this one
       pending = now
       if jax.default_backend() == "cpu":
         jax.block_until_ready(now)
-      saver.save_checkpointables_async(i + 1, {"state": state, "data": batches},
-                                       force=i + 1 == config.steps)
+      saver.save_checkpointables_async(
+        i + 1, {"state": state, "data": batches}, force=i + 1 == config.steps
+      )
     _report(pending, config.steps, config, log, line, final=True)
   log.close()
   return state.model
@@ -154,7 +180,9 @@ def _report(pending, i, config, log, line, final=False):
     return
   row = {k: float(v) for k, v in mesh_lib.host(pending).items()}
   if not all(v == v and abs(v) != float("inf") for v in row.values()):
-    raise FloatingPointError(f"training step {i}: {row}; lower train.learning_rate or look at the data")
+    raise FloatingPointError(
+      f"training step {i}: {row}; lower train.learning_rate or look at the data"
+    )
   log.write(step=i, **row)
   line.show(i, f"loss {row['loss']:.3f}", final=final)
 
@@ -163,20 +191,35 @@ def pretrain(config, workdir):
   """Makes a bundled model from nothing: tokenizer, random weights, training, export."""
   p = config.pretrain
   born = workdir / "born"
-  tokenizer = tokens.word_level_tokenizer([*problems.vocabulary(), "+", "-", "=", "\\boxed{"],
-                                          str(born))
+  tokenizer = tokens.word_level_tokenizer(
+    [*problems.vocabulary(), "+", "-", "=", "\\boxed{"], str(born)
+  )
   transformers.Qwen3Config(
-      vocab_size=-(-len(tokenizer) // 128) * 128, hidden_size=p.width, num_hidden_layers=p.layers,
-      num_attention_heads=p.heads, num_key_value_heads=p.heads, head_dim=p.head,
-      intermediate_size=p.hidden, tie_word_embeddings=True, max_position_embeddings=512,
-      eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-      architectures=["Qwen3ForCausalLM"]).save_pretrained(born)
+    vocab_size=-(-len(tokenizer) // 128) * 128,
+    hidden_size=p.width,
+    num_hidden_layers=p.layers,
+    num_attention_heads=p.heads,
+    num_key_value_heads=p.heads,
+    head_dim=p.head,
+    intermediate_size=p.hidden,
+    tie_word_embeddings=True,
+    max_position_embeddings=512,
+    eos_token_id=tokenizer.eos_token_id,
+    pad_token_id=tokenizer.pad_token_id,
+    architectures=["Qwen3ForCausalLM"],
+  ).save_pretrained(born)
   shape = weights.read_shape(str(born))
   model = model_lib.initialise(shape, jax.random.key(config.train.seed))
-  source = data_lib.Documents(p.documents, tokenizer,
-                              lambda text: tokens.chat_prompt(tokenizer, text),
-                              tokenizer.eos_token_id, config.train.length, config.train.seed)
+  source = data_lib.Documents(
+    p.documents,
+    tokenizer,
+    lambda text: tokens.chat_prompt(tokenizer, text),
+    tokenizer.eos_token_id,
+    config.train.length,
+    config.train.seed,
+  )
   model = fit(model, source, config.train, workdir / "pretrain", title=f"pretrain {config.name}")
-  model = model_lib.replace_shape(model, **{f: getattr(shape, f) for f in (
-      "rows", "tensor", "dtype", "unroll")})
+  model = model_lib.replace_shape(
+    model, **{f: getattr(shape, f) for f in ("rows", "tensor", "dtype", "unroll")}
+  )
   weights.save(p.out or str(workdir / "model"), model, str(born), dtype="bfloat16")

@@ -7,6 +7,7 @@ the same however long the trace is. What it finds is spread over the teacher's t
 characters: sums are kept, scorers and files see one number a teacher token, and with equal
 tokenizers it is what the fused step finds (which is what they get: see stages).
 """
+
 import bisect
 import dataclasses
 import functools
@@ -27,21 +28,23 @@ from gen_ssd import selectors
 
 TAIL = 48  # newest student tokens of a row that are cut again with every candidate
 AGREE = 8  # tokens in a row that must come out as before, for the older ones to stay
-TURN = 8   # newest teacher tokens that a decoder is given before new ones
+TURN = 8  # newest teacher tokens that a decoder is given before new ones
 
 
 @dataclasses.dataclass
 class Held:
   """What the student has been given of a row."""
-  ids: list    # its tokens of the prompt and the trace
-  first: int   # how many are the prompt's
-  text: str    # of the trace
-  ends: list   # where in it each of the trace's tokens ends
+
+  ids: list  # its tokens of the prompt and the trace
+  first: int  # how many are the prompt's
+  text: str  # of the trace
+  ends: list  # where in it each of the trace's tokens ends
 
 
 @dataclasses.dataclass
 class Branch:
   """A row's tokens when a candidate follows: the first `stay` that are held, and these."""
+
   stay: int
   ids: list
   ends: list
@@ -53,11 +56,12 @@ class Branch:
 @dataclasses.dataclass
 class Moved:
   """Candidates in the student's tokens, behind what it keeps of the row."""
+
   tokens: jax.Array  # int32[b,k,e]
-  count: jax.Array   # int32[b,k]
-  home: jax.Array    # int32[b,k,e] teacher token of the chunk that a token ends in, -1 for none
+  count: jax.Array  # int32[b,k]
+  home: jax.Array  # int32[b,k,e] teacher token of the chunk that a token ends in, -1 for none
   length: jax.Array  # int32[b] tokens of the row before `last`; later ones are taken back
-  last: jax.Array    # int32[b]
+  last: jax.Array  # int32[b]
 
 
 @functools.partial(jax.jit, static_argnames=("k", "c", "block"))
@@ -74,10 +78,12 @@ def read(student, prefix, new, tokens, length, slot, *, c, block):
   return prefix_lib.read(student, prefix, new, tokens, length, slot - pieces * c, pieces, c, block)
 
 
-@functools.partial(jax.jit, static_argnames=("scorer", "selector", "block", "window", "local"),
-                   donate_argnums=(1, 2))
-def settle(student, state, prefix, knobs, proposal, moved, slot, *, scorer, selector, block, window,
-           local):
+@functools.partial(
+  jax.jit, static_argnames=("scorer", "selector", "block", "window", "local"), donate_argnums=(1, 2)
+)
+def settle(
+  student, state, prefix, knobs, proposal, moved, slot, *, scorer, selector, block, window, local
+):
   """Rolls the student back, scores, chooses, commits: (State, Prefix, Report).
 
   `slot` is where the student's own ring goes on; knobs.context counts its tokens here.
@@ -87,7 +93,9 @@ def settle(student, state, prefix, knobs, proposal, moved, slot, *, scorer, sele
   running = there(state.why == engine.RUNNING)
   length = jnp.where(running, moved.length, prefix.length)
   position = jnp.where(prefix.position < length[:, None], prefix.position, -1)
-  prefix = prefix_lib.Prefix(prefix.kv, position, length, jnp.where(running, moved.last, prefix.last))
+  prefix = prefix_lib.Prefix(
+    prefix.kv, position, length, jnp.where(running, moved.last, prefix.last)
+  )
 
   hot = moved.home[..., None] == jnp.arange(c)  # [b,k,e,c]
   spread = lambda x: jnp.sum(jnp.where(hot, x[..., None], 0), 2)
@@ -96,21 +104,37 @@ def settle(student, state, prefix, knobs, proposal, moved, slot, *, scorer, sele
   teacher_nll, start = there(proposal.teacher_nll), there(proposal.start)
 
   def by_teacher_token(found, _, noise):
-    return scorer(scores.Statistics(spread(found.nll), top(found.rank), spread(found.entropy),
-                                    teacher_nll, start), live, noise)
+    return scorer(
+      scores.Statistics(
+        spread(found.nll), top(found.rank), spread(found.entropy), teacher_nll, start
+      ),
+      live,
+      noise,
+    )
 
   nothing = jnp.zeros_like(moved.tokens)
   nll, rank, score, branches = engine.score(
-      student, prefix, moved.tokens, moved.count, running, there(proposal.noise),
-      by_teacher_token, block, nothing.astype(jnp.float32), nothing.astype(bool),
-      (state.question, knobs.context) if local else None)
+    student,
+    prefix,
+    moved.tokens,
+    moved.count,
+    running,
+    there(proposal.noise),
+    by_teacher_token,
+    block,
+    nothing.astype(jnp.float32),
+    nothing.astype(bool),
+    (state.question, knobs.context) if local else None,
+  )
   seen = jnp.any(moved.home >= 0, -1)  # else it has no character of its own: as good as empty
   seen = reshard(seen, P(jax.typeof(proposal.count).sharding.spec[0], None))
-  state, report = engine.settle(state, knobs, proposal, spread(nll), top(rank), score, None,
-                                selector, window, seen)
+  state, report = engine.settle(
+    state, knobs, proposal, spread(nll), top(rank), score, None, selector, window, seen
+  )
   choice = there(report.choice)
   pick = lambda x: jnp.take_along_axis(
-      x, jnp.maximum(choice, 0).reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
+    x, jnp.maximum(choice, 0).reshape((-1,) + (1,) * (x.ndim - 1)), 1
+  )[:, 0]
   kept = jnp.where(running & (choice >= 0), pick(moved.count), 0)
   prefix = prefix_lib.grow(prefix, branches, jnp.maximum(choice, 0), kept, pick(moved.tokens), slot)
   return state, prefix, report
@@ -128,7 +152,7 @@ class Translator:
     # Most tokens of a candidate, and ring slots: two to a teacher token at first, and they grow.
     self.wide, self.slots = 2 * self.select.c, 0
     self.names = [None] * self.select.rows  # which trace a row writes
-    self.held = [None] * self.select.rows   # its Held
+    self.held = [None] * self.select.rows  # its Held
     self._resize(2 * config_lib.ring_slots(self.select))
 
   def _resize(self, slots):
@@ -145,23 +169,35 @@ class Translator:
   def round(self, state, knob, traces):
     """One round of the running `traces` (a Trace or None a row): (State, Report)."""
     s, w = self.select, self.writer
-    proposal, found = propose(w.teacher, state, knob, k=s.k, c=s.c,
-                              block=s.block or config_lib.ring_slots(s))
+    proposal, found = propose(
+      w.teacher, state, knob, k=s.k, c=s.c, block=s.block or config_lib.ring_slots(s)
+    )
     for i, trace in enumerate(traces):
       name = trace and (trace.uuid, trace.attempt)
       if name != self.names[i]:
         self.names[i], self.held[i] = name, None
         self.inside.discard(i)
     cut = self._cut(traces, *mesh_lib.host(found))
-    stay = {i: min(b.stay + _same(self.held[i].ids[b.stay:], b.ids) for b in branches)
-            for i, branches in cut.items()}
+    stay = {
+      i: min(b.stay + _same(self.held[i].ids[b.stay :], b.ids) for b in branches)
+      for i, branches in cut.items()
+    }
     self._make_room(cut, stay)
     self._read(cut)
     state, self.prefix, report = settle(
-        w.student, state, self.prefix, knob, proposal, self._moved(cut, stay),
-        mesh_lib.place(np.int32(self.slot)), scorer=scores.SCORERS[s.scorer],
-        selector=selectors.SELECTORS[s.selector], block=s.block or self.slots,
-        window=s.loop_window, local=s.context > 0)
+      w.student,
+      state,
+      self.prefix,
+      knob,
+      proposal,
+      self._moved(cut, stay),
+      mesh_lib.place(np.int32(self.slot)),
+      scorer=scores.SCORERS[s.scorer],
+      selector=selectors.SELECTORS[s.selector],
+      block=s.block or self.slots,
+      window=s.loop_window,
+      local=s.context > 0,
+    )
     for i, at in enumerate(mesh_lib.host(report.choice)):
       if i in cut:
         self._keep(i, cut[i][at] if at >= 0 else Branch(stay[i], [], [], [], self.held[i].text))
@@ -174,17 +210,21 @@ class Translator:
   def _text(self, many):
     """Texts of many lists of teacher ids; a character that is only begun waits for its rest."""
     found = self.writer.teacher_tokenizer.batch_decode(
-        many, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+      many, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     return [text.rstrip("\ufffd") for text in found]
 
   def _encode(self, texts):
     """[(ids, end of each token in the text)] in the student's tokens."""
     if not texts:
       return []
-    found = self.writer.student_tokenizer(texts, add_special_tokens=False,
-                                          return_offsets_mapping=True)
-    return [(ids, [end for _, end in offsets])
-            for ids, offsets in zip(found["input_ids"], found["offset_mapping"])]
+    found = self.writer.student_tokenizer(
+      texts, add_special_tokens=False, return_offsets_mapping=True
+    )
+    return [
+      (ids, [end for _, end in offsets])
+      for ids, offsets in zip(found["input_ids"], found["offset_mapping"])
+    ]
 
   def _hold(self, trace):
     """What the student has to be given of a trace."""
@@ -196,31 +236,39 @@ class Translator:
   def _cut(self, traces, tokens, count, ended):
     """{row: [Branch of each candidate]}."""
     running = {i: t for i, t in enumerate(traces) if t is not None}
-    mine = lambda i, j: tokens[i, j, :count[i, j]].tolist()
+    mine = lambda i, j: tokens[i, j, : count[i, j]].tolist()
     k = range(self.select.k)
     for i, trace in running.items():
       self.held[i] = self.held[i] or self._hold(trace)
-    body = {(i, j): mine(i, j)[:count[i, j] - int(ended[i, j])] for i in running for j in k}
+    body = {(i, j): mine(i, j)[: count[i, j] - int(ended[i, j])] for i in running for j in k}
     last = {i: t.ids[-TURN:] for i, t in running.items()}
     start = dict(zip(running, self._text(list(last.values()))))
     for i in running:
       if not (start[i] and self.held[i].text.endswith(start[i])):  # they begin inside a character
         last[i], start[i] = running[i].ids, self.held[i].text
     new = dict(zip(body, self._text([[*last[i], *ids] for (i, _), ids in body.items()])))
-    texts = {(i, j): self.held[i].text + text[len(start[i]):] if text.startswith(start[i]) else
-             self._text([[*running[i].ids, *body[i, j]]])[0] for (i, j), text in new.items()}
+    texts = {
+      (i, j): self.held[i].text + text[len(start[i]) :]
+      if text.startswith(start[i])
+      else self._text([[*running[i].ids, *body[i, j]]])[0]
+      for (i, j), text in new.items()
+    }
     cut = dict(zip(texts, self._again(texts)))
     # Where each teacher token ends.
-    steps = iter(self._text([[*last[i], *ids[:n + 1]] for (i, _), ids in body.items()
-                             for n in range(len(ids))]))
+    steps = iter(
+      self._text(
+        [[*last[i], *ids[: n + 1]] for (i, _), ids in body.items() for n in range(len(ids))]
+      )
+    )
     own = self.writer.student_tokenizer.eos_token_id
     found = {i: [] for i in running}
     for (i, j), ids in body.items():
       base = len(self.held[i].text)
       stops = [base + len(next(steps)) - len(start[i]) for _ in ids]
       stay, student, ends = cut[i, j]
-      homes = [min(bisect.bisect_left(stops, e), len(ids) - 1) if e > base and ids else -1
-               for e in ends]
+      homes = [
+        min(bisect.bisect_left(stops, e), len(ids) - 1) if e > base and ids else -1 for e in ends
+      ]
       if ended[i, j]:
         student, ends = [*student, own], [*ends, len(texts[i, j])]
         homes = [*homes, int(count[i, j]) - 1]
@@ -229,7 +277,7 @@ class Translator:
 
   def _keep(self, row, branch):
     held = self.held[row]
-    held.ids[branch.stay:], held.ends[branch.stay - held.first:] = branch.ids, branch.ends
+    held.ids[branch.stay :], held.ends[branch.stay - held.first :] = branch.ids, branch.ends
     held.text = branch.text
 
   def _again(self, texts):
@@ -239,23 +287,27 @@ class Translator:
     and what is before stays. Where they do not meet, the whole text is cut.
     """
     at = {i: max(len(self.held[i].ids) - TAIL, self.held[i].first) for i, _ in texts}
-    begin = {i: self.held[i].ends[n - self.held[i].first - 1] if n > self.held[i].first else 0
-             for i, n in at.items()}
-    tails = self._encode([text[begin[i]:] for (i, _), text in texts.items()])
+    begin = {
+      i: self.held[i].ends[n - self.held[i].first - 1] if n > self.held[i].first else 0
+      for i, n in at.items()
+    }
+    tails = self._encode([text[begin[i] :] for (i, _), text in texts.items()])
     for ((i, _), text), (ids, ends) in zip(texts.items(), tails):
       held, ends = self.held[i], [begin[i] + e for e in ends]
       if at[i] > held.first:
         met = _meet(held, at[i], ids, ends)
-        yield ((met[0], ids[met[1]:], ends[met[1]:]) if met else
-               (held.first, *self._encode([text])[0]))
+        yield (
+          (met[0], ids[met[1] :], ends[met[1] :]) if met else (held.first, *self._encode([text])[0])
+        )
       else:
         yield held.first, ids, ends
 
   # ---------------------------------------------------------------- the student's ring
 
   def _make_room(self, cut, stay):
-    tail = max((b.stay + len(b.ids) - stay[i] for i, branches in cut.items() for b in branches),
-               default=0)
+    tail = max(
+      (b.stay + len(b.ids) - stay[i] for i, branches in cut.items() for b in branches), default=0
+    )
     wide = self.wide
     while wide < tail:
       wide *= 2
@@ -276,10 +328,15 @@ class Translator:
     new, length = np.zeros(self.select.rows, bool), np.ones(self.select.rows, np.int32)
     for i in rows:
       new[i], length[i] = True, len(self.held[i].ids)
-      text[i, :length[i]] = self.held[i].ids
-    self.prefix = read(self.writer.student, self.prefix, *map(self._place, (new, text, length)),
-                       mesh_lib.place(np.int32(self.slot)), c=c,
-                       block=self.select.block or self.slots)
+      text[i, : length[i]] = self.held[i].ids
+    self.prefix = read(
+      self.writer.student,
+      self.prefix,
+      *map(self._place, (new, text, length)),
+      mesh_lib.place(np.int32(self.slot)),
+      c=c,
+      block=self.select.block or self.slots,
+    )
     self.age[rows] = -(-(max(length) - 1) // c) * c
     self.inside |= {*rows}
 
@@ -292,10 +349,10 @@ class Translator:
       length[i], last[i] = common - 1, held[common - 1]
       for j, branch in enumerate(branches):
         here = max(branch.stay, common)  # what is held between the two comes first
-        ids = [*held[common:here], *branch.ids[here - branch.stay:]]
+        ids = [*held[common:here], *branch.ids[here - branch.stay :]]
         n = count[i, j] = len(ids)
         tokens[i, j, :n] = ids
-        home[i, j, here - common:n] = branch.homes[here - branch.stay:]
+        home[i, j, here - common : n] = branch.homes[here - branch.stay :]
     return Moved(*map(self._place, (tokens, count, home, length, last)))
 
   def _place(self, x):
@@ -309,10 +366,10 @@ def _blank(*, shape, b, s):
 
 def _meet(held, at, ids, ends):
   """(n, j): the held tokens before n, and ids from j on, cut the text; None where cuts disagree."""
-  place = {end: n for n, end in enumerate(held.ends[at - held.first:], at + 1)}
+  place = {end: n for n, end in enumerate(held.ends[at - held.first :], at + 1)}
   for j in range(AGREE, len(ids) + 1):
     n = place.get(ends[j - 1], 0)
-    if n - AGREE >= at and held.ids[n - AGREE:n] == ids[j - AGREE:j]:
+    if n - AGREE >= at and held.ids[n - AGREE : n] == ids[j - AGREE : j]:
       return n, j
   return None
 

@@ -1,7 +1,8 @@
 """Hugging Face directories <-> Transformer: one table of names and layouts, for both directions.
 
-    python -m gen_ssd.weights --check DIR
+python -m gen_ssd.weights --check DIR
 """
+
 import dataclasses
 import functools
 import glob
@@ -28,40 +29,52 @@ from gen_ssd import tensors
 # Leaf -> (name, axes of the tensor in the file). A group such as "ngh" is flattened there; our axes
 # are in model.LAYER_LEAVES and TOP_LEAVES. Only the first axis of a group may be split on the mesh.
 TABLE = {
-    "embed": ("model.embed_tokens.weight", "v d"),
-    "norm": ("model.norm.weight", "d"),
-    "head": ("lm_head.weight", "v d"),
-    "ln1": ("model.layers.{}.input_layernorm.weight", "d"),
-    "ln2": ("model.layers.{}.post_attention_layernorm.weight", "d"),
-    "q": ("model.layers.{}.self_attn.q_proj.weight", "ngh d"),
-    "k": ("model.layers.{}.self_attn.k_proj.weight", "nh d"),
-    "v": ("model.layers.{}.self_attn.v_proj.weight", "nh d"),
-    "o": ("model.layers.{}.self_attn.o_proj.weight", "d ngh"),
-    "gate": ("model.layers.{}.mlp.gate_proj.weight", "f d"),
-    "up": ("model.layers.{}.mlp.up_proj.weight", "f d"),
-    "down": ("model.layers.{}.mlp.down_proj.weight", "d f"),
-    "qb": ("model.layers.{}.self_attn.q_proj.bias", "ngh"),
-    "kb": ("model.layers.{}.self_attn.k_proj.bias", "nh"),
-    "vb": ("model.layers.{}.self_attn.v_proj.bias", "nh"),
-    "qn": ("model.layers.{}.self_attn.q_norm.weight", "h"),
-    "kn": ("model.layers.{}.self_attn.k_norm.weight", "h"),
-    "ln1b": ("model.layers.{}.post_attention_layernorm.weight", "d"),
-    "ln2b": ("model.layers.{}.post_feedforward_layernorm.weight", "d"),
+  "embed": ("model.embed_tokens.weight", "v d"),
+  "norm": ("model.norm.weight", "d"),
+  "head": ("lm_head.weight", "v d"),
+  "ln1": ("model.layers.{}.input_layernorm.weight", "d"),
+  "ln2": ("model.layers.{}.post_attention_layernorm.weight", "d"),
+  "q": ("model.layers.{}.self_attn.q_proj.weight", "ngh d"),
+  "k": ("model.layers.{}.self_attn.k_proj.weight", "nh d"),
+  "v": ("model.layers.{}.self_attn.v_proj.weight", "nh d"),
+  "o": ("model.layers.{}.self_attn.o_proj.weight", "d ngh"),
+  "gate": ("model.layers.{}.mlp.gate_proj.weight", "f d"),
+  "up": ("model.layers.{}.mlp.up_proj.weight", "f d"),
+  "down": ("model.layers.{}.mlp.down_proj.weight", "d f"),
+  "qb": ("model.layers.{}.self_attn.q_proj.bias", "ngh"),
+  "kb": ("model.layers.{}.self_attn.k_proj.bias", "nh"),
+  "vb": ("model.layers.{}.self_attn.v_proj.bias", "nh"),
+  "qn": ("model.layers.{}.self_attn.q_norm.weight", "h"),
+  "kn": ("model.layers.{}.self_attn.k_norm.weight", "h"),
+  "ln1b": ("model.layers.{}.post_attention_layernorm.weight", "d"),
+  "ln2b": ("model.layers.{}.post_feedforward_layernorm.weight", "d"),
 }
 SANDWICH = {"ln2": "model.layers.{}.pre_feedforward_layernorm.weight"}  # with norms after, too
 AXES = {name: axes for name, (axes, _) in {**models.TOP_LEAVES, **models.LAYER_LEAVES}.items()}
 PIECE = 1 << 26  # bytes that may be staged on the host, however small the tensors are
-COMPANIONS = ("generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.*",
-              "added_tokens.json", "merges.txt", "chat_template*", "LICENSE*", "NOTICE*")
+COMPANIONS = (
+  "generation_config.json",
+  "tokenizer*",
+  "special_tokens_map.json",
+  "vocab.*",
+  "added_tokens.json",
+  "merges.txt",
+  "chat_template*",
+  "LICENSE*",
+  "NOTICE*",
+)
 read_shape = facts.read_shape
 
 
 # ---------------------------------------------------------------- reading
 
+
 def names(shape):
   """{leaf: name in the file}."""
-  return {**{leaf: name for leaf, (name, _) in TABLE.items()},
-          **(SANDWICH if shape.post_norms else {})}
+  return {
+    **{leaf: name for leaf, (name, _) in TABLE.items()},
+    **(SANDWICH if shape.post_norms else {}),
+  }
 
 
 def _tensors(shape):
@@ -71,11 +84,18 @@ def _tensors(shape):
   def one(leaf, l=None):
     name, groups = names(shape)[leaf], TABLE[leaf][1]
     size = dict(zip(AXES[leaf], {**top, **layer}[leaf]))
-    return (name.format(l), leaf, l,
-            tuple(math.prod(size[a] for a in group) for group in groups.split()))
+    return (
+      name.format(l),
+      leaf,
+      l,
+      tuple(math.prod(size[a] for a in group) for group in groups.split()),
+    )
 
-  return ([one("embed")] + [one(leaf, l) for l in range(shape.layers) for leaf in layer]
-          + [one(leaf) for leaf in top if leaf != "embed"])
+  return (
+    [one("embed")]
+    + [one(leaf, l) for l in range(shape.layers) for leaf in layer]
+    + [one(leaf) for leaf in top if leaf != "embed"]
+  )
 
 
 def check_files(path, shape):
@@ -97,10 +117,13 @@ def check_files(path, shape):
     if e.dtype not in tensors.FLOATS:
       problems.append(f"dtype: {name} is {e.dtype}, wanted one of {', '.join(tensors.FLOATS)}")
     if not e.whole:
-      problems.append(f"truncated: {name} {list(e.dims)} reaches past the end of "
-                      f"{os.path.basename(e.file)}")
-  problems += [f"unexpected: {name} {list(found[name].dims)}"
-               for name in sorted(found.keys() - want.keys() - spare)]
+      problems.append(
+        f"truncated: {name} {list(e.dims)} reaches past the end of {os.path.basename(e.file)}"
+      )
+  problems += [
+    f"unexpected: {name} {list(found[name].dims)}"
+    for name in sorted(found.keys() - want.keys() - spare)
+  ]
   if problems:
     problems[20:] = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
     raise ValueError("\n  ".join([f"{path}: the weights are not those asked for", *problems]))
@@ -131,9 +154,11 @@ def load(path, shape, fsdp=None):
     try:
       sharding.shard_shape(dims)
     except ValueError as error:
-      raise ValueError(f"{path}: leaf {leaf} {dims} cannot be split as {spec} over a mesh of "
-                       f"{dict(mesh.shape)}: choose mesh.model (or the FSDP axes) to divide its "
-                       f"{shape.kv_heads} key-value heads and other sizes") from error
+      raise ValueError(
+        f"{path}: leaf {leaf} {dims} cannot be split as {spec} over a mesh of "
+        f"{dict(mesh.shape)}: choose mesh.model (or the FSDP axes) to divide its "
+        f"{shape.kv_heads} key-value heads and other sizes"
+      ) from error
 
     def read(dims, first):
       parts = {}  # replicas share one copy on the host
@@ -181,7 +206,7 @@ def _fill(out, entry, leaf, bounds, dims):
   for i in range(start, stop, step):
     n = min(step, stop - i)
     x = tensors.rows(entry, i * inner, (i + n) * inner)[(slice(None), *cuts)]
-    out[i - start:i - start + n] = x.reshape(n, *out.shape[1:])
+    out[i - start : i - start + n] = x.reshape(n, *out.shape[1:])
 
 
 def _check_tied(path, where, vocab):
@@ -189,11 +214,14 @@ def _check_tied(path, where, vocab):
   for i in range(0, vocab, 4096):
     j = min(i + 4096, vocab)
     if (tensors.rows(head, i, j) != tensors.rows(embed, i, j)).any():
-      raise ValueError(f"{path}: config.json ties the embeddings, but lm_head.weight is not "
-                       "model.embed_tokens.weight: set tie_word_embeddings to false")
+      raise ValueError(
+        f"{path}: config.json ties the embeddings, but lm_head.weight is not "
+        "model.embed_tokens.weight: set tie_word_embeddings to false"
+      )
 
 
 # ---------------------------------------------------------------- writing
+
 
 def save(path, model, source, dtype=None, shard_bytes=5 * 10**9, chat_template=""):
   """Writes `model` as a Hugging Face directory that transformers and vLLM load.
@@ -209,12 +237,16 @@ def save(path, model, source, dtype=None, shard_bytes=5 * 10**9, chat_template="
   dtype = jnp.dtype(dtype or shape.dtype)
   path = os.path.normpath(path)
   here, there = dataclasses.asdict(shape), dataclasses.asdict(read_shape(source))
-  differ = [f"{name}: {there[name]!r} there, {here[name]!r} here" for name in here
-            if name not in ("dtype", "rows", "tensor", "unroll") and here[name] != there[name]]
+  differ = [
+    f"{name}: {there[name]!r} there, {here[name]!r} here"
+    for name in here
+    if name not in ("dtype", "rows", "tensor", "unroll") and here[name] != there[name]
+  ]
   if differ:
     raise ValueError(f"{source}: its config.json describes another model. " + "; ".join(differ))
-  if os.path.exists(path) and (os.path.samefile(path, source)
-                               or not os.path.isfile(os.path.join(path, "config.json"))):
+  if os.path.exists(path) and (
+    os.path.samefile(path, source) or not os.path.isfile(os.path.join(path, "config.json"))
+  ):
     raise ValueError(f"{path}: is the source, or exists and is not an earlier export; not replaced")
 
   files, room = [[]], 0
@@ -236,21 +268,27 @@ def save(path, model, source, dtype=None, shard_bytes=5 * 10**9, chat_template="
         f.write(chat_template)
   weight_map = {}
   for i, part in enumerate(files):
-    file = "model.safetensors" if len(files) == 1 else (
-        f"model-{i + 1:05d}-of-{len(files):05d}.safetensors")
+    file = (
+      "model.safetensors"
+      if len(files) == 1
+      else (f"model-{i + 1:05d}-of-{len(files):05d}.safetensors")
+    )
     arrays = (_gather(model, leaf, l, dtype, dims) for _, leaf, l, dims in part)
     weight_map.update((name, file) for name, *_ in part)
     if first:
-      tensors.write(os.path.join(partial, file), dtype, {name: dims for name, *_, dims in part},
-                    arrays)
+      tensors.write(
+        os.path.join(partial, file), dtype, {name: dims for name, *_, dims in part}, arrays
+      )
     else:
       for _ in arrays:  # every process takes part in bringing each tensor together
         pass
   if first:
     if len(files) > 1:
       total = sum(math.prod(t[3]) for t in _tensors(shape)) * dtype.itemsize
-      _write_json(os.path.join(partial, "model.safetensors.index.json"),
-                  {"metadata": {"total_size": total}, "weight_map": weight_map})
+      _write_json(
+        os.path.join(partial, "model.safetensors.index.json"),
+        {"metadata": {"total_size": total}, "weight_map": weight_map},
+      )
     shutil.rmtree(path + ".old", ignore_errors=True)
     if os.path.exists(path):
       os.rename(path, path + ".old")
@@ -294,6 +332,7 @@ def _write_json(path, value):
 
 # ---------------------------------------------------------------- python -m gen_ssd.weights
 
+
 def _difference(path, shape, ids):
   """Largest logit difference against transformers on `ids`, or None without torch."""
   try:
@@ -302,14 +341,18 @@ def _difference(path, shape, ids):
   except ImportError:
     return None
   from gen_ssd import attention
+
   tokens = np.asarray(ids, np.int32)[None]
   segments, t = jnp.ones_like(tokens), tokens.shape[1]
 
   @jax.jit
   def ours(model):
     x = models.forward_packed(
-        model, tokens, jnp.arange(t)[None],
-        functools.partial(attention.attend_packed, segments=segments, block=t))
+      model,
+      tokens,
+      jnp.arange(t)[None],
+      functools.partial(attention.attend_packed, segments=segments, block=t),
+    )
     return models.logits(model, x)[0, 0]
 
   mine = np.asarray(ours(load(path, shape)))
@@ -330,15 +373,21 @@ def check(path):
   shape = read_shape(path, rows=None)
   check_files(path, shape)
   dtypes = sorted({str(tensors.FLOATS[e.dtype]) for e in tensors.headers(path)[0].values()})
-  print(f"architecture  {facts.read_config(path)['model_type']}: " + ", ".join(
-      f"{f.name} {getattr(shape, f.name)}" for f in dataclasses.fields(shape)
-      if getattr(shape, f.name) != f.default and f.name != "rows"))
+  print(
+    f"architecture  {facts.read_config(path)['model_type']}: "
+    + ", ".join(
+      f"{f.name} {getattr(shape, f.name)}"
+      for f in dataclasses.fields(shape)
+      if getattr(shape, f.name) != f.default and f.name != "rows"
+    )
+  )
   print(f"identity      {facts.identity(path)}")
   print(f"parameters    {models.parameters(shape):,}")
   print(f"dtype         {', '.join(dtypes)}")
   file, ids = os.path.join(path, "tokenizer.json"), np.arange(16) % shape.vocab
   if os.path.isfile(file):
     from gen_ssd import tokens
+
     tokenizer = tokens.load_tokenizer(path)
     ids = tokenizer.encode("Tom has 57 apples. He buys 8 more. How many are there now?")
     with open(file, "rb") as f:
@@ -348,19 +397,29 @@ def check(path):
     print("tokenizer     none (no tokenizer.json)")
   needed, free = 8 * models.parameters(shape), _free_memory()
   if needed > free:
-    print(f"logits        not compared: both models in float32 need {needed / 1e9:.0f} GB of memory, "
-          f"{free / 1e9:.0f} are free")
+    print(
+      f"logits        not compared: both models in float32 need {needed / 1e9:.0f} GB of memory, "
+      f"{free / 1e9:.0f} are free"
+    )
     return
   far = _difference(path, shape, ids)
-  print("logits        " + ("torch is not installed: not compared" if far is None else
-                            f"at most {far:.2e} from transformers on {len(ids)} tokens (float32)"))
+  print(
+    "logits        "
+    + (
+      "torch is not installed: not compared"
+      if far is None
+      else f"at most {far:.2e} from transformers on {len(ids)} tokens (float32)"
+    )
+  )
 
 
 if __name__ == "__main__":
   import argparse
+
   parser = argparse.ArgumentParser(prog="python -m gen_ssd.weights")
-  parser.add_argument("--check", metavar="DIR", required=True,
-                      help="a Hugging Face directory or hub name")
+  parser.add_argument(
+    "--check", metavar="DIR", required=True, help="a Hugging Face directory or hub name"
+  )
   try:
     check(parser.parse_args().check)
   except ValueError as error:  # the user's to mend: one message, no traceback

@@ -1,4 +1,5 @@
 """The host loop: refill, fences, resume to the identical files, errors that name the problem."""
+
 import dataclasses
 import json
 import shutil
@@ -19,8 +20,17 @@ from gen_ssd import stages
 from gen_ssd import tokens
 from gen_ssd import traces
 
-SELECT = config.Select(k=3, c=4, rows=8, prompt=40, max_tokens=24, shard_rounds=3, loop_window=8,
-                       threshold=7.0, resamples=1)
+SELECT = config.Select(
+  k=3,
+  c=4,
+  rows=8,
+  prompt=40,
+  max_tokens=24,
+  shard_rounds=3,
+  loop_window=8,
+  threshold=7.0,
+  resamples=1,
+)
 
 
 class Killed(Exception):
@@ -34,15 +44,25 @@ def setting():
   tokenizer = tokens.load_tokenizer(stages.directory("bundled/teacher"))
   sharp = lambda name, x: x * 3 if name in ("head", "embed") else x
   writer = collect.Writer(
-      tiny.build(tiny.TEACHER, sharp), tokenizer, (tokenizer.eos_token_id, 7, 9, 11, 13),
-      tiny.build(dataclasses.replace(tiny.STUDENT, rows="data")), tokenizer)
+    tiny.build(tiny.TEACHER, sharp),
+    tokenizer,
+    (tokenizer.eos_token_id, 7, 9, 11, 13),
+    tiny.build(dataclasses.replace(tiny.STUDENT, rows="data")),
+    tokenizer,
+  )
   return writer, problems.bundled("test", 20)
 
 
 def run(setting, folder, select=SELECT, writer=None, only=None, threshold=7.0):
   with answers.Verifier() as verifier:
-    return collect.collect(writer or setting[0], (only or setting[1]), select, folder,
-                           verifier=verifier, threshold=threshold)
+    return collect.collect(
+      writer or setting[0],
+      (only or setting[1]),
+      select,
+      folder,
+      verifier=verifier,
+      threshold=threshold,
+    )
 
 
 def files(folder):
@@ -101,8 +121,9 @@ def test_every_problem_gets_its_trace_and_every_candidate_is_kept(setting, whole
       assert c["score"] == c["scores"][c["choice"]] == min(valid) <= 7.0
     joined = "".join(c["text"] for c in r["chunks"])
     assert "".join(joined.split()) == "".join(r["text"].split())
-  assert (any(c["resamples"] for r in rows for c in r["chunks"])
-          or any(r["stop"] == "pruned" for r in rows))
+  assert any(c["resamples"] for r in rows for c in r["chunks"]) or any(
+    r["stop"] == "pruned" for r in rows
+  )
 
 
 def test_killed_at_every_round_it_ends_in_identical_files(setting, whole, tmp_path, monkeypatch):
@@ -137,16 +158,20 @@ def test_a_running_mean_and_softmin_continue_exactly(setting, tmp_path, monkeypa
   select_ = dataclasses.replace(SELECT, running=0.1, selector="softmin", beta=2.0)
   rows = run(setting, tmp_path / "whole", select_)
   assert any(r["stop"] == "pruned" and r["chunks"] for r in rows)
-  assert any(c["score"] > min(s for s in c["scores"] if s is not None)
-             for r in rows for c in r["chunks"])
-  assert killed(setting, tmp_path / "killed", monkeypatch, select_,
-                deaths=[SELECT.shard_rounds + 1]) == rows
+  assert any(
+    c["score"] > min(s for s in c["scores"] if s is not None) for r in rows for c in r["chunks"]
+  )
+  assert (
+    killed(setting, tmp_path / "killed", monkeypatch, select_, deaths=[SELECT.shard_rounds + 1])
+    == rows
+  )
   assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("deaths", [[4, 7], [8, 1, 2], [12]])
-def test_pruned_problems_are_tried_again_also_when_killed(setting, retried, deaths, tmp_path,
-                                                         monkeypatch):
+def test_pruned_problems_are_tried_again_also_when_killed(
+  setting, retried, deaths, tmp_path, monkeypatch
+):
   select_, rows, folder = retried
   by_key = {(r["uuid"], r["attempt"]): r for r in rows}
   for (uuid, attempt), r in by_key.items():
@@ -155,8 +180,12 @@ def test_pruned_problems_are_tried_again_also_when_killed(setting, retried, deat
     assert attempt < 2 or by_key[uuid, attempt - 2]["stop"] == "pruned"
   assert {0, 2, 4} <= {r["attempt"] for r in rows} <= {0, 1, 2, 3, 4, 5}
   assert {r["stop"] == "pruned" for r in rows if r["attempt"] > 3} == {True, False}
-  assert killed(setting, tmp_path, monkeypatch, select_, only=setting[1][:8], threshold=5.6,
-                deaths=deaths) == rows
+  assert (
+    killed(
+      setting, tmp_path, monkeypatch, select_, only=setting[1][:8], threshold=5.6, deaths=deaths
+    )
+    == rows
+  )
   assert files(tmp_path) == files(folder)
 
 
@@ -178,8 +207,11 @@ def test_nothing_is_chosen_after_the_thinking_part(setting, whole, tmp_path, mon
       at += c["count"]
     assert r["stop"] != "pruned" or mark not in r["ids"]
   assert free > 4
-  losers = [json.loads(line) for path in (tmp_path / "whole").glob("candidates-*.jsonl")
-            for line in path.read_text().splitlines()]
+  losers = [
+    json.loads(line)
+    for path in (tmp_path / "whole").glob("candidates-*.jsonl")
+    for line in path.read_text().splitlines()
+  ]
   assert sum(r["teacher_tokens"] - r["num_tokens"] for r in rows) == sum(x["count"] for x in losers)
   assert killed(setting, tmp_path / "killed", monkeypatch, covers, deaths=[4, 1]) == rows
   assert files(tmp_path / "killed") == files(tmp_path / "whole")
@@ -190,9 +222,19 @@ def test_the_scoring_student_reads_the_prompt_of_either_template(setting, tmp_pa
   other.chat_template = other.chat_template.replace("<user>", "<assistant><user>")
   writer = dataclasses.replace(setting[0], student_tokenizer=other)
   alike, teacher, student = (
-      [r["student_nlls"] for r in run(setting, tmp_path / str(i), dataclasses.replace(
-          SELECT, k=1, threshold="off", scoring_prompt=prompt), who, setting[1][:4], np.inf)]
-      for i, (prompt, who) in enumerate((("student", None), ("teacher", writer), ("student", writer))))
+    [
+      r["student_nlls"]
+      for r in run(
+        setting,
+        tmp_path / str(i),
+        dataclasses.replace(SELECT, k=1, threshold="off", scoring_prompt=prompt),
+        who,
+        setting[1][:4],
+        np.inf,
+      )
+    ]
+    for i, (prompt, who) in enumerate((("student", None), ("teacher", writer), ("student", writer)))
+  )
   assert alike == teacher != student
 
 
@@ -203,7 +245,7 @@ def test_killed_while_writing_a_fence(setting, whole, tmp_path, monkeypatch):
 
   def write(path, text):
     if not left[0]:
-      path.with_name(path.name + ".partial").write_text(text[:len(text) // 2])
+      path.with_name(path.name + ".partial").write_text(text[: len(text) // 2])
       raise Killed
     left[0] -= 1
     real(path, text)
@@ -223,21 +265,27 @@ def test_finished_collections_are_read_and_nothing_runs(setting, whole, monkeypa
   monkeypatch.setattr(select, "select_step", None)
   assert run(setting, folder) == rows
   done = lambda problems, **more: collect.finished(
-      problems, dataclasses.replace(SELECT, **more), folder)
+    problems, dataclasses.replace(SELECT, **more), folder
+  )
   assert done(setting[1]) == rows and done(setting[1][3:5]) == rows[3:5]
   assert done(problems.bundled("test", 99)) is None and done(setting[1], attempts=2) is None
 
 
 def test_a_trace_does_not_depend_on_its_company_or_the_number_of_rows(setting, whole, tmp_path):
   rows, _ = whole
-  some = run(setting, tmp_path / "few", dataclasses.replace(SELECT, rows=3, shard_rounds=50),
-             only=setting[1][5:12])
+  some = run(
+    setting,
+    tmp_path / "few",
+    dataclasses.replace(SELECT, rows=3, shard_rounds=50),
+    only=setting[1][5:12],
+  )
   for mine, theirs in zip(some, rows[5:12]):
     assert mine["ids"] == theirs["ids"] and mine["stop"] == theirs["stop"]
 
 
-def test_a_corrupt_shard_is_named_and_only_its_problems_are_written_again(setting, whole, tmp_path,
-                                                                         capsys):
+def test_a_corrupt_shard_is_named_and_only_its_problems_are_written_again(
+  setting, whole, tmp_path, capsys
+):
   rows, folder = whole
   place = tmp_path / "copy"
   shutil.copytree(folder, place)
@@ -254,23 +302,30 @@ def test_a_corrupt_shard_is_named_and_only_its_problems_are_written_again(settin
   assert after["traces-00000.jsonl"] == before["traces-00000.jsonl"]
   new = sorted(set(after) - set(before))
   assert "traces-00001.jsonl.damaged" in new
-  written = [json.loads(line)["uuid"] for name in new if name.startswith("traces") and
-             name.endswith("jsonl") for line in after[name].splitlines()]
+  written = [
+    json.loads(line)["uuid"]
+    for name in new
+    if name.startswith("traces") and name.endswith("jsonl")
+    for line in after[name].splitlines()
+  ]
   assert written == [lost]
 
 
 def test_several_attempts_are_different_traces(setting, tmp_path):
-  rows = run(setting, tmp_path / "two", dataclasses.replace(SELECT, attempts=2, k=1),
-             only=setting[1][:4])
+  rows = run(
+    setting, tmp_path / "two", dataclasses.replace(SELECT, attempts=2, k=1), only=setting[1][:4]
+  )
   assert [(r["uuid"], r["attempt"]) for r in rows] == [
-      (p.uuid, a) for p in setting[1][:4] for a in range(2)]
+    (p.uuid, a) for p in setting[1][:4] for a in range(2)
+  ]
   assert any(a["ids"] != b["ids"] for a, b in zip(rows[::2], rows[1::2]))
 
 
 @pytest.mark.parametrize("scorer", ["perplexity", "rsr", "drop_first", "teacher_gap", "shortest"])
 def test_a_whole_trace_scores_the_same_inside_the_step_and_afterwards(setting, tmp_path, scorer):
-  select = dataclasses.replace(SELECT, c=20, max_tokens=20, k=2, temperature=4.0, scorer=scorer,
-                               steps=(".", *"0123456789"))
+  select = dataclasses.replace(
+    SELECT, c=20, max_tokens=20, k=2, temperature=4.0, scorer=scorer, steps=(".", *"0123456789")
+  )
   rows = run(setting, tmp_path, select, only=setting[1][:6], threshold=np.inf)
   want = [r["chunks"][0]["score"] for r in rows]
   np.testing.assert_allclose(posthoc.score(rows, scorer), want, atol=2e-4)
@@ -307,6 +362,7 @@ def test_numbers_that_are_not_finite_name_problem_and_round(setting, tmp_path):
 
 def test_kept_traces_become_parquet_rows(setting, whole, tmp_path):
   import pyarrow.parquet as pq
+
   rows, _ = whole
   traces.write_parquet(tmp_path / "t.parquet", rows)
   table = pq.read_table(tmp_path / "t.parquet").to_pylist()

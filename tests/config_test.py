@@ -1,4 +1,5 @@
 """Every wrong setting is named with its value and what would be right."""
+
 import importlib.util
 import json
 import pathlib
@@ -33,8 +34,12 @@ def test_defaults():
 
 
 def test_parse_takes_plain_dicts_and_changes_nothing():
-  plain = {"teacher": {"path": "t"}, "student": {"path": "s"}, "select": {"k": 2},
-           "arms": {"a": {}, "b": {"k": 1, "seed": 3}}}
+  plain = {
+    "teacher": {"path": "t"},
+    "student": {"path": "s"},
+    "select": {"k": 2},
+    "arms": {"a": {}, "b": {"k": 1, "seed": 3}},
+  }
   before = json.dumps(plain)
   found = config.parse(plain)
   assert json.dumps(plain) == before
@@ -44,16 +49,23 @@ def test_parse_takes_plain_dicts_and_changes_nothing():
 
 
 def test_arms_are_select_with_changes():
-  found = config.parse(made(select__k=6, select__seed=9, arms={
-      "plain": dict(k=1), "late": dict(threshold=2, margin=0.5, delimiters=["\n"])}))
+  found = config.parse(
+    made(
+      select__k=6,
+      select__seed=9,
+      arms={"plain": dict(k=1), "late": dict(threshold=2, margin=0.5, delimiters=["\n"])},
+    )
+  )
   arms = dict(found.arms)
   assert (arms["plain"].k, arms["plain"].seed) == (1, 9)
   assert (arms["late"].k, arms["late"].threshold, arms["late"].margin) == (6, 2.0, 0.5)
   assert arms["late"].delimiters == ("\n",) and found.select.threshold == "off"
 
 
-@pytest.mark.parametrize("value,want", [("calibrated", "calibrated"), ("off", "off"), (1.5, 1.5),
-                                        (2, 2.0), ("1.5", 1.5), (-0.5, -0.5)])
+@pytest.mark.parametrize(
+  "value,want",
+  [("calibrated", "calibrated"), ("off", "off"), (1.5, 1.5), (2, 2.0), ("1.5", 1.5), (-0.5, -0.5)],
+)
 def test_a_threshold_is_a_word_or_a_number(value, want):
   """In a config file, where it was `off`, and as a flag, which is text."""
   found = config.parse(made(select__threshold=value)).select.threshold
@@ -72,157 +84,197 @@ def test_pretraining_needs_no_models():
 # ---------------------------------------------------------------- wrong settings
 
 WRONG = [
-    # unknown names
-    (dict(select__temprature=1.0), "select.temprature is not a field; did you mean temperature?"),
-    (dict(trian={"steps": 1}), "trian is not a field; did you mean train?"),
-    (dict(train__zzz=1), "train.zzz is not a field; known: steps, rows, length,"),
-    (dict(arms={"a": {"treshold": 1.0}}),
-     "arms.a.treshold is not a field; did you mean threshold?"),
-    # types
-    (dict(select__k="4"), "select.k is '4': it must be of type int"),
-    (dict(select__k=4.0), "select.k is 4.0: it must be of type int"),
-    (dict(select__k=True), "select.k is True: it must be of type int"),
-    (dict(select__temperature="1"), "select.temperature is '1': it must be of type float"),
-    (dict(teacher__unroll=1), "teacher.unroll is 1: it must be of type bool"),
-    (dict(student__path=None), "student.path is None: it must be of type str"),
-    (dict(stages="collect"), "stages is 'collect': it must be of type tuple"),
-    (dict(train=7), "train is 7: it must be a dict of fields"),
-    (dict(arms=["a"]), "arms is ['a']: it must be a dict of name to changed select fields"),
-    (dict(arms={"a": "gen_ssd"}),
-     "arms.a is 'gen_ssd': it must be a dict of changed select fields"),
-    (dict(select__threshold=True), "select.threshold is True: it must be of type str or float"),
-    # top level
-    (dict(stages=("collect", "eval")), "stages is 'eval': it must be made of cold_start, collect,"),
-    (dict(model_parallel=0), "model_parallel is 0: it must be at least 1"),
-    (dict(arms={}), "arms is {}: it must be a dict of at least one arm"),
-    (dict(teacher__path=""), "teacher.path is '': it must be a Hugging Face directory"),
-    (dict(student__path=""), "student.path is '': it must be a Hugging Face directory"),
-    (dict(teacher__dtype="fp16"), "teacher.dtype is 'fp16': it must be float32 or bfloat16"),
-    (dict(teacher__thinking="yes"), "teacher.thinking is 'yes': it must be on, off or empty"),
-    (dict(student__chat_template="no.jinja"),
-     "student.chat_template is 'no.jinja': it must be the path of a Jinja file that exists"),
-    # problems
-    (dict(problems__test=0), "problems.test is 0: it must be at least 1"),
-    (dict(problems__train=0), "problems.train is 0: it must be at least 1"),
-    (dict(problems__test=-1, problems__test_source="gsm8k"),
-     "problems.test is -1: it must be at least 1, or 0 for all of a file"),
-    (dict(problems__held_out=128), "problems.held_out is 128: it must be 0 to 127"),
-    (dict(problems__held_out=-1), "problems.held_out is -1: it must be 0 to 127"),
-    (dict(problems__source="no/such.jsonl"),
-     "problems.source is 'no/such.jsonl': it must be bundled, the path of a .jsonl, .json or"),
-    (dict(problems__cold_start_source="gsm9k:no/such.jsonl"),
-     "problems.cold_start_source is 'gsm9k:no/such.jsonl': it must be a known set before the colon:"),
-    (dict(problems__source="gsm8k"), "problems.test_source is '': it must be named"),
-    (dict(problems__source="gsm8k", tests={"a": {"source": "math500"}, "b": {}}),
-     "problems.test_source is '': it must be named"),
-    (dict(evaluate__source="math501"),
-     "evaluate.source is 'math501': it must be bundled, the path of"),
-    # sizes that do not fit together
-    *((dict(**{f"select__{name}": 0}), f"select.{name} is 0: it must be at least 1")
-      for name in ("k", "c", "rows", "prompt", "max_tokens", "attempts", "retries",
-                    "shard_rounds")),
-    (dict(select__c=48), "select.prompt is 64: it must be a multiple of select.c (48)"),
-    (dict(select__max_tokens=100),
-     "select.max_tokens is 100: it must be a multiple of select.c (8)"),
-    (dict(select__block=20), "select.block is 20: it must be 0 (the whole ring), or a multiple of"),
-    (dict(select__block=-8), "select.block is -8: it must be 0"),
-    (dict(cold_start__prompt=60), "cold_start.prompt is 60: it must be a multiple of cold_start.c"),
-    (dict(arms={"a": {"c": 5}}), "arms.a.prompt is 64: it must be a multiple of arms.a.c (5)"),
-    (dict(select__loop_window=30),
-     "select.loop_window is 30: it must be a multiple of 4, at least 8"),
-    (dict(select__loop_window=4),
-     "select.loop_window is 4: it must be a multiple of 4, at least 8"),
-    # sampling
-    (dict(select__temperature=0.0), "select.temperature is 0.0: it must be above 0 when k > 1"),
-    (dict(select__temperature=float("nan")), "select.temperature is nan: it must be above 0"),
-    (dict(cold_start__temperature=-1.0), "cold_start.temperature is -1.0: it must be 0 (greedy)"),
-    (dict(select__top_k=-1), "select.top_k is -1: it must be 0 (off) or more"),
-    (dict(select__top_p=0.0), "select.top_p is 0.0: it must be above 0 and at most 1"),
-    (dict(select__top_p=1.5), "select.top_p is 1.5: it must be above 0 and at most 1"),
-    (dict(select__delimiters=("\n", "")),
-     "select.delimiters is ('\\n', ''): it must be texts that"),
-    (dict(select__delimiters=(3,)),
-     "select.delimiters is (3,): it must be texts that are not empty"),
-    # choosing
-    (dict(select__scorer="ppl"),
-     "select.scorer is 'ppl': it must be one of perplexity, local, random, anti, rsr"),
-    (dict(select__selector="best"), "select.selector is 'best': it must be one of argmin"),
-    (dict(select__threshold="calibrate"),
-     "select.threshold is 'calibrate': it must be off or calibrated, or a number of nats"),
-    (dict(select__threshold=float("inf")), "select.threshold is inf: it must be off or a finite"),
-    (dict(select__threshold="nan"), "select.threshold is nan: it must be off or a finite number"),
-    (dict(select__margin="calibrated"),
-     "select.margin is 'calibrated': it must be off, or a number"),
-    (dict(arms={"kd": {"k": 1, "margin": 0.1}}),
-     "arms.kd.margin is 0.1: it must be off when k is 1"),
-    (dict(select__quantile=0.0), "select.quantile is 0.0: it must be above 0 and at most 1"),
-    (dict(select__resamples=-1), "select.resamples is -1: it must be 0 or more"),
-    (dict(select__covers="answer"), "select.covers is 'answer': it must be everything or thinking"),
-    (dict(select__covers="thinking", select__granularity="trace"),
-     "select.covers is 'thinking': it must be everything when select.granularity is trace"),
-    (dict(select__scoring_prompt="none"), "select.scoring_prompt is 'none': it must be student or te"),
-    (dict(select__pruned="again"), "select.pruned is 'again': it must be drop or retry or keep"),
-    (dict(arms={"late": {"granularity": "trace", "pruned": "keep"}}),
-     "arms.late.pruned is 'keep': it must be drop or retry when arms.late.granularity is trace"),
-    (dict(select__keep="good"), "select.keep is 'good': it must be right or all"),
-    (dict(select__steps=("",)), "select.steps is ('',): it must be texts that are not empty"),
-    (dict(select__granularity="token"), "select.granularity is 'token': it must be chunk or trace"),
-    (dict(select__chooser="teacher"), "select.chooser is 'teacher': it must be cold_start or base"),
-    (dict(select__scorer="morsd"), "select.scorer is 'morsd': it must be one of perplexity"),
-    (dict(select__scorer="mix_long"), "select.scorer is 'mix_long': it must be one of perplexity"),
-    (dict(arms={"late": {"granularity": "trace", "threshold": 2.0}}),
-     "arms.late.threshold is 2.0: it must be off when arms.late.granularity is trace: nothing"),
-    (dict(arms={"late": {"granularity": "trace", "margin": 2.0}}),
-     "arms.late.margin is 2.0: it must be off when arms.late.granularity is trace: nothing"),
-    (dict(select__running=-0.5), "select.running is -0.5: it must be off, or 0 or more"),
-    (dict(select__running=0.5, select__scorer="anti"), "select.running is 0.5: it must be off, or 0"),
-    (dict(select__running="on"), "select.running is 'on': it must be off, or a number of nats"),
-    (dict(select__beta=-1.0), "select.beta is -1.0: it must be 0 (at random) or more"),
-    (dict(select__context=-1), "select.context is -1: it must be 0 (everything) or more"),
-    (dict(select__scorer="local"), "select.context is 0: it must be at least 1 when select.scorer"),
-    (dict(select__context=2, select__granularity="trace"), "select.context is 2: it must be 0 (every"),
-    (dict(cold_start__running=1.0), "cold_start.running is 1.0: it must be off: there is no student"),
-    (dict(cold_start__granularity="trace"),
-     "cold_start.granularity is 'trace': it must be chunk: there is no student yet"),
-    # no student yet
-    (dict(cold_start__k=2), "cold_start.k is 2: it must be 1: there is no student yet"),
-    (dict(select__refresh=-1), "select.refresh is -1: it must be 0 or more"),
-    (dict(select__refresh=9, select__chooser="base"),
-     "select.refresh is 9: it must be 0 (never) unless select.granularity is chunk and"),
-    (dict(select__refresh=9, arms={"late": {"granularity": "trace"}}),
-     "arms.late.refresh is 9: it must be 0 (never) unless arms.late.granularity is chunk and"),
-    (dict(cold_start__refresh=9), "cold_start.refresh is 9: it must be 0: there is no student yet"),
-    (dict(cold_start__covers="thinking"), "cold_start.covers is 'thinking': it must be everything: th"),
-    (dict(cold_start__threshold=3.0), "cold_start.threshold is 3.0: it must be off: there is no"),
-    # training and measuring
-    (dict(train__steps=0), "train.steps is 0: it must be at least 1"),
-    (dict(warm_up__rows=0), "warm_up.rows is 0: it must be at least 1"),
-    (dict(train__block=0), "train.block is 0: it must be at least 1"),
-    (dict(train__length=1), "train.length is 1: it must be at least 2"),
-    (dict(train__block=48), "train.block is 48: it must be a divisor of train.length (128)"),
-    (dict(train__dtype="float16"), "train.dtype is 'float16': it must be float32 or bfloat16"),
-    (dict(train__learning_rate=0.0), "train.learning_rate is 0.0: it must be above 0"),
-    (dict(train__start="kept"), "train.start is 'kept': it must be base or cold_start"),
-    (dict(warm_up__start="cold_start"), "warm_up.start is 'cold_start': it must be base: it is the"),
-    (dict(warm_up__cold_traces=True), "warm_up.cold_traces is True: it must be False: it is the cold"),
-    (dict(train__warmup=-1), "train.warmup is -1: it must be 0 or more"),
-    (dict(evaluate__rows=0), "evaluate.rows is 0: it must be at least 1"),
-    (dict(evaluate__samples=0), "evaluate.samples is 0: it must be at least 1"),
-    (dict(evaluate__samples=4),
-     "evaluate.samples is 4: it must be 1 when evaluate.temperature is 0"),
-    (dict(evaluate__temperature=-1.0),
-     "evaluate.temperature is -1.0: it must be 0 (greedy) or more"),
-    (dict(evaluate__top_p=0.0), "evaluate.top_p is 0.0: it must be above 0 and at most 1"),
-    # several tests
-    (dict(tests=("a",)), "tests is ('a',): it must be a dict of name to changed evaluate fields"),
-    (dict(tests={"a": {"sample": 2}}), "tests.a.sample is not a field; did you mean samples?"),
-    (dict(tests={"a": {"samples": 2}}), "tests.a.samples is 2: it must be 1 when tests.a.temperature"),
-    (dict(tests={"a": {"source": "bundled"}}), "tests.a.limit is 0: it must be at least 1 for bundled"),
-    (dict(tests={"a": {"limit": -1}}), "tests.a.limit is -1: it must be at least 1 for"),
-    (dict(tests={"a": {"max_tokens": 12}}), "tests.a.max_tokens is 12: it must be 0 (as select.max"),
-    (dict(tests={"a": {"source": "no.jsonl"}}), "tests.a.source is 'no.jsonl': it must be bundled,"),
-    (dict(pretrain__documents="books"),
-     "pretrain.documents is 'books': it must be lessons or plain"),
+  # unknown names
+  (dict(select__temprature=1.0), "select.temprature is not a field; did you mean temperature?"),
+  (dict(trian={"steps": 1}), "trian is not a field; did you mean train?"),
+  (dict(train__zzz=1), "train.zzz is not a field; known: steps, rows, length,"),
+  (dict(arms={"a": {"treshold": 1.0}}), "arms.a.treshold is not a field; did you mean threshold?"),
+  # types
+  (dict(select__k="4"), "select.k is '4': it must be of type int"),
+  (dict(select__k=4.0), "select.k is 4.0: it must be of type int"),
+  (dict(select__k=True), "select.k is True: it must be of type int"),
+  (dict(select__temperature="1"), "select.temperature is '1': it must be of type float"),
+  (dict(teacher__unroll=1), "teacher.unroll is 1: it must be of type bool"),
+  (dict(student__path=None), "student.path is None: it must be of type str"),
+  (dict(stages="collect"), "stages is 'collect': it must be of type tuple"),
+  (dict(train=7), "train is 7: it must be a dict of fields"),
+  (dict(arms=["a"]), "arms is ['a']: it must be a dict of name to changed select fields"),
+  (dict(arms={"a": "gen_ssd"}), "arms.a is 'gen_ssd': it must be a dict of changed select fields"),
+  (dict(select__threshold=True), "select.threshold is True: it must be of type str or float"),
+  # top level
+  (dict(stages=("collect", "eval")), "stages is 'eval': it must be made of cold_start, collect,"),
+  (dict(model_parallel=0), "model_parallel is 0: it must be at least 1"),
+  (dict(arms={}), "arms is {}: it must be a dict of at least one arm"),
+  (dict(teacher__path=""), "teacher.path is '': it must be a Hugging Face directory"),
+  (dict(student__path=""), "student.path is '': it must be a Hugging Face directory"),
+  (dict(teacher__dtype="fp16"), "teacher.dtype is 'fp16': it must be float32 or bfloat16"),
+  (dict(teacher__thinking="yes"), "teacher.thinking is 'yes': it must be on, off or empty"),
+  (
+    dict(student__chat_template="no.jinja"),
+    "student.chat_template is 'no.jinja': it must be the path of a Jinja file that exists",
+  ),
+  # problems
+  (dict(problems__test=0), "problems.test is 0: it must be at least 1"),
+  (dict(problems__train=0), "problems.train is 0: it must be at least 1"),
+  (
+    dict(problems__test=-1, problems__test_source="gsm8k"),
+    "problems.test is -1: it must be at least 1, or 0 for all of a file",
+  ),
+  (dict(problems__held_out=128), "problems.held_out is 128: it must be 0 to 127"),
+  (dict(problems__held_out=-1), "problems.held_out is -1: it must be 0 to 127"),
+  (
+    dict(problems__source="no/such.jsonl"),
+    "problems.source is 'no/such.jsonl': it must be bundled, the path of a .jsonl, .json or",
+  ),
+  (
+    dict(problems__cold_start_source="gsm9k:no/such.jsonl"),
+    "problems.cold_start_source is 'gsm9k:no/such.jsonl': it must be a known set before the colon:",
+  ),
+  (dict(problems__source="gsm8k"), "problems.test_source is '': it must be named"),
+  (
+    dict(problems__source="gsm8k", tests={"a": {"source": "math500"}, "b": {}}),
+    "problems.test_source is '': it must be named",
+  ),
+  (
+    dict(evaluate__source="math501"),
+    "evaluate.source is 'math501': it must be bundled, the path of",
+  ),
+  # sizes that do not fit together
+  *(
+    (dict(**{f"select__{name}": 0}), f"select.{name} is 0: it must be at least 1")
+    for name in ("k", "c", "rows", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
+  ),
+  (dict(select__c=48), "select.prompt is 64: it must be a multiple of select.c (48)"),
+  (dict(select__max_tokens=100), "select.max_tokens is 100: it must be a multiple of select.c (8)"),
+  (dict(select__block=20), "select.block is 20: it must be 0 (the whole ring), or a multiple of"),
+  (dict(select__block=-8), "select.block is -8: it must be 0"),
+  (dict(cold_start__prompt=60), "cold_start.prompt is 60: it must be a multiple of cold_start.c"),
+  (dict(arms={"a": {"c": 5}}), "arms.a.prompt is 64: it must be a multiple of arms.a.c (5)"),
+  (
+    dict(select__loop_window=30),
+    "select.loop_window is 30: it must be a multiple of 4, at least 8",
+  ),
+  (dict(select__loop_window=4), "select.loop_window is 4: it must be a multiple of 4, at least 8"),
+  # sampling
+  (dict(select__temperature=0.0), "select.temperature is 0.0: it must be above 0 when k > 1"),
+  (dict(select__temperature=float("nan")), "select.temperature is nan: it must be above 0"),
+  (dict(cold_start__temperature=-1.0), "cold_start.temperature is -1.0: it must be 0 (greedy)"),
+  (dict(select__top_k=-1), "select.top_k is -1: it must be 0 (off) or more"),
+  (dict(select__top_p=0.0), "select.top_p is 0.0: it must be above 0 and at most 1"),
+  (dict(select__top_p=1.5), "select.top_p is 1.5: it must be above 0 and at most 1"),
+  (dict(select__delimiters=("\n", "")), "select.delimiters is ('\\n', ''): it must be texts that"),
+  (dict(select__delimiters=(3,)), "select.delimiters is (3,): it must be texts that are not empty"),
+  # choosing
+  (
+    dict(select__scorer="ppl"),
+    "select.scorer is 'ppl': it must be one of perplexity, local, random, anti, rsr",
+  ),
+  (dict(select__selector="best"), "select.selector is 'best': it must be one of argmin"),
+  (
+    dict(select__threshold="calibrate"),
+    "select.threshold is 'calibrate': it must be off or calibrated, or a number of nats",
+  ),
+  (dict(select__threshold=float("inf")), "select.threshold is inf: it must be off or a finite"),
+  (dict(select__threshold="nan"), "select.threshold is nan: it must be off or a finite number"),
+  (dict(select__margin="calibrated"), "select.margin is 'calibrated': it must be off, or a number"),
+  (dict(arms={"kd": {"k": 1, "margin": 0.1}}), "arms.kd.margin is 0.1: it must be off when k is 1"),
+  (dict(select__quantile=0.0), "select.quantile is 0.0: it must be above 0 and at most 1"),
+  (dict(select__resamples=-1), "select.resamples is -1: it must be 0 or more"),
+  (dict(select__covers="answer"), "select.covers is 'answer': it must be everything or thinking"),
+  (
+    dict(select__covers="thinking", select__granularity="trace"),
+    "select.covers is 'thinking': it must be everything when select.granularity is trace",
+  ),
+  (
+    dict(select__scoring_prompt="none"),
+    "select.scoring_prompt is 'none': it must be student or te",
+  ),
+  (dict(select__pruned="again"), "select.pruned is 'again': it must be drop or retry or keep"),
+  (
+    dict(arms={"late": {"granularity": "trace", "pruned": "keep"}}),
+    "arms.late.pruned is 'keep': it must be drop or retry when arms.late.granularity is trace",
+  ),
+  (dict(select__keep="good"), "select.keep is 'good': it must be right or all"),
+  (dict(select__steps=("",)), "select.steps is ('',): it must be texts that are not empty"),
+  (dict(select__granularity="token"), "select.granularity is 'token': it must be chunk or trace"),
+  (dict(select__chooser="teacher"), "select.chooser is 'teacher': it must be cold_start or base"),
+  (dict(select__scorer="morsd"), "select.scorer is 'morsd': it must be one of perplexity"),
+  (dict(select__scorer="mix_long"), "select.scorer is 'mix_long': it must be one of perplexity"),
+  (
+    dict(arms={"late": {"granularity": "trace", "threshold": 2.0}}),
+    "arms.late.threshold is 2.0: it must be off when arms.late.granularity is trace: nothing",
+  ),
+  (
+    dict(arms={"late": {"granularity": "trace", "margin": 2.0}}),
+    "arms.late.margin is 2.0: it must be off when arms.late.granularity is trace: nothing",
+  ),
+  (dict(select__running=-0.5), "select.running is -0.5: it must be off, or 0 or more"),
+  (dict(select__running=0.5, select__scorer="anti"), "select.running is 0.5: it must be off, or 0"),
+  (dict(select__running="on"), "select.running is 'on': it must be off, or a number of nats"),
+  (dict(select__beta=-1.0), "select.beta is -1.0: it must be 0 (at random) or more"),
+  (dict(select__context=-1), "select.context is -1: it must be 0 (everything) or more"),
+  (dict(select__scorer="local"), "select.context is 0: it must be at least 1 when select.scorer"),
+  (
+    dict(select__context=2, select__granularity="trace"),
+    "select.context is 2: it must be 0 (every",
+  ),
+  (dict(cold_start__running=1.0), "cold_start.running is 1.0: it must be off: there is no student"),
+  (
+    dict(cold_start__granularity="trace"),
+    "cold_start.granularity is 'trace': it must be chunk: there is no student yet",
+  ),
+  # no student yet
+  (dict(cold_start__k=2), "cold_start.k is 2: it must be 1: there is no student yet"),
+  (dict(select__refresh=-1), "select.refresh is -1: it must be 0 or more"),
+  (
+    dict(select__refresh=9, select__chooser="base"),
+    "select.refresh is 9: it must be 0 (never) unless select.granularity is chunk and",
+  ),
+  (
+    dict(select__refresh=9, arms={"late": {"granularity": "trace"}}),
+    "arms.late.refresh is 9: it must be 0 (never) unless arms.late.granularity is chunk and",
+  ),
+  (dict(cold_start__refresh=9), "cold_start.refresh is 9: it must be 0: there is no student yet"),
+  (
+    dict(cold_start__covers="thinking"),
+    "cold_start.covers is 'thinking': it must be everything: th",
+  ),
+  (dict(cold_start__threshold=3.0), "cold_start.threshold is 3.0: it must be off: there is no"),
+  # training and measuring
+  (dict(train__steps=0), "train.steps is 0: it must be at least 1"),
+  (dict(warm_up__rows=0), "warm_up.rows is 0: it must be at least 1"),
+  (dict(train__block=0), "train.block is 0: it must be at least 1"),
+  (dict(train__length=1), "train.length is 1: it must be at least 2"),
+  (dict(train__block=48), "train.block is 48: it must be a divisor of train.length (128)"),
+  (dict(train__dtype="float16"), "train.dtype is 'float16': it must be float32 or bfloat16"),
+  (dict(train__learning_rate=0.0), "train.learning_rate is 0.0: it must be above 0"),
+  (dict(train__start="kept"), "train.start is 'kept': it must be base or cold_start"),
+  (dict(warm_up__start="cold_start"), "warm_up.start is 'cold_start': it must be base: it is the"),
+  (
+    dict(warm_up__cold_traces=True),
+    "warm_up.cold_traces is True: it must be False: it is the cold",
+  ),
+  (dict(train__warmup=-1), "train.warmup is -1: it must be 0 or more"),
+  (dict(evaluate__rows=0), "evaluate.rows is 0: it must be at least 1"),
+  (dict(evaluate__samples=0), "evaluate.samples is 0: it must be at least 1"),
+  (dict(evaluate__samples=4), "evaluate.samples is 4: it must be 1 when evaluate.temperature is 0"),
+  (dict(evaluate__temperature=-1.0), "evaluate.temperature is -1.0: it must be 0 (greedy) or more"),
+  (dict(evaluate__top_p=0.0), "evaluate.top_p is 0.0: it must be above 0 and at most 1"),
+  # several tests
+  (dict(tests=("a",)), "tests is ('a',): it must be a dict of name to changed evaluate fields"),
+  (dict(tests={"a": {"sample": 2}}), "tests.a.sample is not a field; did you mean samples?"),
+  (
+    dict(tests={"a": {"samples": 2}}),
+    "tests.a.samples is 2: it must be 1 when tests.a.temperature",
+  ),
+  (
+    dict(tests={"a": {"source": "bundled"}}),
+    "tests.a.limit is 0: it must be at least 1 for bundled",
+  ),
+  (dict(tests={"a": {"limit": -1}}), "tests.a.limit is -1: it must be at least 1 for"),
+  (dict(tests={"a": {"max_tokens": 12}}), "tests.a.max_tokens is 12: it must be 0 (as select.max"),
+  (dict(tests={"a": {"source": "no.jsonl"}}), "tests.a.source is 'no.jsonl': it must be bundled,"),
+  (dict(pretrain__documents="books"), "pretrain.documents is 'books': it must be lessons or plain"),
 ]
 
 
@@ -234,47 +286,96 @@ def test_wrong_settings_are_explained(changes, message):
 
 
 def test_sizes_that_do_fit():
-  config.parse(made(select__c=16, select__block=32, select__resamples=1, train__block=64,
-                    evaluate__samples=4, evaluate__temperature=0.7))
+  config.parse(
+    made(
+      select__c=16,
+      select__block=32,
+      select__resamples=1,
+      train__block=64,
+      evaluate__samples=4,
+      evaluate__temperature=0.7,
+    )
+  )
 
 
 def test_tests_are_evaluate_with_changes():
-  found = config.parse(made(evaluate__rows=8, problems__source="gsm8k", tests={
-      "aime24": dict(source="aime24", samples=16, temperature=0.6), "gsm8k": dict(source="gsm8k")}))
+  found = config.parse(
+    made(
+      evaluate__rows=8,
+      problems__source="gsm8k",
+      tests={
+        "aime24": dict(source="aime24", samples=16, temperature=0.6),
+        "gsm8k": dict(source="gsm8k"),
+      },
+    )
+  )
   tests = dict(found.tests)
   assert (tests["aime24"].samples, tests["aime24"].rows, tests["gsm8k"].samples) == (16, 8, 1)
-  assert config.parse(made(problems__source="gsm8k", problems__test_source="gsm8k",
-                           problems__train=0)).tests == ()
+  assert (
+    config.parse(
+      made(problems__source="gsm8k", problems__test_source="gsm8k", problems__train=0)
+    ).tests
+    == ()
+  )
 
 
-@pytest.mark.parametrize("changes,slots", [
-    ({}, 64 + 128), (dict(resamples=2), 64 + 128 + 2 * 8), (dict(block=80), 240),
-    (dict(delimiters=("\n",)), 64 + 2 * 128), (dict(block=64), 192)])
+@pytest.mark.parametrize(
+  "changes,slots",
+  [
+    ({}, 64 + 128),
+    (dict(resamples=2), 64 + 128 + 2 * 8),
+    (dict(block=80), 240),
+    (dict(delimiters=("\n",)), 64 + 2 * 128),
+    (dict(block=64), 192),
+  ],
+)
 def test_slots_of_the_ring(changes, slots):
   assert config.ring_slots(config.Select(**changes)) == slots
 
 
 # ---------------------------------------------------------------- collections
 
+
 def test_arms_that_write_the_same_traces_share_one_collection():
-  hashes = lambda **arms: [config.short_hash(config.collection(s)) for _, s in config.parse(
-      made(arms=arms)).arms]
+  hashes = lambda **arms: [
+    config.short_hash(config.collection(s)) for _, s in config.parse(made(arms=arms)).arms
+  ]
   trace = dict(granularity="trace")
-  one = hashes(a=trace, b={**trace, "scorer": "mix_long"}, c={**trace, "k": 2, "attempts": 2},
-               d=dict(k=1, attempts=4), e=dict(k=1, attempts=4, scorer="rsr", keep="all"),
-               f=dict(k=1, attempts=4, quantile=0.5), g=dict(k=1, attempts=4, pruned="keep", retries=3))
+  one = hashes(
+    a=trace,
+    b={**trace, "scorer": "mix_long"},
+    c={**trace, "k": 2, "attempts": 2},
+    d=dict(k=1, attempts=4),
+    e=dict(k=1, attempts=4, scorer="rsr", keep="all"),
+    f=dict(k=1, attempts=4, quantile=0.5),
+    g=dict(k=1, attempts=4, pruned="keep", retries=3),
+  )
   assert len({*one}) == 1 and len(one[0]) == 10 and one[0].isalnum()
-  other = hashes(a=trace, b=dict(k=1), c={}, d=dict(scorer="random"), e=dict(threshold="calibrated"),
-                 f=dict(threshold="calibrated", quantile=0.5), g={**trace, "chooser": "base"},
-                 h={**trace, "seed": 1}, i={**trace, "delimiters": ("x",)}, j=dict(k=1, threshold=2.0),
-                 k=dict(k=1, threshold=2.0, scorer="rsr"), l=dict(pruned="retry"),
-                 m=dict(pruned="retry", retries=2), n=dict(covers="thinking"),
-                 o={**trace, "scoring_prompt": "teacher"}, p=dict(refresh=9),
-                 q=dict(refresh=9, keep="all"), r=dict(refresh=9, pruned="keep"))
+  other = hashes(
+    a=trace,
+    b=dict(k=1),
+    c={},
+    d=dict(scorer="random"),
+    e=dict(threshold="calibrated"),
+    f=dict(threshold="calibrated", quantile=0.5),
+    g={**trace, "chooser": "base"},
+    h={**trace, "seed": 1},
+    i={**trace, "delimiters": ("x",)},
+    j=dict(k=1, threshold=2.0),
+    k=dict(k=1, threshold=2.0, scorer="rsr"),
+    l=dict(pruned="retry"),
+    m=dict(pruned="retry", retries=2),
+    n=dict(covers="thinking"),
+    o={**trace, "scoring_prompt": "teacher"},
+    p=dict(refresh=9),
+    q=dict(refresh=9, keep="all"),
+    r=dict(refresh=9, pruned="keep"),
+  )
   assert len({*other}) == len(other)
 
 
 # ---------------------------------------------------------------- workdir
+
 
 def test_a_workdir_belongs_to_one_config(tmp_path):
   claim = lambda **changes: config.claim(tmp_path / "run", config.parse(made(**changes)))
@@ -284,11 +385,12 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
   saved = json.loads((tmp_path / "run" / "config.json").read_text())
   assert saved["stages"] == ["report"] and saved["arms"]["gen_ssd"]["k"] == 4
   for changes, message in (
-      (dict(train__steps=7), "train.steps is 200 there and 7 here"),
-      (dict(arms={"gen_ssd": {"k": 2}}), "arms.gen_ssd.k is 4 there and 2 here"),
-      (dict(arms={"gen_ssd": {}, "more": {}}), "arms.more is None there and {"),
-      (dict(tests={"aime24": {"source": "aime24"}}), "tests.aime24 is None there and {"),
-      (dict(select__threshold=1.5), "threshold is 'off' there and 1.5 here")):
+    (dict(train__steps=7), "train.steps is 200 there and 7 here"),
+    (dict(arms={"gen_ssd": {"k": 2}}), "arms.gen_ssd.k is 4 there and 2 here"),
+    (dict(arms={"gen_ssd": {}, "more": {}}), "arms.more is None there and {"),
+    (dict(tests={"aime24": {"source": "aime24"}}), "tests.aime24 is None there and {"),
+    (dict(select__threshold=1.5), "threshold is 'off' there and 1.5 here"),
+  ):
     with pytest.raises(ValueError) as caught:
       claim(**changes)
     said = str(caught.value)
@@ -337,8 +439,11 @@ def test_files_are_there_whole_or_not_at_all(tmp_path):
 
 # ---------------------------------------------------------------- config files
 
-FILES = [(path.name, arg) for path in sorted(CONFIGS.glob("*.py"))
-         for arg in (("teacher", "student") if path.name == "bundled.py" else ("",))]
+FILES = [
+  (path.name, arg)
+  for path in sorted(CONFIGS.glob("*.py"))
+  for arg in (("teacher", "student") if path.name == "bundled.py" else ("",))
+]
 
 
 @pytest.mark.parametrize("name,arg", FILES)

@@ -1,9 +1,12 @@
 """Eight fake devices for every test. All of this must happen before jax is imported."""
+
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-os.environ.setdefault("NPROC", "16")  # fewer threads than devices dead-lock in a collective (jax 0.10)
+os.environ.setdefault(
+  "NPROC", "16"
+)  # fewer threads than devices dead-lock in a collective (jax 0.10)
 
 import gc
 

@@ -1,4 +1,5 @@
 """Examples and packed batches: what is learned, in which order, and continuing exactly."""
+
 import itertools
 import json
 
@@ -15,8 +16,13 @@ LENGTH = 16
 def pairs(n):
   """n examples whose every token names the example: prompts 100 i + 1.., responses 100 i + 50.."""
   rng = np.random.default_rng(n)
-  return [([100 * i + 1 + j for j in range(rng.integers(0, 4))],
-           [100 * i + 50 + j for j in range(rng.integers(1, 6))]) for i in range(1, n + 1)]
+  return [
+    (
+      [100 * i + 1 + j for j in range(rng.integers(0, 4))],
+      [100 * i + 50 + j for j in range(rng.integers(1, 6))],
+    )
+    for i in range(1, n + 1)
+  ]
 
 
 def take(n, pairs_=None, *, rows=3, length=LENGTH, seed=0, source=None, bins=4):
@@ -47,9 +53,16 @@ def same(a, b):
 
 # ---------------------------------------------------------------- one example
 
-@pytest.mark.parametrize("length,want,mask", [
-    (9, [1, 2, 3, 8, 9], [0, 0, 0, 1, 1]), (5, [1, 2, 3, 8, 9], [0, 0, 0, 1, 1]),
-    (4, [1, 2, 3, 8], [0, 0, 0, 1]), (2, [1, 2], [0, 0])])
+
+@pytest.mark.parametrize(
+  "length,want,mask",
+  [
+    (9, [1, 2, 3, 8, 9], [0, 0, 0, 1, 1]),
+    (5, [1, 2, 3, 8, 9], [0, 0, 0, 1, 1]),
+    (4, [1, 2, 3, 8], [0, 0, 0, 1]),
+    (2, [1, 2], [0, 0]),
+  ],
+)
 def test_an_example_is_cut_and_only_its_response_is_learned(length, want, mask):
   found = data.example([1, 2, 3], [8, 9], length)
   assert found["tokens"].tolist() == want and found["mask"].tolist() == mask
@@ -63,6 +76,7 @@ def test_an_example_without_prompt():
 
 
 # ---------------------------------------------------------------- packing
+
 
 def test_rows_hold_several_whole_examples_with_their_own_positions():
   known = {tuple(p + r): (p, r) for p, r in pairs(20)}
@@ -90,7 +104,7 @@ def test_every_example_comes_once_before_any_comes_again():
 
 
 def test_long_examples_are_cut_to_a_row():
-  batch, = take(1, [(list(range(1, 11)), list(range(50, 90)))], rows=2)
+  (batch,) = take(1, [(list(range(1, 11)), list(range(50, 90)))], rows=2)
   assert batch["tokens"].tolist() == [[*range(1, 11), *range(50, 56)]] * 2
   assert batch["mask"].tolist() == [[0] * 10 + [1] * 6] * 2
 
@@ -121,6 +135,7 @@ def test_every_process_makes_the_same_batches(monkeypatch):
 
 # ---------------------------------------------------------------- continuing
 
+
 @pytest.mark.parametrize("after", [0, 1, 5, 9])  # 9: into the second time round
 def test_a_saved_position_continues_exactly(after):
   make = lambda: data.batches(data.Rows(pairs(20), LENGTH), rows=2, length=LENGTH, seed=0, bins=4)
@@ -137,15 +152,23 @@ def test_a_saved_position_continues_exactly(after):
 
 # ---------------------------------------------------------------- bundled texts
 
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-  return tokens.word_level_tokenizer([*problems.vocabulary(), "+", "-", "=", "\\boxed{"],
-                                     tmp_path_factory.mktemp("tokenizer"))
+  return tokens.word_level_tokenizer(
+    [*problems.vocabulary(), "+", "-", "=", "\\boxed{"], tmp_path_factory.mktemp("tokenizer")
+  )
 
 
 def documents(tokenizer, kind, seed=0):
-  return data.Documents(kind, tokenizer, lambda text: tokens.chat_prompt(tokenizer, text),
-                        tokenizer.eos_token_id, 128, seed)
+  return data.Documents(
+    kind,
+    tokenizer,
+    lambda text: tokens.chat_prompt(tokenizer, text),
+    tokenizer.eos_token_id,
+    128,
+    seed,
+  )
 
 
 @pytest.mark.parametrize("kind", ["lessons", "plain"])
@@ -171,5 +194,5 @@ def test_a_lesson_is_a_prompt_as_it_is_served_and_a_solution(tokenizer):
 
 
 def test_bundled_texts_pack(tokenizer):
-  batch, = take(1, source=documents(tokenizer, "lessons"), length=128, rows=2)
+  (batch,) = take(1, source=documents(tokenizer, "lessons"), length=128, rows=2)
   assert batch["segments"].max() > 1 and batch["mask"].any()

@@ -1,4 +1,5 @@
 """Accuracy and its uncertainty, on cases worked out by hand."""
+
 import numpy as np
 import pytest
 
@@ -31,16 +32,26 @@ def test_problems_without_a_trace_are_wrong():
 
 
 def test_several_answers_count_as_their_mean():
-  found = accuracy(rows(("a", "right"), ("a", "wrong"), ("a", "wrong"), ("a", "right"),
-                                 ("b", "right"), ("c", "wrong")), 4)
+  found = accuracy(
+    rows(
+      ("a", "right"), ("a", "wrong"), ("a", "wrong"), ("a", "right"), ("b", "right"), ("c", "wrong")
+    ),
+    4,
+  )
   assert found["accuracy"] == (0.5 + 1 + 0 + 0) / 4  # b has one answer, d none
   assert evaluate.per_problem(rows(("a", "right"), ("a", "unverifiable"))) == {"a": 0.5}
 
 
 def test_the_other_figures():
-  found = accuracy([*rows("right", size=4), *rows("wrong", stop="length", size=8),
-                             *rows("unverifiable", size=6), *rows(("z", "unverifiable"), size=6)],
-                            5)
+  found = accuracy(
+    [
+      *rows("right", size=4),
+      *rows("wrong", stop="length", size=8),
+      *rows("unverifiable", size=6),
+      *rows(("z", "unverifiable"), size=6),
+    ],
+    5,
+  )
   assert (found["mean_tokens"], found["truncated"], found["unverifiable"]) == (6, 0.25, 2)
   nothing = accuracy([], 5)
   assert nothing["accuracy"] == 0 and nothing["mean_tokens"] is None
@@ -90,6 +101,7 @@ def test_same_rows_same_interval():
 
 # ---------------------------------------------------------------- paired
 
+
 def test_paired_difference_by_hand():
   mine = rows(("a", "right"), ("b", "right"), ("c", "wrong"), ("d", "right"), ("x", "right"))
   theirs = rows(("d", "right"), ("c", "right"), ("b", "wrong"), ("a", "wrong"), ("y", "wrong"))
@@ -112,8 +124,10 @@ def test_pairing_takes_the_difficulty_of_problems_out():
   assert np.diff(found["ci"]) < 0.7 * np.diff(apart)
 
 
-@pytest.mark.parametrize("mine,theirs,difference", [
-    ("right", "right", 0), ("wrong", "wrong", 0), ("right", "wrong", 1), ("wrong", "right", -1)])
+@pytest.mark.parametrize(
+  "mine,theirs,difference",
+  [("right", "right", 0), ("wrong", "wrong", 0), ("right", "wrong", 1), ("wrong", "right", -1)],
+)
 def test_equal_pairs_are_not_certain_to_either_side(mine, theirs, difference):
   found = paired(rows(*[mine] * 50), rows(*[theirs] * 50))
   edge = 1.96**2 / (50 + 1.96**2)
@@ -130,6 +144,7 @@ def test_arms_that_answer_alike_are_not_certainly_equal(count):
 
 # ---------------------------------------------------------------- seeds
 
+
 def seeds(*shares, n=200):
   """Answers of one student a share, right on that share of n problems, drawn anew for each."""
   rng = np.random.default_rng(0)
@@ -137,8 +152,13 @@ def seeds(*shares, n=200):
 
 
 def test_the_mean_of_seeds_and_each():
-  found = evaluate.accuracy([rows("right", "right", "wrong", "wrong"),
-                             rows(("p0", "right"), ("p3", "right"), ("p9", "right"))], 10)
+  found = evaluate.accuracy(
+    [
+      rows("right", "right", "wrong", "wrong"),
+      rows(("p0", "right"), ("p3", "right"), ("p9", "right")),
+    ],
+    10,
+  )
   assert found["seeds"] == [0.2, 0.3] and found["accuracy"] == 0.25 and found["n"] == 10
   both = evaluate.paired([rows("right", "wrong"), rows("right", "right")], [rows("wrong", "wrong")])
   assert both["difference"] == 0.75 and both["n"] == 2
@@ -155,8 +175,9 @@ def test_seeds_that_disagree_widen_the_interval():
 
 def test_several_seeds_that_are_the_same_are_one():
   one = seeds(0.5)
-  np.testing.assert_allclose(evaluate.accuracy(one * 3, 200)["ci"],
-                             evaluate.accuracy(one, 200)["ci"], atol=0.012)
+  np.testing.assert_allclose(
+    evaluate.accuracy(one * 3, 200)["ci"], evaluate.accuracy(one, 200)["ci"], atol=0.012
+  )
 
 
 def test_the_interval_over_seeds_covers_the_truth_about_as_often_as_it_says():

@@ -1,4 +1,5 @@
 """What a Hugging Face directory says: facts of config.json, hub names, identity."""
+
 import dataclasses
 import json
 import shutil
@@ -21,17 +22,33 @@ def edit_config(folder, **changes):
 
 # ---------------------------------------------------------------- config.json
 
+
 def test_shapes_of_both_config_formats(tmp_path):
   old = facts.read_shape(golden("llama", tmp_path / "llama")[0], dtype="bfloat16", rows=None)
   assert (old.theta, old.head, old.kv_heads, old.groups) == (5e5, 4, 2, 2)
-  assert old.rope == ("llama3", ("factor", 8.0), ("high_freq_factor", 4.0),
-                      ("low_freq_factor", 1.0), ("original_max_position_embeddings", 16))
+  assert old.rope == (
+    "llama3",
+    ("factor", 8.0),
+    ("high_freq_factor", 4.0),
+    ("low_freq_factor", 1.0),
+    ("original_max_position_embeddings", 16),
+  )
   assert (old.dtype, old.rows, old.bias, old.qk_norm, old.tied) == (
-      "bfloat16", None, False, False, False)
+    "bfloat16",
+    None,
+    False,
+    False,
+    False,
+  )
   hash(old)
   new = facts.read_shape(golden("qwen3", tmp_path / "qwen3")[0])
   assert (new.theta, new.head, new.qk_norm, new.bias, new.rope) == (
-      5e6, 8, True, False, ("default",))
+    5e6,
+    8,
+    True,
+    False,
+    ("default",),
+  )
   qwen2 = facts.read_shape(golden("qwen2", tmp_path / "qwen2")[0])
   assert (qwen2.bias, qwen2.tied, qwen2.head, qwen2.theta) == (True, True, 4, 3e5)
   source, _, _ = golden("llama", tmp_path / "mistral")
@@ -56,36 +73,44 @@ def test_shapes_of_both_gemma_formats(tmp_path):
 
 
 REFUSED = {
-    "model_type 'mixtral'.*llama, mistral, qwen2, qwen3, gemma3_text": dict(model_type="mixtral"),
-    "model_type 'qwen3_moe'": dict(model_type="qwen3_moe"),
-    "model_type 'gemma3'.*those without images": dict(model_type="gemma3"),
-    "model_type 'never_heard_of_it'": dict(model_type="never_heard_of_it"),
-    "model_type None": dict(model_type=None),
-    "rope type 'dynamic'.*default, linear, llama3, yarn": dict(
-        rope_scaling=dict(rope_type="dynamic", factor=2.0)),
-    "rope type 'longrope'": dict(rope_scaling=dict(
-        rope_type="longrope", short_factor=[1.0] * 2, long_factor=[1.0] * 2, factor=2.0)),
-    "partial_rotary_factor 0.5": dict(partial_rotary_factor=0.5),
-    "hidden_act 'gelu'": dict(hidden_act="gelu"),
-    "attention_bias": dict(attention_bias=True),
-    "mlp_bias": dict(mlp_bias=True),
-    "quantised": dict(quantization_config=dict(quant_method="gptq", bits=4)),
-    "sliding window": dict(model_type="qwen2", use_sliding_window=True, max_window_layers=1),
-    "sliding window in use": dict(model_type="mistral", sliding_window=32),
-    "layer_types.*sliding_attention": dict(
-        model_type="qwen3", head_dim=4, layer_types=["full_attention", "sliding_attention"]),
-    "attention_bias.*o_proj": dict(model_type="qwen3", head_dim=4, attention_bias=True),
+  "model_type 'mixtral'.*llama, mistral, qwen2, qwen3, gemma3_text": dict(model_type="mixtral"),
+  "model_type 'qwen3_moe'": dict(model_type="qwen3_moe"),
+  "model_type 'gemma3'.*those without images": dict(model_type="gemma3"),
+  "model_type 'never_heard_of_it'": dict(model_type="never_heard_of_it"),
+  "model_type None": dict(model_type=None),
+  "rope type 'dynamic'.*default, linear, llama3, yarn": dict(
+    rope_scaling=dict(rope_type="dynamic", factor=2.0)
+  ),
+  "rope type 'longrope'": dict(
+    rope_scaling=dict(
+      rope_type="longrope", short_factor=[1.0] * 2, long_factor=[1.0] * 2, factor=2.0
+    )
+  ),
+  "partial_rotary_factor 0.5": dict(partial_rotary_factor=0.5),
+  "hidden_act 'gelu'": dict(hidden_act="gelu"),
+  "attention_bias": dict(attention_bias=True),
+  "mlp_bias": dict(mlp_bias=True),
+  "quantised": dict(quantization_config=dict(quant_method="gptq", bits=4)),
+  "sliding window": dict(model_type="qwen2", use_sliding_window=True, max_window_layers=1),
+  "sliding window in use": dict(model_type="mistral", sliding_window=32),
+  "layer_types.*sliding_attention": dict(
+    model_type="qwen3", head_dim=4, layer_types=["full_attention", "sliding_attention"]
+  ),
+  "attention_bias.*o_proj": dict(model_type="qwen3", head_dim=4, attention_bias=True),
 }
 
 
 REFUSED_GEMMA = {
-    "final_logit_softcapping is not supported": dict(final_logit_softcapping=30.0),
-    "attn_logit_softcapping": dict(attn_logit_softcapping=50.0),
-    "use_bidirectional_attention": dict(use_bidirectional_attention=True),
-    "rope type 'dynamic'": dict(rope_parameters={
-        "full_attention": dict(rope_type="default"),
-        "sliding_attention": dict(rope_type="dynamic", factor=2.0)}),
-    "sliding_attention with sliding_window None": dict(sliding_window=None),
+  "final_logit_softcapping is not supported": dict(final_logit_softcapping=30.0),
+  "attn_logit_softcapping": dict(attn_logit_softcapping=50.0),
+  "use_bidirectional_attention": dict(use_bidirectional_attention=True),
+  "rope type 'dynamic'": dict(
+    rope_parameters={
+      "full_attention": dict(rope_type="default"),
+      "sliding_attention": dict(rope_type="dynamic", factor=2.0),
+    }
+  ),
+  "sliding_attention with sliding_window None": dict(sliding_window=None),
 }
 
 
@@ -111,6 +136,7 @@ def test_no_config_says_where_to_get_one(tmp_path):
 
 
 # ---------------------------------------------------------------- hub names
+
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
@@ -142,14 +168,23 @@ def test_a_hub_name_is_found_in_the_cache_without_a_network(hub):
 
 
 def test_a_hub_name_that_cannot_be_had_offline(hub):
-  with pytest.raises(ValueError, match="some-org/Tiny: no such directory, and as a hub name: the hub "
-                     "cannot be reached and its cache does not have it.*hf download some-org/Tiny"):
+  with pytest.raises(
+    ValueError,
+    match="some-org/Tiny: no such directory, and as a hub name: the hub "
+    "cannot be reached and its cache does not have it.*hf download some-org/Tiny",
+  ):
     facts.locate("some-org/Tiny")
 
 
-@pytest.mark.parametrize("error,message", [
-    (errors.GatedRepoError, "licence accepted"), (errors.RepositoryNotFoundError, "no such model"),
-    (errors.RevisionNotFoundError, "no revision 'v9'"), (ConnectionError, "cannot be reached")])
+@pytest.mark.parametrize(
+  "error,message",
+  [
+    (errors.GatedRepoError, "licence accepted"),
+    (errors.RepositoryNotFoundError, "no such model"),
+    (errors.RevisionNotFoundError, "no revision 'v9'"),
+    (ConnectionError, "cannot be reached"),
+  ],
+)
 def test_what_the_hub_says_in_plain_words(error, message, hub, monkeypatch):
 
   def refuse(*args, **kwargs):
@@ -169,6 +204,7 @@ def test_a_directory_is_a_directory(hub, tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- identity
 
+
 def test_identity_follows_what_is_inside_and_not_where_it_is(tmp_path):
   source, _, _ = golden("qwen3", tmp_path / "a")
   name = facts.identity(source)
@@ -186,6 +222,8 @@ def test_identity_follows_what_is_inside_and_not_where_it_is(tmp_path):
   (source / "tokenizer.json").write_text("{}")
   assert changed() == 3
   found = load_file(source / "model.safetensors")
-  save_file({k: v + np.float32(k == "model.layers.1.mlp.up_proj.weight") for k, v in found.items()},
-            source / "model.safetensors")
+  save_file(
+    {k: v + np.float32(k == "model.layers.1.mlp.up_proj.weight") for k, v in found.items()},
+    source / "model.safetensors",
+  )
   assert changed() == 4

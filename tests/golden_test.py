@@ -1,4 +1,5 @@
 """The engine against torch: the goldens' text is decoded through the ring and scored in chunks."""
+
 import jax
 import jax.numpy as jnp
 from model_test import golden
@@ -35,16 +36,30 @@ def forced(monkeypatch):
     monkeypatch.setattr(sample, "uniforms", uniforms)
     monkeypatch.setattr(sample, "draw", draw)
     # A fresh program: the one that other tests compiled draws at random, and must go on to.
-    monkeypatch.setattr(select, "select_step", jax.jit(
-        select.select_step.__wrapped__, donate_argnums=2,
-        static_argnames=("k", "c", "scorer", "selector", "block", "window")))
+    monkeypatch.setattr(
+      select,
+      "select_step",
+      jax.jit(
+        select.select_step.__wrapped__,
+        donate_argnums=2,
+        static_argnames=("k", "c", "scorer", "selector", "block", "window"),
+      ),
+    )
 
   return force
 
 
-CASES = [("llama", {}), ("llama_linear", {}), ("mistral", {}), ("qwen2_yarn", {}), ("qwen3_yarn", {}),
-         ("r1_distill_qwen", dict(unroll=True)), ("gemma3", dict(c=8, slots=64)),
-         ("gemma3_nested", dict(block=12)), ("gemma3", dict(unroll=True, block=12, devices=4))]
+CASES = [
+  ("llama", {}),
+  ("llama_linear", {}),
+  ("mistral", {}),
+  ("qwen2_yarn", {}),
+  ("qwen3_yarn", {}),
+  ("r1_distill_qwen", dict(unroll=True)),
+  ("gemma3", dict(c=8, slots=64)),
+  ("gemma3_nested", dict(block=12)),
+  ("gemma3", dict(unroll=True, block=12, devices=4)),
+]
 
 
 @pytest.mark.parametrize("name,options", CASES, ids=[f"{n}-{'-'.join(o)}" for n, o in CASES])
@@ -55,21 +70,30 @@ def test_decoding_through_the_ring_and_chunk_scoring_are_torchs(name, options, f
   folder, tokens, want = golden(name, tmp_path)
   c = options.get("c", 4)
   forced(tokens, c)
-  load = lambda **place: model.unstacked(weights.load(
-      folder, weights.read_shape(folder, unroll=unroll, **place)))
+  load = lambda **place: model.unstacked(
+    weights.load(folder, weights.read_shape(folder, unroll=unroll, **place))
+  )
   vocab = want.shape[1]
   engine = tiny.Engine(
-      teacher=load(), student=load(rows=("data", "model"), tensor=None), b=4, k=2, c=c,
-      slots=options.get("slots", 60), block=options.get("block"),
-      knob=tiny.knobs(vocab=np.int32(vocab), ends=np.zeros(vocab, np.int8)))
+    teacher=load(),
+    student=load(rows=("data", "model"), tensor=None),
+    b=4,
+    k=2,
+    c=c,
+    slots=options.get("slots", 60),
+    block=options.get("block"),
+    knob=tiny.knobs(vocab=np.int32(vocab), ends=np.zeros(vocab, np.int8)),
+  )
   logp = np.asarray(jax.nn.log_softmax(want))
   nll = -logp[np.arange(len(tokens) - 1), tokens[1:]]  # of tokens[1:]
   for turn in range(32 // c):
     if turn < len(PROMPTS):
-      engine.admit({turn: (tokens[:PROMPTS[turn]].tolist(), turn)})
+      engine.admit({turn: (tokens[: PROMPTS[turn]].tolist(), turn)})
     report = engine.round()
     for row in range(min(turn + 1, len(PROMPTS))):
       start = len(engine.texts[row]) - c
-      assert engine.texts[row][start:] == tokens[start:start + c].tolist()
+      assert engine.texts[row][start:] == tokens[start : start + c].tolist()
       for found in (report.teacher_nll[row], report.student_nll[row]):
-        np.testing.assert_allclose(found, np.tile(nll[start - 1:start + c - 1], (2, 1)), atol=1e-4)
+        np.testing.assert_allclose(
+          found, np.tile(nll[start - 1 : start + c - 1], (2, 1)), atol=1e-4
+        )

@@ -1,4 +1,5 @@
 """The whole loop on GSM8K's questions with Qwen3's tokenizer: plumbing, as the weights are random."""
+
 import json
 import pathlib
 import re
@@ -25,11 +26,24 @@ def qwen3(folder, name, seed, **facts):
   """A random model of Qwen3's shape in Hugging Face format, with the real tokenizer."""
   source = folder / f"{name}-source"
   shutil.copytree(TOKENIZER, source)
-  (source / "config.json").write_text(json.dumps({
-      "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu",
-      "rms_norm_eps": 1e-6,
-      "rope_theta": 1e6, "attention_bias": False, "max_position_embeddings": 4096, "head_dim": 8,
-      "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, **facts}))
+  (source / "config.json").write_text(
+    json.dumps(
+      {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "attention_bias": False,
+        "max_position_embeddings": 4096,
+        "head_dim": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 2,
+        **facts,
+      }
+    )
+  )
   (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ENDS}))
   shape = weights.read_shape(str(source))
   made = model.initialise(shape, jax.random.key(seed))
@@ -54,11 +68,23 @@ def finished(tmp_path_factory):
   student = dict(hidden_size=16, intermediate_size=32, vocab_size=151936, tie_word_embeddings=True)
   c.teacher.update(path=qwen3(folder, "teacher", 0, **teacher), chat_template=str(opens))
   c.student.update(path=qwen3(folder, "student", 1, **student), thinking="on")
-  c.problems.update(source=f"gsm8k:{QUESTIONS / 'train.jsonl'}", train=8, cold_start=8, held_out=2,
-                    system="Put your final answer within \\boxed{}.")
-  c.tests = {"gsm8k": dict(source=f"gsm8k:{QUESTIONS / 'test.jsonl'}", limit=6),
-             "svamp": dict(source=f"svamp:{DATA / 'svamp' / 'SVAMP.json'}", limit=6, samples=2,
-                           temperature=0.6, top_p=0.95)}
+  c.problems.update(
+    source=f"gsm8k:{QUESTIONS / 'train.jsonl'}",
+    train=8,
+    cold_start=8,
+    held_out=2,
+    system="Put your final answer within \\boxed{}.",
+  )
+  c.tests = {
+    "gsm8k": dict(source=f"gsm8k:{QUESTIONS / 'test.jsonl'}", limit=6),
+    "svamp": dict(
+      source=f"svamp:{DATA / 'svamp' / 'SVAMP.json'}",
+      limit=6,
+      samples=2,
+      temperature=0.6,
+      top_p=0.95,
+    ),
+  }
   sizes = dict(c=16, rows=8, prompt=320, max_tokens=160, block=160, keep="all")
   c.select.update(k=2, **sizes)
   c.cold_start.update(**sizes)
@@ -93,7 +119,10 @@ def test_traces_are_chosen_for_real_questions(finished):
 def test_the_students_are_measured_on_both_sets(finished):
   _, workdir = finished
   found = json.loads((workdir / "results.json").read_text())
-  assert {t: r["arms"]["gen_ssd"]["n"] for t, r in found["tests"].items()} == {"gsm8k": 6, "svamp": 6}
+  assert {t: r["arms"]["gen_ssd"]["n"] for t, r in found["tests"].items()} == {
+    "gsm8k": 6,
+    "svamp": 6,
+  }
   assert found["arms"]["gen_ssd"]["n"] == 12
   answers = traces.Shards(workdir / "arms" / "gen_ssd" / "seed-0" / "answers-svamp").resume()[0]
   assert len(answers) == 12 and (workdir / "report.html").stat().st_size > 10_000

@@ -1,4 +1,5 @@
 """The whole run, small: four arms on the bundled pair; and bad input before any compute."""
+
 import json
 import math
 import pathlib
@@ -52,9 +53,13 @@ def run(config, workdir):
 
 def products(workdir):
   """What a run leaves for its user, timestamps and checkpoints apart."""
-  return {str(p.relative_to(workdir)): p.read_bytes() for p in sorted(workdir.rglob("*"))
-          if p.is_file() and p.suffix in (".json", ".jsonl", ".safetensors", ".parquet")
-          and "checkpoints" not in p.parts}
+  return {
+    str(p.relative_to(workdir)): p.read_bytes()
+    for p in sorted(workdir.rglob("*"))
+    if p.is_file()
+    and p.suffix in (".json", ".jsonl", ".safetensors", ".parquet")
+    and "checkpoints" not in p.parts
+  }
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +73,19 @@ def test_a_run_ends_in_results_and_a_page(finished):
   found = json.loads((finished / "results.json").read_text())
   assert set(found["arms"]) == {"standard_kd", "random", "posthoc", "gen_ssd"}
   for row in found["arms"].values():
-    assert {"accuracy", "ci", "n", "mean_tokens", "student_nll", "kept", "teacher_tokens"} <= set(row)
+    assert {"accuracy", "ci", "n", "mean_tokens", "student_nll", "kept", "teacher_tokens"} <= set(
+      row
+    )
     assert row["n"] == 10 and row["ci"][0] <= row["accuracy"] <= row["ci"][1]
     assert 0 < row["kept"] <= row["problems"] == 12
-  assert found["arms"]["posthoc"]["teacher_tokens"] > 2 * found["arms"]["standard_kd"][
-      "teacher_tokens"]
+  assert (
+    found["arms"]["posthoc"]["teacher_tokens"] > 2 * found["arms"]["standard_kd"]["teacher_tokens"]
+  )
   assert (finished / "report.html").stat().st_size > 10_000
   for name, row in found["arms"].items():
-    first, second = (finished / "arms" / name / f"seed-{i}/student/model.safetensors" for i in (0, 1))
+    first, second = (
+      finished / "arms" / name / f"seed-{i}/student/model.safetensors" for i in (0, 1)
+    )
     assert first.read_bytes() != second.read_bytes()
     assert len(row["seeds"]) == 2 and sum(row["seeds"]) / 2 == pytest.approx(row["accuracy"])
 
@@ -84,11 +94,14 @@ def test_several_tests_in_one_run(finished, tmp_path, capsys):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
   shared = problems.bundled("test", 4)
-  (tmp_path / "p.jsonl").write_text("".join(
-      json.dumps({"problem": p.problem, "answer": p.answer}) + "\n" for p in shared))
+  (tmp_path / "p.jsonl").write_text(
+    "".join(json.dumps({"problem": p.problem, "answer": p.answer}) + "\n" for p in shared)
+  )
   sampled = dict(source=str(tmp_path / "p.jsonl"), samples=3, temperature=0.7, max_tokens=16)
-  stages.evaluate(small(tests={"greedy": dict(source="bundled", limit=5), "sampled": sampled},
-                        problems__seed=0), workdir)
+  stages.evaluate(
+    small(tests={"greedy": dict(source="bundled", limit=5), "sampled": sampled}, problems__seed=0),
+    workdir,
+  )
   found = json.loads((workdir / "results.json").read_text())
   assert [found["tests"][t]["arms"]["random"]["n"] for t in ("greedy", "sampled")] == [5, 4]
   assert found["arms"]["random"]["n"] == 5  # over both: the file's four are the other's first four
@@ -102,25 +115,42 @@ def test_several_tests_in_one_run(finished, tmp_path, capsys):
 
 
 def test_a_file_gives_the_cold_start_its_part_and_training_the_rest(tmp_path):
-  lines = [json.dumps({"problem": p.problem, "answer": p.answer}) + "\n"
-           for p in problems.bundled("train", 40)]
+  lines = [
+    json.dumps({"problem": p.problem, "answer": p.answer}) + "\n"
+    for p in problems.bundled("train", 40)
+  ]
   (tmp_path / "p.jsonl").write_text("".join(lines))
-  config = small(problems__source=str(tmp_path / "p.jsonl"), problems__test_source="bundled",
-                 problems__train=0)
+  config = small(
+    problems__source=str(tmp_path / "p.jsonl"), problems__test_source="bundled", problems__train=0
+  )
   stages.check(config)
   cold, train = ({p.uuid for p in stages._problems(config, s)} for s in ("cold_start", "train"))
   assert (len(cold), len(train)) == (16, 24) and not cold & train
   with pytest.raises(ValueError, match="problems.train is 30: there are only 24"):
-    stages.check(small(problems__source=str(tmp_path / "p.jsonl"), problems__train=30,
-                       problems__test_source="bundled"))
+    stages.check(
+      small(
+        problems__source=str(tmp_path / "p.jsonl"),
+        problems__train=30,
+        problems__test_source="bundled",
+      )
+    )
 
 
 def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished, tmp_path):
   trace = dict(granularity="trace", threshold="off", k=3)
-  config = small(stages=("cold_start", "collect"), select__k=2, arms={
-      "rejection": dict(scorer="random", **trace), "shortest": dict(scorer="shortest", **trace),
-      "morsd": dict(scorer="morsd", **trace), "local": dict(scorer="local", context=1, **trace),
-      "own": dict(), "base": dict(chooser="base"), "base_late": dict(chooser="base", **trace)})
+  config = small(
+    stages=("cold_start", "collect"),
+    select__k=2,
+    arms={
+      "rejection": dict(scorer="random", **trace),
+      "shortest": dict(scorer="shortest", **trace),
+      "morsd": dict(scorer="morsd", **trace),
+      "local": dict(scorer="local", context=1, **trace),
+      "own": dict(),
+      "base": dict(chooser="base"),
+      "base_late": dict(chooser="base", **trace),
+    },
+  )
   shutil.copytree(finished / "cold_start" / "student", tmp_path / "cold_start" / "student")
   run(config, tmp_path)
   rows = {name: stages.arm_rows(tmp_path, name) for name, _ in config.arms}
@@ -140,8 +170,9 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
   assert late["coverage"] == len(rows["shortest"][1]) / 12
   assert late["kl_bound"] == pytest.approx(math.log(3) - 2 / 3)
   early = evaluate.collected(*rows["own"], 12)
-  assert early["kl_bound"] == pytest.approx((math.log(2) - 1 / 2) * sum(
-      len(r["chunks"]) for r in rows["own"][1]) / len(rows["own"][1]))
+  assert early["kl_bound"] == pytest.approx(
+    (math.log(2) - 1 / 2) * sum(len(r["chunks"]) for r in rows["own"][1]) / len(rows["own"][1])
+  )
   assert early["mean_kept_tokens"] == early["kept_tokens"] / early["kept"]
 
 
@@ -153,13 +184,15 @@ def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, m
   assert products(finished) == before
 
 
-def test_killed_between_and_inside_stages_it_ends_in_the_same_products(finished, tmp_path,
-                                                                      monkeypatch):
+def test_killed_between_and_inside_stages_it_ends_in_the_same_products(
+  finished, tmp_path, monkeypatch
+):
 
   class Killed(Exception):
     pass
 
   from gen_ssd import train
+
   for module, name in ((select, "select_step"), (train, "train_step")):
     real = getattr(module, name)
     left = [9]
@@ -181,7 +214,8 @@ def test_killed_between_and_inside_stages_it_ends_in_the_same_products(finished,
 
 
 def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
-    finished, tmp_path, monkeypatch):
+  finished, tmp_path, monkeypatch
+):
   config = small(stages=("cold_start", "collect"), select__refresh=5, arms={"fresh": {}})
   keys = lambda rows: [(r["uuid"], r["attempt"]) for r in rows]
   trained, choosers, rounds = [], [], []
@@ -202,17 +236,26 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
 
   for name in ("whole", "killed"):
     shutil.copytree(finished / "cold_start", tmp_path / name / "cold_start")
-  undo = [patch(stages, "_train", lambda config, rows, *a, **k: trained.append(keys(rows))),
-          patch(stages, "_collect", lambda config, workdir, select, folder, problems, student, title:
-                title == "calibrate" or choosers.append((len(problems), student))),
-          patch(select, "select_step", lambda *a, **k: rounds.append(1))]
+  undo = [
+    patch(stages, "_train", lambda config, rows, *a, **k: trained.append(keys(rows))),
+    patch(
+      stages,
+      "_collect",
+      lambda config, workdir, select, folder, problems, student, title: (
+        title == "calibrate" or choosers.append((len(problems), student))
+      ),
+    ),
+    patch(select, "select_step", lambda *a, **k: rounds.append(1)),
+  ]
   run(config, tmp_path / "whole")
   for back in undo:
     back()
   home = stages.collection(tmp_path / "whole", "fresh")
-  assert choosers == [(5, str(tmp_path / "whole" / "cold_start" / "student")),
-                      (10, str(home / "refresh-5" / "student")),
-                      (12, str(home / "refresh-10" / "student"))]
+  assert choosers == [
+    (5, str(tmp_path / "whole" / "cold_start" / "student")),
+    (10, str(home / "refresh-5" / "student")),
+    (12, str(home / "refresh-10" / "student")),
+  ]
   assert all(len(list((home / f"refresh-{n}").glob("calibration-*"))) == 1 for n in (5, 10))
   order = [p.uuid for p in stages._problems(config, "train")]
   cold = keys(stages._cold_rows(config, tmp_path / "whole"))
@@ -226,8 +269,12 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
   assert all(x != y for x, y in zip(first(rows)[5:], first(plain)[5:]))
 
   from gen_ssd import train
-  for module, name, at in ((train, "train_step", 3), (select, "select_step", len(rounds) // 3),
-                           (train, "train_step", 2)):
+
+  for module, name, at in (
+    (train, "train_step", 3),
+    (select, "select_step", len(rounds) // 3),
+    (train, "train_step", 2),
+  ):
     left = [at]
 
     def step(*args, left=left, **kwargs):
@@ -247,6 +294,7 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
 
 def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, monkeypatch):
   from gen_ssd import train
+
   mesh.start(devices=jax.devices()[:1])
   seen, found = [], []
   monkeypatch.setattr(train, "fit", lambda net, source, *a, **k: seen.append(source.pairs) or net)
@@ -259,8 +307,8 @@ def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, 
   warm = (finished / "cold_start/student/model.safetensors").read_bytes()
   assert found[0] == found[2] != found[1] == warm
   cold = stages._cold_rows(config, finished)
-  assert seen[0] == seen[1] == seen[2][len(cold):] and cold
-  assert [pair[1][:-1] for pair in seen[2][:len(cold)]] == [r["ids"][:-1] for r in cold]
+  assert seen[0] == seen[1] == seen[2][len(cold) :] and cold
+  assert [pair[1][:-1] for pair in seen[2][: len(cold)]] == [r["ids"][:-1] for r in cold]
   prefix = {**cold[0], "ids": cold[0]["ids"][:5], "stop": "pruned"}
   stages._train(config, [prefix, cold[0]], config.train, tmp_path / "prefix", title="prefix")
   end = tokens.load_tokenizer(stages.directory("bundled/student")).eos_token_id
@@ -272,7 +320,9 @@ def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, 
 
 
 def test_another_config_may_not_use_the_workdir(finished):
-  with pytest.raises(ValueError, match=r"belongs to another config: arms.gen_ssd.k is 4 there and 2"):
+  with pytest.raises(
+    ValueError, match=r"belongs to another config: arms.gen_ssd.k is 4 there and 2"
+  ):
     config_lib.claim(finished, small(select__k=2))
 
 
@@ -291,23 +341,31 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   whole = bytearray(file.read_bytes())
   whole[(entry.start + entry.stop) // 2] ^= 1  # one bit, as training changes almost all
   file.write_bytes(whole)
-  with pytest.raises(ValueError, match="other weights: the files of student.path are '[0-9a-f]{16}'"):
+  with pytest.raises(
+    ValueError, match="other weights: the files of student.path are '[0-9a-f]{16}'"
+  ):
     claim()
 
 
-@pytest.mark.parametrize("field", ["warm_up.rows", "train.rows", "arms.gen_ssd.rows", "evaluate.rows",
-                                   "cold_start.rows"])
+@pytest.mark.parametrize(
+  "field", ["warm_up.rows", "train.rows", "arms.gen_ssd.rows", "evaluate.rows", "cold_start.rows"]
+)
 def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
   even = {f"{n}__rows": 8 for n in ("warm_up", "train", "select", "cold_start", "evaluate")}
   where = field.replace("arms.gen_ssd", "select").replace(".", "__")
   stages.begin(small(**even), tmp_path, jax.devices()[:4])
-  with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of the 4"):
+  with pytest.raises(
+    ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of the 4"
+  ):
     stages.begin(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
 
 
 def test_a_thinking_part_without_an_end_is_refused():
-  with pytest.raises(ValueError, match="arms.a.covers is 'thinking': the tokenizer of .*teacher has no "
-                                       "single token </think>.*set it to everything"):
+  with pytest.raises(
+    ValueError,
+    match="arms.a.covers is 'thinking': the tokenizer of .*teacher has no "
+    "single token </think>.*set it to everything",
+  ):
     stages.check(small(arms={"a": dict(covers="thinking")}))
 
 
@@ -320,9 +378,12 @@ def test_training_on_test_problems_is_refused(tmp_path):
   paths = {}
   for split, first in (("source", 0), ("cold_start_source", 20), ("test_source", 10)):
     paths[f"problems__{split}"] = str(tmp_path / f"{split}.jsonl")
-    (tmp_path / f"{split}.jsonl").write_text("".join(
+    (tmp_path / f"{split}.jsonl").write_text(
+      "".join(
         json.dumps({"problem": p.problem, "answer": p.answer}) + "\n"
-        for p in problems.bundled("train", 40)[first:first + 16]))
+        for p in problems.bundled("train", 40)[first : first + 16]
+      )
+    )
   with pytest.raises(ValueError, match="problems.test and problems.train share problem"):
     stages.check(small(**paths))
 
@@ -343,13 +404,28 @@ def test_vocabularies_that_disagree_are_refused(tmp_path):
     stages.check(small(student__path=str(tmp_path / "student")))
 
 
-@pytest.mark.parametrize("flag,says", [
-    ("--config.select.kk=3", "kk"), ("--config.select.k=0", "select.k is 0: it must be at least 1"),
-    ("--config.teacher.path=/nowhere", "/nowhere: no config.json there")])
+@pytest.mark.parametrize(
+  "flag,says",
+  [
+    ("--config.select.kk=3", "kk"),
+    ("--config.select.k=0", "select.k is 0: it must be at least 1"),
+    ("--config.teacher.path=/nowhere", "/nowhere: no config.json there"),
+  ],
+)
 def test_the_command_says_what_is_wrong_in_one_message(flag, says, tmp_path):
   done = subprocess.run(
-      [sys.executable, "-m", "gen_ssd.main", "--config=configs/quickstart.py",
-       f"--workdir={tmp_path}", flag], cwd=ROOT, capture_output=True, text=True)
+    [
+      sys.executable,
+      "-m",
+      "gen_ssd.main",
+      "--config=configs/quickstart.py",
+      f"--workdir={tmp_path}",
+      flag,
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
   assert done.returncode != 0 and says in done.stderr
   assert not list(tmp_path.iterdir())
 
@@ -362,18 +438,25 @@ def test_the_bundled_teacher_solves_nine_in_ten_test_problems(tmp_path):
   writer = collect.Writer(model.unstacked(net), tokenizer, tokens.eos_ids(path, tokenizer))
   greedy = config_lib.Select(k=1, rows=64, prompt=40, max_tokens=80, temperature=0.0)
   with answers.Verifier() as verifier:
-    rows = collect.collect(writer, problems.bundled("test", 320, seed=3), greedy, tmp_path,
-                           verifier=verifier)
+    rows = collect.collect(
+      writer, problems.bundled("test", 320, seed=3), greedy, tmp_path, verifier=verifier
+    )
   assert sum(r["verdict"] == "right" for r in rows) >= 0.9 * len(rows)
 
 
 def test_the_bundled_pair_is_ordinary_hugging_face(tmp_path):
   import transformers
-  for who, most in (("teacher", 3e6), ("student", 0.6e6), ("student_small", 0.1e6),
-                    ("student_large", 0.6e6)):
+
+  for who, most in (
+    ("teacher", 3e6),
+    ("student", 0.6e6),
+    ("student_small", 0.1e6),
+    ("student_large", 0.6e6),
+  ):
     path = stages.directory(f"bundled/{who}")
     assert transformers.AutoConfig.from_pretrained(path).model_type == "qwen3"
     from gen_ssd import weights
+
     assert model.parameters(weights.read_shape(path)) <= most
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     text = problems.bundled("test", 1)[0].problem

@@ -1,4 +1,5 @@
 """The model against transformers' logits, and what may not look at what, by gradient."""
+
 import dataclasses
 import functools
 import json
@@ -19,8 +20,9 @@ from gen_ssd import weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
-SMALL = model.Shape(vocab=40, width=16, layers=2, kv_heads=2, groups=2, head=8, hidden=24,
-                    theta=1000.0, qk_norm=True)
+SMALL = model.Shape(
+  vocab=40, width=16, layers=2, kv_heads=2, groups=2, head=8, hidden=24, theta=1000.0, qk_norm=True
+)
 
 
 def golden(name, folder, dtype=np.float32):
@@ -28,24 +30,31 @@ def golden(name, folder, dtype=np.float32):
   with np.load(GOLDEN / f"{name}.npz") as file:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(str(file["config"]))
-    save_file({k[2:]: file[k].astype(dtype) for k in file if k.startswith("w:")},
-              folder / "model.safetensors")
+    save_file(
+      {k[2:]: file[k].astype(dtype) for k in file if k.startswith("w:")},
+      folder / "model.safetensors",
+    )
     return folder, file["tokens"], file["logits"]
 
 
 @jax.jit(static_argnames="block")
 def hidden(net, tokens, positions, segments, block=None):
-  attend = functools.partial(attention.attend_packed, segments=segments,
-                             block=block or tokens.shape[1])
+  attend = functools.partial(
+    attention.attend_packed, segments=segments, block=block or tokens.shape[1]
+  )
   return model.forward_packed(net, tokens, positions, attend)
 
 
 def small(shape=SMALL):
   """Random weights without a compiled initialisation, which takes seconds."""
   random = np.random.default_rng(0)
-  return model.Transformer(shape, lambda name, dims: mesh.place(
+  return model.Transformer(
+    shape,
+    lambda name, dims: mesh.place(
       (random.normal(size=dims) / 4 + name.endswith(("n", "norm", "ln1", "ln2"))).astype("f"),
-      model.spec(shape, name)))
+      model.spec(shape, name),
+    ),
+  )
 
 
 def all_logits(net, tokens, block=None):
@@ -67,10 +76,18 @@ def test_golden_logits(name, tmp_path):
     np.testing.assert_allclose(all_logits(net, tokens[None], 8)[0], want, atol=1e-4)
 
   # The file would notice a fact that is ignored or off by one.
-  for wrong in (dict(theta=10000.0), dict(rope=("default",)), dict(act="silu"),
-                dict(embed_scale=1.0), dict(query_scale=1.0), dict(norm_offset=0.0),
-                dict(local=()), dict(window=shape.window and shape.window + 1),
-                dict(local_theta=10000.0), dict(local_rope=("default",))):
+  for wrong in (
+    dict(theta=10000.0),
+    dict(rope=("default",)),
+    dict(act="silu"),
+    dict(embed_scale=1.0),
+    dict(query_scale=1.0),
+    dict(norm_offset=0.0),
+    dict(local=()),
+    dict(window=shape.window and shape.window + 1),
+    dict(local_theta=10000.0),
+    dict(local_rope=("default",)),
+  ):
     if dataclasses.replace(shape, **wrong) != shape:
       off = all_logits(model.replace_shape(net, **wrong), tokens[None])[0]
       assert np.abs(off - want).max() > 0.01, wrong
@@ -106,8 +123,9 @@ def test_gradients_do_not_depend_on_unrolling_or_recomputing(tmp_path):
 
   def gradient(unroll, remat):
     attend = functools.partial(attention.attend_packed, segments=jnp.ones_like(tokens), block=14)
-    loss = lambda net: (model.forward_packed(net, tokens, jnp.arange(56)[None], attend,
-                                             remat=remat) ** 3).sum()
+    loss = lambda net: (
+      model.forward_packed(net, tokens, jnp.arange(56)[None], attend, remat=remat) ** 3
+    ).sum()
     found = jax.jit(jax.grad(loss))(weights.load(folder, weights.read_shape(folder, unroll=unroll)))
     return {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(found)}
 
@@ -129,7 +147,7 @@ def influence(net, tokens, positions, segments, block):
     other = model.nnx.merge(graph, state)
     other.embed = model.nnx.Param(embed)
     x = hidden(other, tokens[None], positions[None], segments[None], block)
-    return (x ** 3 * pick[:, None]).sum()
+    return (x**3 * pick[:, None]).sum()
 
   rows = [np.abs(sensitivity(net.embed[...], pick)).sum(-1) for pick in np.eye(len(tokens))]
   return np.stack(rows)[:, tokens] > 0
@@ -165,15 +183,19 @@ def test_block_size_changes_neither_values_nor_gradients():
   mesh.start(devices=jax.devices()[:1])
   b, t, n, g, h = 2, 24, 2, 3, 8
   q, k, v, weight = (
-      jax.random.normal(key, dims) for key, dims in
-      zip(jax.random.split(jax.random.key(0), 4),
-          [(b, 1, t, n, g, h), (b, 1, t, n, h), (b, 1, t, n, h), (b, 1, t, n, g, h)]))
+    jax.random.normal(key, dims)
+    for key, dims in zip(
+      jax.random.split(jax.random.key(0), 4),
+      [(b, 1, t, n, g, h), (b, 1, t, n, h), (b, 1, t, n, h), (b, 1, t, n, g, h)],
+    )
+  )
   segments = jnp.array([[1] * 10 + [2] * 14, [1] * 20 + [0] * 4])
 
   def results(block):
     def loss(q, k, v):
       out = attention.attend_packed(q, k, v, segments, block=block)
       return (out * weight).sum(), out
+
     return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
 
   want = results(t)
@@ -203,7 +225,7 @@ def test_leaves_name_every_parameter_and_spec_splits_them():
   assert not hasattr(net, "head")
   assert net.blocks.q[...].sharding.spec[1] == ("data", "model")
   assert small(shape).blocks.q[...].sharding.spec == jax.P(None, None, "model", None, None)
-  np.testing.assert_allclose(np.asarray(net.blocks.q[...]).std(), 16 ** -0.5, rtol=0.1)
+  np.testing.assert_allclose(np.asarray(net.blocks.q[...]).std(), 16**-0.5, rtol=0.1)
 
 
 def test_unstacked_twice_is_unstacked_once():

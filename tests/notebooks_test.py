@@ -1,4 +1,5 @@
 """The notebooks run from top to bottom, with fewer problems."""
+
 import json
 import pathlib
 import sys

@@ -1,4 +1,5 @@
 """The loss by hand, and in blocks."""
+
 import functools
 
 import jax
@@ -27,24 +28,28 @@ def test_targets_by_hand():
 def test_nothing_is_predicted_across_examples_or_the_end():
   """An example that is all response: its first token belongs to no one."""
   ones = np.ones_like(TOKENS)
-  np.testing.assert_array_equal(objectives.shift_targets(TOKENS, ones, SEGMENTS)[1],
-                                [[1, 1, 1, 0, 1, 1, 0, 0]])  # 3 of 4, 2 of 3, no padding
-  np.testing.assert_array_equal(objectives.shift_targets(TOKENS, ones, ones)[1],
-                                [[1, 1, 1, 1, 1, 1, 1, 0]])  # the last has nothing to predict
+  np.testing.assert_array_equal(
+    objectives.shift_targets(TOKENS, ones, SEGMENTS)[1], [[1, 1, 1, 0, 1, 1, 0, 0]]
+  )  # 3 of 4, 2 of 3, no padding
+  np.testing.assert_array_equal(
+    objectives.shift_targets(TOKENS, ones, ones)[1], [[1, 1, 1, 1, 1, 1, 1, 0]]
+  )  # the last has nothing to predict
   np.testing.assert_array_equal(objectives.shift_targets(TOKENS, ones, 0 * ones)[1], 0 * ones)
 
 
 def test_rows_do_not_touch_each_other():
   both = [np.concatenate([x, x[:, ::-1]]) for x in (TOKENS, MASK, SEGMENTS)]
-  for got, want in zip(objectives.shift_targets(*both),
-                       objectives.shift_targets(TOKENS, MASK, SEGMENTS)):
+  for got, want in zip(
+    objectives.shift_targets(*both), objectives.shift_targets(TOKENS, MASK, SEGMENTS)
+  ):
     np.testing.assert_array_equal(got[0], want[0])
 
 
 def test_token_nll_by_hand():
   scores = np.log(np.float32([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])) + 3  # any constant
-  np.testing.assert_allclose(objectives.token_nll(scores, np.int32([1, 2])),
-                             -np.log([0.25, 0.7]), rtol=1e-5)
+  np.testing.assert_allclose(
+    objectives.token_nll(scores, np.int32([1, 2])), -np.log([0.25, 0.7]), rtol=1e-5
+  )
 
 
 def test_token_nll_of_large_scores_is_finite():
@@ -65,8 +70,11 @@ def case():
 
 @functools.cache
 def program(block):
-  return jax.jit(jax.value_and_grad(functools.partial(objectives.nll_sum, block=block),
-                                    argnums=(0, 1), has_aux=True))
+  return jax.jit(
+    jax.value_and_grad(
+      functools.partial(objectives.nll_sum, block=block), argnums=(0, 1), has_aux=True
+    )
+  )
 
 
 def loss(net, hidden, targets, weights, block):

@@ -1,4 +1,5 @@
 """Configs of real pairs validate, and all their programs trace on eight devices, without weights."""
+
 import dataclasses
 import functools
 import importlib
@@ -22,34 +23,77 @@ from gen_ssd import stages
 from gen_ssd import train
 
 # What config.json of each model says, as far as its Shape needs it.
-QWEN2 = dict(model_type="qwen2", hidden_act="silu", rms_norm_eps=1e-6, rope_theta=1e6,
-             use_sliding_window=False, sliding_window=4096, max_window_layers=21)
-QWEN3 = dict(model_type="qwen3", hidden_act="silu", rms_norm_eps=1e-6, rope_theta=1e6, head_dim=128,
-             attention_bias=False, use_sliding_window=False, vocab_size=151936)
-LLAMA = dict(model_type="llama", hidden_act="silu", rms_norm_eps=1e-5, rope_theta=5e5,
-             attention_bias=False, mlp_bias=False, vocab_size=128256, max_position_embeddings=131072,
-             rope_scaling=dict(factor=8.0, high_freq_factor=4.0, low_freq_factor=1.0,
-                               original_max_position_embeddings=8192, rope_type="llama3"))
+QWEN2 = dict(
+  model_type="qwen2",
+  hidden_act="silu",
+  rms_norm_eps=1e-6,
+  rope_theta=1e6,
+  use_sliding_window=False,
+  sliding_window=4096,
+  max_window_layers=21,
+)
+QWEN3 = dict(
+  model_type="qwen3",
+  hidden_act="silu",
+  rms_norm_eps=1e-6,
+  rope_theta=1e6,
+  head_dim=128,
+  attention_bias=False,
+  use_sliding_window=False,
+  vocab_size=151936,
+)
+LLAMA = dict(
+  model_type="llama",
+  hidden_act="silu",
+  rms_norm_eps=1e-5,
+  rope_theta=5e5,
+  attention_bias=False,
+  mlp_bias=False,
+  vocab_size=128256,
+  max_position_embeddings=131072,
+  rope_scaling=dict(
+    factor=8.0,
+    high_freq_factor=4.0,
+    low_freq_factor=1.0,
+    original_max_position_embeddings=8192,
+    rope_type="llama3",
+  ),
+)
 
 
 def sizes(d, f, layers, heads, kv, **more):
-  return dict(hidden_size=d, intermediate_size=f, num_hidden_layers=layers, num_attention_heads=heads,
-              num_key_value_heads=kv, tie_word_embeddings=False, **more)
+  return dict(
+    hidden_size=d,
+    intermediate_size=f,
+    num_hidden_layers=layers,
+    num_attention_heads=heads,
+    num_key_value_heads=kv,
+    tie_word_embeddings=False,
+    **more,
+  )
 
 
 MODELS = {  # name -> (config.json, billions of parameters)
-    "Qwen/Qwen2.5-7B-Instruct": (QWEN2 | sizes(3584, 18944, 28, 28, 4, vocab_size=152064), 7.62),
-    "Qwen/Qwen2.5-1.5B": (
-        QWEN2 | sizes(1536, 8960, 28, 12, 2, vocab_size=151936) | {"tie_word_embeddings": True}, 1.54),
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B": (
-        QWEN2 | sizes(5120, 27648, 64, 40, 8, vocab_size=152064) | {"rms_norm_eps": 1e-5}, 32.76),
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (
-        QWEN2 | sizes(1536, 8960, 28, 12, 2, vocab_size=151936) | {"rope_theta": 10000}, 1.78),
-    "Qwen/Qwen3-8B": (QWEN3 | sizes(4096, 12288, 36, 32, 8), 8.19),
-    "Qwen/Qwen3-0.6B-Base": (
-        QWEN3 | sizes(1024, 3072, 28, 16, 8) | {"tie_word_embeddings": True}, 0.596),
-    "meta-llama/Llama-3.3-70B-Instruct": (LLAMA | sizes(8192, 28672, 80, 64, 8, head_dim=128), 70.55),
-    "meta-llama/Llama-3.1-8B-Instruct": (LLAMA | sizes(4096, 14336, 32, 32, 8), 8.03),
+  "Qwen/Qwen2.5-7B-Instruct": (QWEN2 | sizes(3584, 18944, 28, 28, 4, vocab_size=152064), 7.62),
+  "Qwen/Qwen2.5-1.5B": (
+    QWEN2 | sizes(1536, 8960, 28, 12, 2, vocab_size=151936) | {"tie_word_embeddings": True},
+    1.54,
+  ),
+  "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B": (
+    QWEN2 | sizes(5120, 27648, 64, 40, 8, vocab_size=152064) | {"rms_norm_eps": 1e-5},
+    32.76,
+  ),
+  "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (
+    QWEN2 | sizes(1536, 8960, 28, 12, 2, vocab_size=151936) | {"rope_theta": 10000},
+    1.78,
+  ),
+  "Qwen/Qwen3-8B": (QWEN3 | sizes(4096, 12288, 36, 32, 8), 8.19),
+  "Qwen/Qwen3-0.6B-Base": (
+    QWEN3 | sizes(1024, 3072, 28, 16, 8) | {"tie_word_embeddings": True},
+    0.596,
+  ),
+  "meta-llama/Llama-3.3-70B-Instruct": (LLAMA | sizes(8192, 28672, 80, 64, 8, head_dim=128), 70.55),
+  "meta-llama/Llama-3.1-8B-Instruct": (LLAMA | sizes(4096, 14336, 32, 32, 8), 8.03),
 }
 PAIRS = ("qwen25_7b_1p5b", "r1_32b_1p5b", "qwen3_8b_0p6b", "llama_70b_8b")
 
@@ -65,8 +109,11 @@ def shape_of(path, folder, **placement):
 
 def abstract(x):
   """Shapes, dtypes and shardings of a pytree, on the current mesh."""
-  put = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(
-      jax.sharding.get_mesh(), a.sharding.spec if a.sharding else P()))
+  put = lambda a: jax.ShapeDtypeStruct(
+    a.shape,
+    a.dtype,
+    sharding=NamedSharding(jax.sharding.get_mesh(), a.sharding.spec if a.sharding else P()),
+  )
   return jax.tree.map(put, x)
 
 
@@ -74,6 +121,7 @@ def transformer(shape, fsdp=None):
   def make(name, dims):
     dtype = jnp.float32 if name in model.NORMS else shape.dtype
     return jnp.zeros(dims, dtype, out_sharding=model.spec(shape, name, fsdp))
+
   made = jax.eval_shape(lambda: model.Transformer(shape, make))
   return abstract(made)
 
@@ -85,36 +133,70 @@ def array(dims, dtype, spec=P()):
 def trace_collection(teacher, student, s):
   """Traces admission and a round of one collection; returns what a round gives."""
   slots = config_lib.ring_slots(s)
-  state = abstract(jax.eval_shape(functools.partial(
-      engine.blank_state, teacher=teacher.shape, student=student and student.shape, b=s.rows,
-      s=slots, window=s.loop_window)))
+  state = abstract(
+    jax.eval_shape(
+      functools.partial(
+        engine.blank_state,
+        teacher=teacher.shape,
+        student=student and student.shape,
+        b=s.rows,
+        s=slots,
+        window=s.loop_window,
+      )
+    )
+  )
   rows = teacher.shape.rows
   row = lambda dtype, *tail: array((s.rows, *tail), dtype, P(rows, *[None] * len(tail)))
   text, one = functools.partial(row, jnp.int32, slots + 1), functools.partial(row, jnp.int32)
-  start = engine.Admission(**{
-      f.name: {"new": lambda: row(bool), "free": lambda: row(bool), "teacher": text, "student": text,
-               "key": lambda: row(jnp.uint32, 2), "total": lambda: row(jnp.float32),
-               "recent": lambda: one(s.loop_window - 1)}.get(f.name, one)()
-      for f in dataclasses.fields(engine.Admission)})
-  values = dict.fromkeys(("temperature", "top_p", "threshold", "margin", "running", "beta"),
-                         np.float32)
+  start = engine.Admission(
+    **{
+      f.name: {
+        "new": lambda: row(bool),
+        "free": lambda: row(bool),
+        "teacher": text,
+        "student": text,
+        "key": lambda: row(jnp.uint32, 2),
+        "total": lambda: row(jnp.float32),
+        "recent": lambda: one(s.loop_window - 1),
+      }.get(f.name, one)()
+      for f in dataclasses.fields(engine.Admission)
+    }
+  )
+  values = dict.fromkeys(
+    ("temperature", "top_p", "threshold", "margin", "running", "beta"), np.float32
+  )
   masks = dict(ends=np.int8, steps=bool)
-  knobs = engine.Knobs(**{
-      f.name: array((teacher.shape.vocab,), masks[f.name]) if f.name in masks else
-      array((), values.get(f.name, np.int32)) for f in dataclasses.fields(engine.Knobs)})
+  knobs = engine.Knobs(
+    **{
+      f.name: array((teacher.shape.vocab,), masks[f.name])
+      if f.name in masks
+      else array((), values.get(f.name, np.int32))
+      for f in dataclasses.fields(engine.Knobs)
+    }
+  )
   engine.admit.trace(teacher, student, state, start, c=s.c, block=s.block)
   return engine.select_step.trace(
-      teacher, student, state, knobs, k=s.k, c=s.c, scorer=scores.SCORERS[s.scorer],
-      selector=selectors.SELECTORS[s.selector], block=s.block, window=s.loop_window,
-      local=s.context > 0).out_info
+    teacher,
+    student,
+    state,
+    knobs,
+    k=s.k,
+    c=s.c,
+    scorer=scores.SCORERS[s.scorer],
+    selector=selectors.SELECTORS[s.selector],
+    block=s.block,
+    window=s.loop_window,
+    local=s.context > 0,
+  ).out_info
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_validates_and_traces_without_weights(name, tmp_path):
   config = parsed(name)
   mesh.start(config.model_parallel)
-  read = lambda who, **placement: shape_of(getattr(config, who).path, tmp_path,
-                                           dtype=getattr(config, who).dtype, **placement)
+  read = lambda who, **placement: shape_of(
+    getattr(config, who).path, tmp_path, dtype=getattr(config, who).dtype, **placement
+  )
   teacher, student = read("teacher"), read("student", **stages.ALONE)
   for who, shape in (("teacher", teacher), ("student", student)):
     billions = MODELS[getattr(config, who).path][1]
@@ -128,7 +210,9 @@ def test_a_pair_validates_and_traces_without_weights(name, tmp_path):
   for _, e in config.tests:
     trace_collection(chooser, None, stages.answering(config, e))
 
-  made = dataclasses.replace(read("student"), rows=train.AXES, tensor=None, dtype=config.train.dtype)
+  made = dataclasses.replace(
+    read("student"), rows=train.AXES, tensor=None, dtype=config.train.dtype
+  )
   learner = transformer(dataclasses.replace(made, dtype="float32"), train.fsdp_axes(made))
   learner = model.replace_shape(learner, dtype=config.train.dtype)
   state = abstract(jax.eval_shape(functools.partial(train.start, config=config.train), learner))
@@ -142,9 +226,12 @@ def test_what_the_pairs_measure():
   for name in PAIRS:
     config = parsed(name)
     found = {t: (e.source, e.samples, e.temperature, e.top_p, e.limit) for t, e in config.tests}
-    assert found == {"aime24": ("aime24", 16, 0.6, 0.95, 0), "aime25": ("aime25", 16, 0.6, 0.95, 0),
-                     "amc23": ("amc23", 16, 0.6, 0.95, 0),
-                     "olympiadbench": ("olympiadbench", 1, 0.6, 0.95, 0)}
+    assert found == {
+      "aime24": ("aime24", 16, 0.6, 0.95, 0),
+      "aime25": ("aime25", 16, 0.6, 0.95, 0),
+      "amc23": ("amc23", 16, 0.6, 0.95, 0),
+      "olympiadbench": ("olympiadbench", 1, 0.6, 0.95, 0),
+    }
     assert {"standard_kd", "random", "posthoc", "gen_ssd"} <= {arm for arm, _ in config.arms}
 
 

@@ -1,4 +1,5 @@
 """Choosing among whole traces: every rule by hand."""
+
 import math
 
 import jax
@@ -14,24 +15,39 @@ from gen_ssd import tokens
 
 
 def row(uuid, attempt, nll, ranks=None, teacher=None, starts=(0,)):
-  return {"uuid": uuid, "attempt": attempt, "num_tokens": len(nll), "student_nlls": nll,
-          "student_ranks": ranks or [1] * len(nll), "teacher_logprobs": teacher or [-4.0] * len(nll),
-          "starts": list(starts)}
+  return {
+    "uuid": uuid,
+    "attempt": attempt,
+    "num_tokens": len(nll),
+    "student_nlls": nll,
+    "student_ranks": ranks or [1] * len(nll),
+    "teacher_logprobs": teacher or [-4.0] * len(nll),
+    "starts": list(starts),
+  }
 
 
 EASY = -math.log(0.9)
-ROWS = [row("a", 0, [1.0, 1.0, 4.0], [1, 2, 300]), row("a", 1, [3.0], [3]),
-        row("a", 2, [1.5, 1.5, 1.5, 1.9], [4, 5, 6, 7], [-EASY] * 4, [0, 2]),
-        row("b", 1, [2.0, 2.0]), row("b", 0, [2.0, 2.0])]
+ROWS = [
+  row("a", 0, [1.0, 1.0, 4.0], [1, 2, 300]),
+  row("a", 1, [3.0], [3]),
+  row("a", 2, [1.5, 1.5, 1.5, 1.9], [4, 5, 6, 7], [-EASY] * 4, [0, 2]),
+  row("b", 1, [2.0, 2.0]),
+  row("b", 0, [2.0, 2.0]),
+]
 
 
-@pytest.mark.parametrize("scorer,a,b", [
-    ("perplexity", 2, 0),   # 2, 3, 1.6; ties go to the first attempt
+@pytest.mark.parametrize(
+  "scorer,a,b",
+  [
+    ("perplexity", 2, 0),  # 2, 3, 1.6; ties go to the first attempt
     ("anti", 1, 0),
-    ("rsr", 1, 0),          # 103/6 (300 counts as 100), 3/3, 22/6.4
-    ("longest", 2, 0), ("shortest", 1, 0),
-    ("drop_first", 2, 0),   # 2.5, 3 (nothing else), (1.5 + 1.9) / 2
-    ("teacher_gap", 2, 0)])  # under the teacher 0.9 a token in both of its steps
+    ("rsr", 1, 0),  # 103/6 (300 counts as 100), 3/3, 22/6.4
+    ("longest", 2, 0),
+    ("shortest", 1, 0),
+    ("drop_first", 2, 0),  # 2.5, 3 (nothing else), (1.5 + 1.9) / 2
+    ("teacher_gap", 2, 0),
+  ],
+)  # under the teacher 0.9 a token in both of its steps
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_best_trace_of_each_problem(scorer, a, b, order):
   found = posthoc.best(ROWS[::order], scorer)
@@ -61,9 +77,16 @@ def test_rationale_difficulty_is_a_ratio_of_perplexities():
   path = stages.directory("bundled/student")
   student, tokenizer = stages._load(config.Model(path), path)
   one = problems.bundled("test", 1)[0].problem
-  rows = [{"uuid": "ab", "attempt": i, "problem": one, "opened": "", "ids": [
-      *tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]}
-          for i, text in enumerate(TEXTS)]
+  rows = [
+    {
+      "uuid": "ab",
+      "attempt": i,
+      "problem": one,
+      "opened": "",
+      "ids": [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id],
+    }
+    for i, text in enumerate(TEXTS)
+  ]
   found = posthoc.difficulties(student, tokenizer, rows, batch=4)
   prompt = tokens.chat_prompt(tokenizer, one)
 
@@ -90,17 +113,23 @@ def test_local_reads_each_step_after_the_prompt_and_the_newest_tokens_only(conte
   prompt, rows = tokens.chat_prompt(tokenizer, one), []
   for i, text in enumerate(TEXTS):
     ids = tokenizer.encode(text, add_special_tokens=False)
-    rows.append({**row("ab", i, [9.0] * len(ids), starts=range(0, len(ids), 4)), "ids": ids,
-                 "problem": one, "opened": "Tom has" * (i == 1)})
+    rows.append(
+      {
+        **row("ab", i, [9.0] * len(ids), starts=range(0, len(ids), 4)),
+        "ids": ids,
+        "problem": one,
+        "opened": "Tom has" * (i == 1),
+      }
+    )
   found = posthoc.nearby(student, tokenizer, rows, context=context, batch=4)
   for r, near in zip(rows, found):
     for at in r["starts"]:
-      before, step = r["ids"][max(at - context, 0):at], r["ids"][at:at + 4]
+      before, step = r["ids"][max(at - context, 0) : at], r["ids"][at : at + 4]
       opened = tokenizer.encode(r["opened"], add_special_tokens=False) if r["opened"] else []
       text = [*prompt, *opened, *before, *step]
       logp = jax.nn.log_softmax(all_logits(student, [text])[0])
       want = [-float(logp[i - 1, text[i]]) for i in range(len(text) - len(step), len(text))]
-      assert near["student_nlls"][at:at + 4] == pytest.approx(want, rel=2e-3, abs=2e-3)
+      assert near["student_nlls"][at : at + 4] == pytest.approx(want, rel=2e-3, abs=2e-3)
   means = [sum(r["student_nlls"]) / r["num_tokens"] for r in found]
   assert posthoc.score(found, "local") == pytest.approx(means, rel=1e-5)
 

@@ -1,4 +1,5 @@
 """The bundled family of problems."""
+
 import itertools
 import re
 
@@ -30,6 +31,7 @@ def check_sums(text, ledger=False):
 
 
 # ---------------------------------------------------------------- stories
+
 
 def test_splits_are_disjoint_and_without_repeats():
   texts = {split: [p.problem for p in problems.bundled(split, 1500)] for split in problems.SPLITS}
@@ -82,8 +84,9 @@ def test_only_the_levels_asked_for():
 def test_a_story_by_hand():
   story = problems.Story("Ann", "eggs", 20, (("buys", 7), ("drops", -3), ("wins", 9)))
   assert story.total == 33
-  assert story.text() == ("Ann has 20 eggs. She buys 7, drops 3 and wins 9. "
-                          "How many eggs does she have now?")
+  assert story.text() == (
+    "Ann has 20 eggs. She buys 7, drops 3 and wins 9. How many eggs does she have now?"
+  )
 
 
 # ---------------------------------------------------------------- solutions

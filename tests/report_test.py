@@ -1,4 +1,5 @@
 """The page of a run: complete, unfinished, broken and hostile input."""
+
 from html.parser import HTMLParser
 import json
 import random
@@ -12,57 +13,119 @@ K = 4
 NAMES = ("Mia", "Tom", "Ada", "Omar", "Lena", "Raj")
 THINGS = ("apples", "marbles", "stickers", "books", "shells")
 CONFIG = {
-    "name": "bundled-sums", "stages": ["collect", "train", "evaluate", "report"], "seed": 7,
-    "teacher": {"path": "bundled/teacher"}, "student": {"path": "bundled/student"},
-    "select": {"k": K, "c": 16, "rows": 32, "max_tokens": 96, "temperature": 0.8,
-               "scorer": "perplexity", "tau": 1.4},
-    "arms": {"standard_kd": {"k": 1}, "random": {"scorer": "random"}, "posthoc": {"c": 96},
-             "gen_ssd": {}}}
+  "name": "bundled-sums",
+  "stages": ["collect", "train", "evaluate", "report"],
+  "seed": 7,
+  "teacher": {"path": "bundled/teacher"},
+  "student": {"path": "bundled/student"},
+  "select": {
+    "k": K,
+    "c": 16,
+    "rows": 32,
+    "max_tokens": 96,
+    "temperature": 0.8,
+    "scorer": "perplexity",
+    "tau": 1.4,
+  },
+  "arms": {
+    "standard_kd": {"k": 1},
+    "random": {"scorer": "random"},
+    "posthoc": {"c": 96},
+    "gen_ssd": {},
+  },
+}
 RESULTS = {
-    "arms": {
-        "standard_kd": {"accuracy": 0.672, "ci": [0.62, 0.722], "n": 320, "mean_tokens": 44.2,
-                        "truncated": 0.022, "student_nll": 0.61, "kept": 118, "problems": 150,
-                        "teacher_tokens": 6912, "pruned": 0.0},
-        "random": {"accuracy": 0.669, "ci": [0.616, 0.719], "n": 320, "mean_tokens": 43.7,
-                   "truncated": 0.019, "student_nll": 0.60, "kept": 117, "problems": 150,
-                   "teacher_tokens": 27648, "pruned": 0.0},
-        "posthoc": {"accuracy": 0.703, "ci": [0.653, 0.751], "n": 320, "mean_tokens": 39.5,
-                    "truncated": 0.012, "student_nll": 0.47, "kept": 124, "problems": 150,
-                    "teacher_tokens": 27511, "pruned": 0.0},
-        "gen_ssd": {"accuracy": 0.738, "ci": [0.688, 0.783], "n": 320, "mean_tokens": 36.1,
-                    "truncated": 0.009, "student_nll": 0.38, "kept": 126, "problems": 150,
-                    "teacher_tokens": 26804, "pruned": 0.053}},
-    "paired": {"random-standard_kd": {"difference": -0.003, "ci": [-0.04, 0.034]},
-               "posthoc-standard_kd": {"difference": 0.031, "ci": [-0.006, 0.069]},
-               "gen_ssd-standard_kd": {"difference": 0.066, "ci": [0.025, 0.106]},
-               "gen_ssd-posthoc": {"difference": 0.035, "ci": [-0.001, 0.07]}}}
+  "arms": {
+    "standard_kd": {
+      "accuracy": 0.672,
+      "ci": [0.62, 0.722],
+      "n": 320,
+      "mean_tokens": 44.2,
+      "truncated": 0.022,
+      "student_nll": 0.61,
+      "kept": 118,
+      "problems": 150,
+      "teacher_tokens": 6912,
+      "pruned": 0.0,
+    },
+    "random": {
+      "accuracy": 0.669,
+      "ci": [0.616, 0.719],
+      "n": 320,
+      "mean_tokens": 43.7,
+      "truncated": 0.019,
+      "student_nll": 0.60,
+      "kept": 117,
+      "problems": 150,
+      "teacher_tokens": 27648,
+      "pruned": 0.0,
+    },
+    "posthoc": {
+      "accuracy": 0.703,
+      "ci": [0.653, 0.751],
+      "n": 320,
+      "mean_tokens": 39.5,
+      "truncated": 0.012,
+      "student_nll": 0.47,
+      "kept": 124,
+      "problems": 150,
+      "teacher_tokens": 27511,
+      "pruned": 0.0,
+    },
+    "gen_ssd": {
+      "accuracy": 0.738,
+      "ci": [0.688, 0.783],
+      "n": 320,
+      "mean_tokens": 36.1,
+      "truncated": 0.009,
+      "student_nll": 0.38,
+      "kept": 126,
+      "problems": 150,
+      "teacher_tokens": 26804,
+      "pruned": 0.053,
+    },
+  },
+  "paired": {
+    "random-standard_kd": {"difference": -0.003, "ci": [-0.04, 0.034]},
+    "posthoc-standard_kd": {"difference": 0.031, "ci": [-0.006, 0.069]},
+    "gen_ssd-standard_kd": {"difference": 0.066, "ci": [0.025, 0.106]},
+    "gen_ssd-posthoc": {"difference": 0.035, "ci": [-0.001, 0.07]},
+  },
+}
 
 
 def _steps(rng, total, add, who, what):
   """Ways in which a teacher might write `total + add`, from plain to laborious."""
   new = total + add
-  return rng.sample([
+  return rng.sample(
+    [
       f"{who} has {total} {what} and gets {add} more . {total} + {add} = {new} .",
       f"{total} + {add} = {new} .",
       f"So we add {add} to {total} , that is {total} + {add} = {new} {what} .",
       f"Adding , we see that {total} + {add} comes to {new} .",
       f"Let x be the {what} . Then x = {total} + {add} , hence x = {new} .",
-      f"{add} + {total} = {new} , so now there are {new} {what} altogether ."], K)
+      f"{add} + {total} = {new} , so now there are {new} {what} altogether .",
+    ],
+    K,
+  )
 
 
 def _trace(rng, arm, number, branches, ease):
   who, what, total = rng.choice(NAMES), rng.choice(THINGS), rng.randrange(4, 30)
   adds = [rng.randrange(2, 20) for _ in range(rng.randrange(2, 5))]
-  problem = (f"{who} has {total} {what} . "
-             + " ".join(f"Then {who} gets {a} {what} from {rng.choice(NAMES)} ." for a in adds)
-             + f" How many {what} does {who} have now ?")
+  problem = (
+    f"{who} has {total} {what} . "
+    + " ".join(f"Then {who} gets {a} {what} from {rng.choice(NAMES)} ." for a in adds)
+    + f" How many {what} does {who} have now ?"
+  )
   uuid, chunks, losers, texts = f"sums-{number:05d}", [], [], []
   lost = arm == "gen_ssd" and number % 19 == 3
   wrong = number % 6 == 5
   for i, add in enumerate(adds):
     options = _steps(rng, total, add, who, what)[:branches]
-    scores = [round(max(0.05, rng.gauss(ease, 0.28)) + 0.012 * len(o) * rng.random(), 4)
-              for o in options]
+    scores = [
+      round(max(0.05, rng.gauss(ease, 0.28)) + 0.012 * len(o) * rng.random(), 4) for o in options
+    ]
     if branches > 2 and rng.random() < 0.2:
       scores[0], options[0] = None, f"{total} + {total} + {total} + {total} + {total} + {total}"
     choice = min((j for j in range(branches) if scores[j] is not None), key=lambda j: scores[j])
@@ -71,30 +134,78 @@ def _trace(rng, arm, number, branches, ease):
     if lost and i == len(adds) - 1:
       choice, scores = -1, [s if s is None else round(s + 1.5, 4) for s in scores]
     kept = options[choice] if choice >= 0 else ""
-    chunks.append({"count": len(kept.split()), "text": kept, "choice": choice,
-                   "score": scores[choice] if choice >= 0 else None, "scores": scores,
-                   "resamples": 1 if choice < 0 else 0})
-    losers += [{"uuid": uuid, "attempt": 0, "chunk": i, "branch": j, "text": o,
-                "count": len(o.split()), "score": s, "student_nll": s or 2.0}
-               for j, (o, s) in enumerate(zip(options, scores)) if j != choice]
+    chunks.append(
+      {
+        "count": len(kept.split()),
+        "text": kept,
+        "choice": choice,
+        "score": scores[choice] if choice >= 0 else None,
+        "scores": scores,
+        "resamples": 1 if choice < 0 else 0,
+      }
+    )
+    losers += [
+      {
+        "uuid": uuid,
+        "attempt": 0,
+        "chunk": i,
+        "branch": j,
+        "text": o,
+        "count": len(o.split()),
+        "score": s,
+        "student_nll": s or 2.0,
+      }
+      for j, (o, s) in enumerate(zip(options, scores))
+      if j != choice
+    ]
     texts.append(kept)
     total += add
   if not lost:
     said = total + 1 if wrong else total
-    chunks.append({"count": 5, "text": f"The answer is \\boxed{{{said}}} .", "choice": 0,
-                   "score": 0.04, "scores": [0.04] * branches, "resamples": 0})
-    losers += [{"uuid": uuid, "attempt": 0, "chunk": len(adds), "branch": j, "count": 5,
-                "text": chunks[-1]["text"], "score": 0.04, "student_nll": 0.04}
-               for j in range(1, branches)]
+    chunks.append(
+      {
+        "count": 5,
+        "text": f"The answer is \\boxed{{{said}}} .",
+        "choice": 0,
+        "score": 0.04,
+        "scores": [0.04] * branches,
+        "resamples": 0,
+      }
+    )
+    losers += [
+      {
+        "uuid": uuid,
+        "attempt": 0,
+        "chunk": len(adds),
+        "branch": j,
+        "count": 5,
+        "text": chunks[-1]["text"],
+        "score": 0.04,
+        "student_nll": 0.04,
+      }
+      for j in range(1, branches)
+    ]
     texts.append(chunks[-1]["text"])
   count = sum(c["count"] for c in chunks)
   known = [c["score"] for c in chunks if c["score"] is not None]
-  return {"uuid": uuid, "source": "sums", "split": "train", "level": len(adds), "attempt": 0,
-          "problem": problem, "answer": str(total), "text": "\n".join(texts), "ids": [1] * count,
-          "num_tokens": count, "stop": "pruned" if lost else "ended",
-          "verdict": "unverifiable" if lost else "wrong" if wrong else "right",
-          "student_nll": sum(known) / len(known) if known else None, "teacher_nll": 0.3,
-          "chunks": chunks, "teacher_tokens": count * branches}, losers
+  return {
+    "uuid": uuid,
+    "source": "sums",
+    "split": "train",
+    "level": len(adds),
+    "attempt": 0,
+    "problem": problem,
+    "answer": str(total),
+    "text": "\n".join(texts),
+    "ids": [1] * count,
+    "num_tokens": count,
+    "stop": "pruned" if lost else "ended",
+    "verdict": "unverifiable" if lost else "wrong" if wrong else "right",
+    "student_nll": sum(known) / len(known) if known else None,
+    "teacher_nll": 0.3,
+    "chunks": chunks,
+    "teacher_tokens": count * branches,
+  }, losers
 
 
 def _lines(path, records):
@@ -106,8 +217,12 @@ def _run(path, problems=150):
   """A finished run with four arms, two shards of traces each."""
   (path / "config.json").write_text(json.dumps(CONFIG))
   (path / "results.json").write_text(json.dumps(RESULTS))
-  for arm, branches, ease in (("standard_kd", 1, 0.62), ("random", K, 0.6), ("posthoc", 1, 0.48),
-                              ("gen_ssd", K, 0.5)):
+  for arm, branches, ease in (
+    ("standard_kd", 1, 0.62),
+    ("random", K, 0.6),
+    ("posthoc", 1, 0.48),
+    ("gen_ssd", K, 0.5),
+  ):
     rng = random.Random(3)
     both = [_trace(rng, arm, n, branches, ease) for n in range(problems)]
     folder = path / "traces" / (home := arm.replace("_", ""))
@@ -155,8 +270,16 @@ def test_finished_run_shows_everything(tmp_path):
   for arm in CONFIG["arms"]:
     assert f"{arm}<small>" in text or re.search(rf"</svg> {arm}</th>", text)
   assert "73.8%" in text and "[68.8, 78.3]" in text and "27,648" in text
-  for part in ("Paired difference", "gen_ssd − standard_kd", "Student perplexity", "Trace length",
-               "bundled-sums", "write_report", "jax", "median"):
+  for part in (
+    "Paired difference",
+    "gen_ssd − standard_kd",
+    "Student perplexity",
+    "Trace length",
+    "bundled-sums",
+    "write_report",
+    "jax",
+    "median",
+  ):
     assert part in text
   assert text.count('<details class="tree') == 6
   for outcome in ("right", "wrong", "pruned"):
@@ -169,15 +292,31 @@ def test_seeds_and_several_tests_are_drawn(tmp_path):
   rings = _page(_run(tmp_path, problems=8)).count('class="ring"')
   arm = lambda x, *seeds: {"accuracy": x, "ci": [x - 0.1, x + 0.1], "n": 30, "seeds": [*seeds]}
   one = {"standard_kd": arm(0.2, 0.1, 0.3), "gen_ssd": arm(0.4, 0.4, 0.4)}
-  (tmp_path / "results.json").write_text(json.dumps({
-      "arms": one, "tests": {"aime24": {"arms": one}, "amc<23>": {"arms": {"gen_ssd": arm(0.7)}}}}))
+  (tmp_path / "results.json").write_text(
+    json.dumps(
+      {"arms": one, "tests": {"aime24": {"arms": one}, "amc<23>": {"arms": {"gen_ssd": arm(0.7)}}}}
+    )
+  )
   text = _page(tmp_path)
-  for title in ("Accuracy on all tests", "Accuracy on aime24, 30 problems",
-                "Accuracy on amc&lt;23&gt;, 30 problems"):
+  for title in (
+    "Accuracy on all tests",
+    "Accuracy on aime24, 30 problems",
+    "Accuracy on amc&lt;23&gt;, 30 problems",
+  ):
     assert title in text
   assert text.count("small rings: training seeds") == 2 and text.count('class="ring"') == rings + 8
-  (tmp_path / "results.json").write_text(json.dumps({"arms": one, "tests": {"a": 3, "b": {"arms": {
-      "gen_ssd": {"accuracy": 0.5, "seeds": 7, "n": "x"}}}, "c": None}}))
+  (tmp_path / "results.json").write_text(
+    json.dumps(
+      {
+        "arms": one,
+        "tests": {
+          "a": 3,
+          "b": {"arms": {"gen_ssd": {"accuracy": 0.5, "seeds": 7, "n": "x"}}},
+          "c": None,
+        },
+      }
+    )
+  )
   assert "Accuracy on b, 0 problems" in _page(tmp_path)
 
 
@@ -209,8 +348,9 @@ def test_trace_text_is_escaped(tmp_path):
   _lines(tmp_path / "traces" / "genssd" / "candidates-00000.jsonl", losers)
   config = {**CONFIG, "name": evil, "arms": {evil: {"note": evil}}, "teacher": {"path": evil}}
   (tmp_path / "config.json").write_text(json.dumps(config))
-  (tmp_path / "results.json").write_text(json.dumps(
-      {"arms": {evil: RESULTS["arms"]["random"]}, "paired": {evil: {"difference": 0.1}}}))
+  (tmp_path / "results.json").write_text(
+    json.dumps({"arms": {evil: RESULTS["arms"]["random"]}, "paired": {evil: {"difference": 0.1}}})
+  )
   text = _page(tmp_path)
   assert "<script>alert" not in text and "<img" not in text
   assert "&lt;script&gt;alert(1)" in text
@@ -254,9 +394,18 @@ def test_broken_files_are_skipped_and_named(tmp_path):
 
 def test_values_of_the_wrong_kind_become_dashes(tmp_path):
   (tmp_path / "config.json").write_text('{"select": 3, "arms": ["a"], "teacher": "x"}')
-  (tmp_path / "results.json").write_text(json.dumps(
-      {"arms": {"a": {"accuracy": "high", "ci": [None, 1], "n": float("nan"), "kept": True},
-                "b": 5, "c": {"accuracy": 0.5, "ci": "?"}}, "paired": [1]}))
+  (tmp_path / "results.json").write_text(
+    json.dumps(
+      {
+        "arms": {
+          "a": {"accuracy": "high", "ci": [None, 1], "n": float("nan"), "kept": True},
+          "b": 5,
+          "c": {"accuracy": 0.5, "ci": "?"},
+        },
+        "paired": [1],
+      }
+    )
+  )
   text = _page(tmp_path)
   assert "50.0%" in text and "Only <b>c</b> has been evaluated" in text and "nan" not in text
 

@@ -1,4 +1,5 @@
 """Drawing one token: the right distribution, the right filters, on any mesh."""
+
 import functools
 
 import jax
@@ -23,11 +24,17 @@ compiled_draw = jax.jit(sample.draw, static_argnames="shape")
 
 def draw(u, logits, *, temperature=1.0, top_k=0, top_p=1.0, vocab=None):
   """(ids, log-probabilities) on the host of u [b,k,2] and logits [b,k,v] on the current mesh."""
-  return mesh.host(compiled_draw(
+  return mesh.host(
+    compiled_draw(
       mesh.place(np.float32(u), P("data")),
       mesh.place(np.float32(logits), P("data", None, "model")),
-      temperature=jnp.float32(temperature), top_k=jnp.int32(top_k), top_p=jnp.float32(top_p),
-      vocab=jnp.int32(logits.shape[-1] if vocab is None else vocab), shape=tiny.TEACHER))
+      temperature=jnp.float32(temperature),
+      top_k=jnp.int32(top_k),
+      top_p=jnp.float32(top_p),
+      vocab=jnp.int32(logits.shape[-1] if vocab is None else vocab),
+      shape=tiny.TEACHER,
+    )
+  )
 
 
 def many(logits, n, seed=0, **options):
@@ -43,6 +50,7 @@ def softmax(logits):
 
 # ---------------------------------------------------------------- random numbers
 
+
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def uniforms(keys, chunk, k, c):
   return sample.uniforms(keys, chunk, jnp.zeros_like(chunk), k, c)
@@ -56,19 +64,30 @@ def test_a_uniform_depends_on_nothing_of_its_batch():
   start()
   full = np.asarray(uniforms(keys(1, 2, 3), jnp.int32([0, 5, 1]), 4, 9))
   assert full.shape == (3, 4, 9, 2) and (full >= 0).all() and (full < 1).all()
-  np.testing.assert_array_equal(uniforms(keys(1, 2, 3), jnp.int32([0, 5, 1]), 2, 4),
-                                full[:, :2, :4])
-  np.testing.assert_array_equal(uniforms(keys(9, 2, 1), jnp.int32([1, 5, 0]), 4, 9)[1:],
-                                full[1::-1])
+  np.testing.assert_array_equal(
+    uniforms(keys(1, 2, 3), jnp.int32([0, 5, 1]), 2, 4), full[:, :2, :4]
+  )
+  np.testing.assert_array_equal(
+    uniforms(keys(9, 2, 1), jnp.int32([1, 5, 0]), 4, 9)[1:], full[1::-1]
+  )
   np.testing.assert_array_equal(uniforms(keys(2), jnp.int32([5]), 4, 4)[0], full[1, :, :4])
 
 
 def test_no_two_uniforms_are_the_same():
   start()
-  one = lambda seed, problem, attempt, chunk, retry: np.asarray(sample.uniforms(
-      sample.row_key(seed, problem, attempt)[None], jnp.int32([chunk]), jnp.int32([retry]), 3, 4))
-  found = [one(0, "0a", 0, 0, 0), one(1, "0a", 0, 0, 0), one(0, "0b", 0, 0, 0),
-           one(0, "0a", 1, 0, 0), one(0, "0a", 0, 1, 0), one(0, "0a", 0, 0, 1)]
+  one = lambda seed, problem, attempt, chunk, retry: np.asarray(
+    sample.uniforms(
+      sample.row_key(seed, problem, attempt)[None], jnp.int32([chunk]), jnp.int32([retry]), 3, 4
+    )
+  )
+  found = [
+    one(0, "0a", 0, 0, 0),
+    one(1, "0a", 0, 0, 0),
+    one(0, "0b", 0, 0, 0),
+    one(0, "0a", 1, 0, 0),
+    one(0, "0a", 0, 1, 0),
+    one(0, "0a", 0, 0, 1),
+  ]
   assert len(np.unique(np.stack(found))) == 6 * 3 * 4 * 2
 
 
@@ -80,6 +99,7 @@ def test_any_text_names_a_problem():
 
 
 # ---------------------------------------------------------------- the distribution
+
 
 @pytest.mark.parametrize("size,temperature", [(50, 1.0), (300, 0.7), (1000, 1.6)])
 def test_frequencies_are_the_softmax_at_the_temperature(size, temperature):
@@ -110,8 +130,9 @@ def test_log_probabilities_are_at_temperature_one_without_filters():
   whole = np.log(np.apply_along_axis(softmax, -1, logits[..., :260]))
   for options in ({}, dict(temperature=0.4), dict(temperature=0), dict(top_k=5, top_p=0.6)):
     ids, found = draw(rng.random((2, 30, 2)), logits, vocab=260, **options)
-    np.testing.assert_allclose(found, np.take_along_axis(whole, ids[..., None], -1)[..., 0],
-                               atol=1e-5)
+    np.testing.assert_allclose(
+      found, np.take_along_axis(whole, ids[..., None], -1)[..., 0], atol=1e-5
+    )
 
 
 def test_padding_rows_are_never_drawn():
@@ -147,6 +168,7 @@ def test_an_id_without_probability_is_never_drawn(size):
 
 # ---------------------------------------------------------------- filters
 
+
 def kept(p, top_k, top_p):
   """By sorting: the ids of p [v] that top-k and then top-p leave, ties at the edge included."""
   p = np.float64(p)
@@ -159,8 +181,19 @@ def kept(p, top_k, top_p):
   return set(np.flatnonzero(p >= low))
 
 
-FILTERS = [(1, 1.0), (3, 1.0), (40, 1.0), (0, 0.0625), (0, 0.5), (0, 0.9375), (6, 0.5), (20, 0.75),
-           (3, 0.9375), (10**6, 1.0), (10**6, 0.25)]
+FILTERS = [
+  (1, 1.0),
+  (3, 1.0),
+  (40, 1.0),
+  (0, 0.0625),
+  (0, 0.5),
+  (0, 0.9375),
+  (6, 0.5),
+  (20, 0.75),
+  (3, 0.9375),
+  (10**6, 1.0),
+  (10**6, 0.25),
+]
 
 
 @pytest.mark.parametrize("top_k,top_p", FILTERS)
@@ -171,16 +204,28 @@ def test_kept_ids_are_those_of_a_sort(top_k, top_p):
   p = rng.integers(0, 65, (1, 30, 300)) / 64
   p[0, :10] = rng.integers(0, 4, (10, 300)) / 4
   p[..., 7] = 1
-  low = np.asarray(jax.jit(sample.floor)(mesh.place(np.float32(p)), jnp.int32(top_k),
-                                         jnp.float32(top_p)))
+  low = np.asarray(
+    jax.jit(sample.floor)(mesh.place(np.float32(p)), jnp.int32(top_k), jnp.float32(top_p))
+  )
   for row, edge in zip(p[0], low[0]):
     assert set(np.flatnonzero(row >= edge)) == kept(row, top_k, top_p)
 
 
-@pytest.mark.parametrize("top_k,top_p,ids", [
-    (0, 0.5, {0}), (0, 0.51, {0, 1, 2}), (2, 1.0, {0, 1, 2}), (0, 0.76, {0, 1, 2}),
-    (0, 0.93, {0, 1, 2, 3}), (1, 0.9, {0}), (3, 0.45, {0}), (3, 0.6, {0, 1, 2}),
-    (4, 0.94, {0, 1, 2, 3}), (4, 0.92, {0, 1, 2})])
+@pytest.mark.parametrize(
+  "top_k,top_p,ids",
+  [
+    (0, 0.5, {0}),
+    (0, 0.51, {0, 1, 2}),
+    (2, 1.0, {0, 1, 2}),
+    (0, 0.76, {0, 1, 2}),
+    (0, 0.93, {0, 1, 2, 3}),
+    (1, 0.9, {0}),
+    (3, 0.45, {0}),
+    (3, 0.6, {0, 1, 2}),
+    (4, 0.94, {0, 1, 2, 3}),
+    (4, 0.92, {0, 1, 2}),
+  ],
+)
 def test_kept_ids_by_hand(top_k, top_p, ids):
   """Probabilities 8, 3, 3, 1 and 1 of 16: the second and third tie, so they stay or go together.
 
@@ -213,6 +258,7 @@ def test_what_is_left_keeps_its_proportions():
 
 
 # ---------------------------------------------------------------- shards
+
 
 @pytest.mark.parametrize("size", [192, 640, 1024])
 def test_a_vocabulary_in_shards_draws_the_same_ids(size):

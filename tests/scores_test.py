@@ -1,4 +1,5 @@
 """Scorers by hand, and statistics against the plain formulas."""
+
 import jax
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -19,22 +20,33 @@ NOISE = np.float32([[0.3, 0.1, 0.2]])
 
 
 def statistics(change=lambda x: x):
-  return scores.Statistics(change(NLL), change(RANK), change(NLL), change(TEACHER), START,
-                           np.float32([[0.5, 0.25, 2]]), np.array([[True, True, False]]))
+  return scores.Statistics(
+    change(NLL),
+    change(RANK),
+    change(NLL),
+    change(TEACHER),
+    START,
+    np.float32([[0.5, 0.25, 2]]),
+    np.array([[True, True, False]]),
+  )
 
 
-@pytest.mark.parametrize("name,want", [
-    ("perplexity", [3, 4, 0]),                       # (1+2+6)/3, 4/1
+@pytest.mark.parametrize(
+  "name,want",
+  [
+    ("perplexity", [3, 4, 0]),  # (1+2+6)/3, 4/1
     ("local", [3, 4, 0]),
     ("anti", [-3, -4, 0]),
     ("random", [0.3, 0.1, 0.2]),
     ("rsr", [(1 + 5 + 100) / (1 + 2 + 6), 20 / 4, 0]),  # the rank 300 counts as 100
     ("longest", [-3, -1, 0]),
     ("shortest", [3, 1, 0]),
-    ("drop_first", [2, 4, 0]),                       # only the 2; a lone first token counts
-    ("teacher_gap", [-1, 0, 0]),    # e^-1 over e^-1.5 and e^-0.1 over e^-6; e^-4.05 under e^-4
+    ("drop_first", [2, 4, 0]),  # only the 2; a lone first token counts
+    ("teacher_gap", [-1, 0, 0]),  # e^-1 over e^-1.5 and e^-0.1 over e^-6; e^-4.05 under e^-4
     ("morsd", [0.5, 0.25, 2]),
-    ("mix_long", [-3, -1, 0])])
+    ("mix_long", [-3, -1, 0]),
+  ],
+)
 def test_scorers_by_hand(name, want):
   found = scores.SCORERS[name](statistics(), LIVE, NOISE)
   np.testing.assert_allclose(found, [want], rtol=1e-6)
@@ -55,9 +67,13 @@ def test_what_is_not_live_does_not_count(name):
 def gap(mine, theirs, start):
   """teacher_gap of one candidate of probabilities under teacher and student."""
   row = lambda x: -np.log(np.float32([[x]]))
-  return float(scores.teacher_gap(scores.Statistics(row(theirs), None, teacher_nll=row(mine),
-                                                    start=np.array([[start]])),
-                                  np.ones((1, 1, len(start)), bool), None)[0, 0])
+  return float(
+    scores.teacher_gap(
+      scores.Statistics(row(theirs), None, teacher_nll=row(mine), start=np.array([[start]])),
+      np.ones((1, 1, len(start)), bool),
+      None,
+    )[0, 0]
+  )
 
 
 def test_a_teacher_sentence_is_likelier_under_the_teacher_by_a_tenth():
@@ -67,7 +83,8 @@ def test_a_teacher_sentence_is_likelier_under_the_teacher_by_a_tenth():
   assert gap([0.4, 0.9], [0.2, 0.9], [True, False]) == -1
   # of three sentences the second; the first began before the candidate
   assert gap([0.5, 0.9, 0.9, 0.3], [0.5, 0.5, 0.5, 0.3], [False, True, False, True]) == -np.float32(
-      1 / 3)
+    1 / 3
+  )
 
 
 @pytest.mark.parametrize("length", [1, 7, 64])
@@ -77,8 +94,13 @@ def test_equal_models_have_no_teacher_sentences(length):
 
 
 def test_rank_is_clipped_at_a_hundred_and_certain_text_does_not_divide_by_zero():
-  one = lambda rank, nll: float(scores.rsr(scores.Statistics(
-      np.float32([[[nll]]]), np.float32([[[rank]]]), None), np.ones((1, 1, 1), bool), None)[0, 0])
+  one = lambda rank, nll: float(
+    scores.rsr(
+      scores.Statistics(np.float32([[[nll]]]), np.float32([[[rank]]]), None),
+      np.ones((1, 1, 1), bool),
+      None,
+    )[0, 0]
+  )
   assert one(99, 2) == 49.5
   assert one(100, 2) == one(101, 2) == one(1e5, 2) == 50
   assert np.isfinite(one(1, 0))
@@ -97,8 +119,11 @@ def test_rank_surprisal_of_a_set_is_the_ratio_of_its_means():
 def naive(net, hidden, targets):
   """Statistics by the textbook, in float64."""
   x = np.float64(model.logits(net, hidden))
-  logp = x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(
-      -1, keepdims=True)
+  logp = (
+    x
+    - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    - x.max(-1, keepdims=True)
+  )
   chosen = np.take_along_axis(logp, targets[..., None], -1)
   return -chosen[..., 0], 1 + (logp > chosen).sum(-1), -(np.exp(logp) * logp).sum(-1)
 

@@ -1,4 +1,5 @@
 """The invariants of the compiled step. Each fails when its property is broken."""
+
 import dataclasses
 import functools
 import re
@@ -34,7 +35,7 @@ def play(rounds=5, stagger=False, n=8, wanted=None, **kwargs):
   todo, age = todo[::-1], {}
   for turn in range(60):
     free = [i for i in range(engine.b) if engine.names[i] is None][::-1]
-    new = {i: todo.pop() for i in free[:1 + turn % 2] if todo}
+    new = {i: todo.pop() for i in free[: 1 + turn % 2] if todo}
     if new:
       engine.admit(new)
       age |= dict.fromkeys((name for _, name in new.values()), 0)
@@ -60,8 +61,9 @@ def forced_nll(net, tokens, mask, segments):
   """Teacher-forced nll f32[b,t] of whole texts, from the training forward."""
   b, t = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(t), (b, t))
-  hidden = model.forward_packed(net, tokens, positions, lambda q, k, v: attention.attend_packed(
-      q, k, v, segments, block=t))
+  hidden = model.forward_packed(
+    net, tokens, positions, lambda q, k, v: attention.attend_packed(q, k, v, segments, block=t)
+  )
   targets, weights = objectives.shift_targets(tokens, mask, segments)
   return objectives.token_nll(model.logits(net, hidden)[:, 0], targets) * weights
 
@@ -72,11 +74,11 @@ def full_nll(shape, texts, prompts):
   found = []
   for text, prompt in zip(texts, prompts):
     tokens = np.zeros((1, 64), np.int32)
-    tokens[0, :len(text)] = text
+    tokens[0, : len(text)] = text
     live = (np.arange(64) < len(text)).astype(np.int32)[None]
     mask = live * (np.arange(64) >= len(prompt))
     nll = np.asarray(forced_nll(net, *map(mesh.place, (tokens, mask.astype(np.int32), live))))[0]
-    found.append(nll[len(prompt) - 1:len(text) - 1])
+    found.append(nll[len(prompt) - 1 : len(text) - 1])
   return found
 
 
@@ -90,11 +92,15 @@ def test_cached_chunk_nll_is_the_teacher_forced_nll_of_the_whole_text():
 
 def test_teacher_log_probs_are_of_the_unfiltered_distribution_at_temperature_one():
   start()
-  engine = tiny.Engine(k=1, student=None, knob=tiny.knobs(
-      temperature=np.float32(0.7), top_k=np.int32(5), vocab=np.int32(192)))
+  engine = tiny.Engine(
+    k=1,
+    student=None,
+    knob=tiny.knobs(temperature=np.float32(0.7), top_k=np.int32(5), vocab=np.int32(192)),
+  )
   engine.admit({0: (tiny.prompts(1)[0], 0)})
-  got = np.concatenate([r.teacher_nll[0, 0, :r.count[0, 0]] for r in
-                        (engine.round() for _ in range(4))])
+  got = np.concatenate(
+    [r.teacher_nll[0, 0, : r.count[0, 0]] for r in (engine.round() for _ in range(4))]
+  )
   want = full_nll(tiny.TEACHER, [engine.texts[0]], tiny.prompts(1))[0]
   np.testing.assert_allclose(got, want, atol=1e-4)
 
@@ -109,8 +115,10 @@ def test_same_tokens_on_every_mesh(parallel, devices, unroll):
   assert (tiny.compiled("select_step"), tiny.compiled("admit")) == (before[0] + 1, before[1] + 1)
 
 
-@pytest.mark.parametrize("options", [dict(unroll=True), dict(block=8), dict(slots=64, block=16),
-                                     dict(unroll=True, block=12)])
+@pytest.mark.parametrize(
+  "options",
+  [dict(unroll=True), dict(block=8), dict(slots=64, block=16), dict(unroll=True, block=12)],
+)
 def test_layers_unrolled_and_prefix_in_blocks_change_nothing(options):
   want = reference().texts
   start()
@@ -123,8 +131,14 @@ def test_scoring_in_tiles_of_tokens_changes_nothing(monkeypatch, tile, unroll):
   start()
   slots = 64 + 4 * tile  # not compiled by another test
   monkeypatch.setattr(select, "SCORES", {unroll: tile * 8 * 3 * 2 * slots})
-  assert select._tile(tiny.STUDENT.__class__(**{**tiny.STUDENT.__dict__, "unroll": unroll}),
-                      tiny.put(np.zeros((8, 3, 4), np.int32)), slots) == tile
+  assert (
+    select._tile(
+      tiny.STUDENT.__class__(**{**tiny.STUDENT.__dict__, "unroll": unroll}),
+      tiny.put(np.zeros((8, 3, 4), np.int32)),
+      slots,
+    )
+    == tile
+  )
   engine = play(slots=slots, unroll=unroll)
   assert engine.texts == want.texts
   for name, nll in want.nll.items():
@@ -169,8 +183,11 @@ def test_random_choice_has_the_token_marginals_of_one_candidate():
   prompt = tiny.prompts(1)[0]
   b, draws, edges = 64, 12, None
   counts = {}
-  for label, k, scorer in (("one", 1, scores.perplexity), ("random", 3, scores.random),
-                           ("perplexity", 3, scores.perplexity)):
+  for label, k, scorer in (
+    ("one", 1, scores.perplexity),
+    ("random", 3, scores.random),
+    ("perplexity", 3, scores.perplexity),
+  ):
     tokens = []
     for turn in range(draws):
       engine = tiny.Engine(b=b, k=k, scorer=scorer)
@@ -193,7 +210,7 @@ def test_one_chunk_of_the_whole_trace_is_post_hoc_best_of_k():
   engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
   report = engine.round()
   for i, prompt in enumerate(tiny.prompts(8)):
-    traces = [prompt + report.tokens[i, j, :report.count[i, j]].tolist() for j in range(k)]
+    traces = [prompt + report.tokens[i, j, : report.count[i, j]].tolist() for j in range(k)]
     nll = [x.mean() for x in full_nll(tiny.STUDENT, traces, [prompt] * k)]
     np.testing.assert_allclose(report.score[i], nll, atol=1e-4)
     assert report.choice[i] == np.argmin(nll)
@@ -215,14 +232,16 @@ def test_nothing_after_eos_is_scored_kept_or_counted():
         n = report.count[i, k]
         assert (report.tokens[i, k, n:] == 0).all() and (report.student_nll[i, k, n:] == 0).all()
         assert (report.teacher_nll[i, k, n:] == 0).all()
-        assert (report.tokens[i, k, :max(n - 1, 0)] >= 40).all()
+        assert (report.tokens[i, k, : max(n - 1, 0)] >= 40).all()
   for name, text in engine.texts.items():
-    new = text[len(tiny.prompts(8)[name]):]
+    new = text[len(tiny.prompts(8)[name]) :]
     assert all(t >= 40 for t in new[:-1])
     stopped += new[-1] < 40
   assert stopped >= 6
-  np.testing.assert_array_equal(reports[-1].count[np.asarray(engine.state.why) != select.RUNNING],
-                                reports[-1].count[np.asarray(engine.state.why) != select.RUNNING])
+  np.testing.assert_array_equal(
+    reports[-1].count[np.asarray(engine.state.why) != select.RUNNING],
+    reports[-1].count[np.asarray(engine.state.why) != select.RUNNING],
+  )
   done = [i for i in range(8) if reports[-2].why[i] == select.ENDED]
   assert done and (reports[-1].count[done] == 0).all()
 
@@ -247,7 +266,7 @@ def test_a_delimiter_ends_the_candidate_and_not_the_trace():
       n = report.count[i, k]
       ended = report.tokens[i, k, n - 1] < 90
       assert ended or n == 4
-      assert (report.tokens[i, k, :n - 1] >= 90).all()
+      assert (report.tokens[i, k, : n - 1] >= 90).all()
   assert (report.why == select.RUNNING).all() and (report.count < 4).any()
   engine.round()
   want = full_nll(tiny.STUDENT, engine.texts.values(), tiny.prompts(8))
@@ -294,8 +313,9 @@ def test_different_templates_keep_their_own_lengths():
   start()
   other = lambda ids: [7, 8, 9, *ids]
   engine = tiny.Engine()
-  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8)) if len(ids) <= 8},
-               student=other)
+  engine.admit(
+    {i: (ids, i) for i, ids in enumerate(tiny.prompts(8)) if len(ids) <= 8}, student=other
+  )
   for _ in range(4):
     engine.round()
   names = list(engine.texts)
@@ -315,10 +335,13 @@ def test_ids_beyond_the_shared_vocabulary_are_never_drawn():
 
 def test_numbers_that_are_not_finite_are_reported():
   start()
-  broken = lambda name, x: np.where(np.arange(x.shape[-1]) == 3, np.nan, x).astype(
-      np.float32) if name == "down" else x
-  for options in (dict(teacher=tiny.build(tiny.TEACHER, broken)),
-                  dict(student=tiny.build(tiny.STUDENT, broken))):
+  broken = lambda name, x: (
+    np.where(np.arange(x.shape[-1]) == 3, np.nan, x).astype(np.float32) if name == "down" else x
+  )
+  for options in (
+    dict(teacher=tiny.build(tiny.TEACHER, broken)),
+    dict(student=tiny.build(tiny.STUDENT, broken)),
+  ):
     engine = tiny.Engine(**options)
     engine.admit({0: (tiny.prompts(1)[0], 0)})
     report = engine.round()
@@ -348,7 +371,7 @@ def test_local_scores_are_those_of_the_prompt_and_the_newest_tokens():
     report = engine.round()
   net, differ = tiny.build(dataclasses.replace(shape, rows=None, tensor=None)), 0
   for i, prompt in enumerate(tiny.prompts(8)):
-    text, n = before[i] + report.tokens[i, 1, :report.count[i, 1]].tolist(), len(before[i])
+    text, n = before[i] + report.tokens[i, 1, : report.count[i, 1]].tolist(), len(before[i])
     at = np.arange(len(text))
     far = (at[None] >= len(prompt)) & (at[None] < n - 4) & (at[:, None] >= n - 1)
 
@@ -359,8 +382,8 @@ def test_local_scores_are_those_of_the_prompt_and_the_newest_tokens():
 
     hidden = model.forward_packed(net, mesh.place(np.int32([text])), mesh.place(at[None]), attend)
     nll = objectives.token_nll(model.logits(net, hidden)[0, 0, :-1], jnp.array(text[1:]))
-    np.testing.assert_allclose(report.score[i, 1], np.asarray(nll)[n - 1:].mean(), atol=2e-4)
-    differ += abs(report.score[i, 1] - report.student_nll[i, 1, :report.count[i, 1]].mean()) > 1e-3
+    np.testing.assert_allclose(report.score[i, 1], np.asarray(nll)[n - 1 :].mean(), atol=2e-4)
+    differ += abs(report.score[i, 1] - report.student_nll[i, 1, : report.count[i, 1]].mean()) > 1e-3
   assert differ > 4
   want = full_nll(shape, engine.texts.values(), tiny.prompts(8))
   for name, nll in enumerate(want):
@@ -394,7 +417,7 @@ def test_after_the_closing_token_the_first_candidate_is_kept_as_it_is():
   engine.admit({i: (ids, i) for i, ids in enumerate(prompts)})
   report = engine.round()
   assert report.valid.any(1).all() and (report.count > 0).all()
-  free = [closing in engine.texts[i][len(ids):] for i, ids in enumerate(prompts)]
+  free = [closing in engine.texts[i][len(ids) :] for i, ids in enumerate(prompts)]
   assert free[0] and not all(free)
   alone.admit({i: (engine.texts[i], i) for i in range(8)}, kept=1)
   engine.knob = tiny.knobs(closing=closing, threshold=np.float32(0.01))  # suits nobody
@@ -415,11 +438,18 @@ def test_one_program_whatever_the_knobs():
   engine = tiny.Engine(slots=44)
   engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
   before = tiny.compiled("select_step"), tiny.compiled("admit")
-  for change in ({}, dict(temperature=np.float32(0.3)), dict(top_p=np.float32(0.8)),
-                 dict(top_k=np.int32(9)), dict(threshold=np.float32(6)),
-                 dict(margin=np.float32(0.1)), dict(resamples=np.int32(3)),
-                 dict(running=np.float32(0.2)), dict(steps=np.arange(192) % 9 == 0),
-                 dict(closing=np.int32(7))):
+  for change in (
+    {},
+    dict(temperature=np.float32(0.3)),
+    dict(top_p=np.float32(0.8)),
+    dict(top_k=np.int32(9)),
+    dict(threshold=np.float32(6)),
+    dict(margin=np.float32(0.1)),
+    dict(resamples=np.int32(3)),
+    dict(running=np.float32(0.2)),
+    dict(steps=np.arange(192) % 9 == 0),
+    dict(closing=np.int32(7)),
+  ):
     engine.knob = tiny.knobs(**change)
     engine.round()
   engine.admit({3: (tiny.prompts(1)[0], 9)})
@@ -429,18 +459,24 @@ def test_one_program_whatever_the_knobs():
 def compiled_text(parallel, devices, c=4, block=64, **options):
   start(parallel, devices)
   engine = tiny.Engine(slots=704, c=c, block=block, **options)
-  return select.select_step.lower(engine.teacher, engine.student, engine.state, engine.knob,
-                                  **engine.static).compile().as_text(), engine
+  return select.select_step.lower(
+    engine.teacher, engine.student, engine.state, engine.knob, **engine.static
+  ).compile().as_text(), engine
 
 
 @pytest.mark.parametrize("parallel,devices", [(1, 1), (2, 8)])
 def test_no_copy_and_no_gather_of_a_cache_in_the_compiled_step(parallel, devices):
   """The ring is 704 slots, a size nothing else has: no instruction may move it whole."""
   text, _ = compiled_text(parallel, devices)
-  moving = re.compile(r"= \S*\[[0-9,]*\b704\b[0-9,]*\]\S* "
-                      r"(copy|all-gather|all-to-all|collective-permute|transpose|concatenate)\(")
-  found = [line.strip()[:160] for line in text.splitlines() if moving.search(line)
-           and not re.search(r"= (pred|s32)\[", line)]  # bool[b,s] is not a cache
+  moving = re.compile(
+    r"= \S*\[[0-9,]*\b704\b[0-9,]*\]\S* "
+    r"(copy|all-gather|all-to-all|collective-permute|transpose|concatenate)\("
+  )
+  found = [
+    line.strip()[:160]
+    for line in text.splitlines()
+    if moving.search(line) and not re.search(r"= (pred|s32)\[", line)
+  ]  # bool[b,s] is not a cache
   assert not found, found
 
 
@@ -460,14 +496,21 @@ def loop_lines(text, carried):
 def test_no_token_copies_its_chunk_or_transposes_a_weight(unroll):
   """Chunks are 44 tokens and weights have sizes that nothing else has."""
   text, engine = compiled_text(1, 1, c=44, block=88, unroll=unroll)
-  weights = {x.size // (1 if unroll else tiny.TEACHER.layers)
-             for x in jax.tree.leaves(engine.teacher.blocks) if x.size >= 512}
+  weights = {
+    x.size // (1 if unroll else tiny.TEACHER.layers)
+    for x in jax.tree.leaves(engine.teacher.blocks)
+    if x.size >= 512
+  }
   weights |= {engine.teacher.head.size}
   moving = re.compile(r"= f32\[([0-9,]*)\]\S* (?:copy|transpose|concatenate)\(")
   lines = loop_lines(text, "s32[8,3,44]")  # the candidates' tokens: one pass a token
-  found = [line[:160] for line in lines if (m := moving.search(line))
-           for dims in [[int(d) for d in m[1].split(",") if d]]
-           if (44 in dims and len(dims) >= 4) or np.prod(dims) in weights]
+  found = [
+    line[:160]
+    for line in lines
+    if (m := moving.search(line))
+    for dims in [[int(d) for d in m[1].split(",") if d]]
+    if (44 in dims and len(dims) >= 4) or np.prod(dims) in weights
+  ]
   assert len(lines) > 500 and not found, found
 
 

@@ -1,4 +1,5 @@
 """Choosing and pruning by hand, and repetitions found and not found."""
+
 import types
 
 import jax
@@ -9,8 +10,12 @@ from gen_ssd import selectors
 
 
 def knobs(threshold=np.inf, margin=-np.inf, running=np.inf, beta=1.0):
-  return types.SimpleNamespace(threshold=np.float32(threshold), margin=np.float32(margin),
-                               running=np.float32(running), beta=np.float32(beta))
+  return types.SimpleNamespace(
+    threshold=np.float32(threshold),
+    margin=np.float32(margin),
+    running=np.float32(running),
+    beta=np.float32(beta),
+  )
 
 
 def choose(scores, valid=None, average=np.inf, **options):
@@ -22,15 +27,19 @@ def choose(scores, valid=None, average=np.inf, **options):
   return int(choice[0]), bool(suitable[0])
 
 
-@pytest.mark.parametrize("scores,valid,want", [
+@pytest.mark.parametrize(
+  "scores,valid,want",
+  [
     ([3, 1, 2], [1, 1, 1], 1),
-    ([3, 1, 1], [1, 1, 1], 1),          # ties go to the lowest index
+    ([3, 1, 1], [1, 1, 1], 1),  # ties go to the lowest index
     ([2, 2, 2], [1, 1, 1], 0),
     ([2, 2, 2], [0, 1, 1], 1),
-    ([3, 1, 2], [1, 0, 1], 2),          # an invalid candidate never wins
-    ([-9, -1, -2], [0, 1, 1], 2),       # nor among negative scores
+    ([3, 1, 2], [1, 0, 1], 2),  # an invalid candidate never wins
+    ([-9, -1, -2], [0, 1, 1], 2),  # nor among negative scores
     ([7, 1, 1], [1, 0, 0], 0),
-    ([5], [1], 0)])
+    ([5], [1], 0),
+  ],
+)
 def test_the_lowest_valid_score_wins(scores, valid, want):
   assert choose(scores, valid) == (want, True)
 
@@ -40,8 +49,9 @@ def test_no_valid_candidate_is_not_suitable(options):
   assert not choose([1, 2, 3], [0, 0, 0], **options)[1]
 
 
-@pytest.mark.parametrize("threshold,suitable", [
-    (np.inf, True), (2.5, True), (2, True), (1.99, False), (-1, False)])
+@pytest.mark.parametrize(
+  "threshold,suitable", [(np.inf, True), (2.5, True), (2, True), (1.99, False), (-1, False)]
+)
 def test_the_winner_must_be_at_most_the_threshold(threshold, suitable):
   assert choose([4, 2, 3], threshold=threshold) == (1, suitable)
 
@@ -50,15 +60,19 @@ def test_a_threshold_does_not_look_at_invalid_candidates():
   assert choose([1, 6], [0, 1], threshold=5) == (1, False)
 
 
-@pytest.mark.parametrize("scores,valid,margin,suitable", [
-    ([4, 1, 4], [1, 1, 1], 2, True),      # the mean is 3: the winner is 2 below
+@pytest.mark.parametrize(
+  "scores,valid,margin,suitable",
+  [
+    ([4, 1, 4], [1, 1, 1], 2, True),  # the mean is 3: the winner is 2 below
     ([4, 1, 4], [1, 1, 1], 2.01, False),
-    ([4, 1, 40], [1, 1, 0], 1.5, True),   # the mean of the valid ones is 2.5
+    ([4, 1, 40], [1, 1, 0], 1.5, True),  # the mean of the valid ones is 2.5
     ([4, 1, 40], [1, 1, 0], 1.6, False),
     ([2, 2, 2], [1, 1, 1], 0, True),
     ([2, 2, 2], [1, 1, 1], 0.5, False),
-    ([9, 2, 9], [0, 1, 0], 0.5, False),   # alone: nothing to be better than
-    ([9, 2, 9], [0, 1, 0], -np.inf, True)])
+    ([9, 2, 9], [0, 1, 0], 0.5, False),  # alone: nothing to be better than
+    ([9, 2, 9], [0, 1, 0], -np.inf, True),
+  ],
+)
 def test_the_winner_must_be_a_margin_below_the_mean(scores, valid, margin, suitable):
   assert choose(scores, valid, margin=margin)[1] == suitable
 
@@ -78,9 +92,19 @@ def test_rows_do_not_touch_each_other():
   assert choice.dtype == np.int32
 
 
-@pytest.mark.parametrize("running,average,suitable", [
-    (0.5, 2, True), (0.5, 1.34, True), (0.5, 1.33, False), (0, 2, True), (0, 1.9, False),
-    (0, np.inf, True), (np.inf, 0, True), (np.inf, 0.1, True)])
+@pytest.mark.parametrize(
+  "running,average,suitable",
+  [
+    (0.5, 2, True),
+    (0.5, 1.34, True),
+    (0.5, 1.33, False),
+    (0, 2, True),
+    (0, 1.9, False),
+    (0, np.inf, True),
+    (np.inf, 0, True),
+    (np.inf, 0.1, True),
+  ],
+)
 def test_the_winner_must_be_at_most_a_multiple_of_the_running_mean(running, average, suitable):
   assert choose([4, 2, 3], running=running, average=average) == (1, suitable)
 
@@ -117,10 +141,10 @@ look = jax.jit(selectors.loops, static_argnames="window")
 def loops(text, new, window=WINDOW, c=20):
   """Whether a candidate of the last `new` tokens of `text` repeats; dirt follows them."""
   recent, tokens = np.full((1, window - 1), -1), np.full((1, 1, c), 3)
-  past = text[:len(text) - new][-(window - 1):]
+  past = text[: len(text) - new][-(window - 1) :]
   if past:
-    recent[0, -len(past):] = past
-  tokens[0, 0, :new] = text[len(text) - new:]
+    recent[0, -len(past) :] = past
+  tokens[0, 0, :new] = text[len(text) - new :]
   return bool(look(np.int32(recent), np.int32(tokens), np.int32([[new]]), window=window)[0, 0])
 
 

@@ -13,10 +13,13 @@ ARMS = ("standard_kd", "standard_kd_all", "random", "posthoc", "gen_ssd")
 
 class File:
   """A study of two small runs, as a config file would hold it."""
+
   RUNS = ("arms", "sweeps", "cold_start=8")
-  SWEEPS = {"k": {"gen_ssd": [(2, "sweeps", "k=2"), (4, "sweeps", "gen_ssd")]},
-            "cold_start": {"gen_ssd": [(8, "cold_start=8", "gen_ssd"), (16, "arms", "gen_ssd")]},
-            "not done": {"gen_ssd": [(1, "another", "gen_ssd")]}}
+  SWEEPS = {
+    "k": {"gen_ssd": [(2, "sweeps", "k=2"), (4, "sweeps", "gen_ssd")]},
+    "cold_start": {"gen_ssd": [(8, "cold_start=8", "gen_ssd"), (16, "arms", "gen_ssd")]},
+    "not done": {"gen_ssd": [(1, "another", "gen_ssd")]},
+  }
 
   @staticmethod
   def get_config(name):
@@ -92,6 +95,7 @@ def test_sweeps_are_read_from_arms_and_from_runs(finished):
 
 def test_figures_stand_alone_and_examples_show_every_candidate(finished, tmp_path):
   import xml.etree.ElementTree as xml
+
   workdir, _, found = finished
   study.draw(found, tmp_path)
   for name in ("arms.svg", "paired.svg", "sweeps.svg"):
@@ -117,7 +121,6 @@ def test_a_study_again_computes_nothing(finished, monkeypatch):
 def test_bad_config_names_the_field_before_any_run(tmp_path):
 
   class Bad(File):
-
     @staticmethod
     def get_config(name):
       c = File.get_config(name)

@@ -1,4 +1,5 @@
 """Safetensors files as the library that defines them reads them."""
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ from gen_ssd import tensors
 
 
 def some(dtype):
-  return {"b": np.arange(6, dtype=dtype).reshape(2, 3), "a": np.full((5,), -1.5, dtype),
-          "c": np.arange(24, dtype=dtype).reshape(4, 3, 2)}
+  return {
+    "b": np.arange(6, dtype=dtype).reshape(2, 3),
+    "a": np.full((5,), -1.5, dtype),
+    "c": np.arange(24, dtype=dtype).reshape(4, 3, 2),
+  }
 
 
 def write(folder, arrays, dtype, **dims):

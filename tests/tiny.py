@@ -1,4 +1,5 @@
 """A tiny random pair and the engine driven by hand, for tests."""
+
 import functools
 
 import jax
@@ -12,10 +13,22 @@ from gen_ssd import scores
 from gen_ssd import select
 
 EOS = 5
-TEACHER = model.Shape(vocab=192, width=32, layers=2, kv_heads=2, groups=2, head=8, hidden=64,
-                      theta=5e4, qk_norm=True)
-STUDENT = model.Shape(vocab=256, width=16, layers=2, kv_heads=2, groups=1, head=8, hidden=32,
-                      tied=True, bias=True, rows=("data", "model"), tensor=None)
+TEACHER = model.Shape(
+  vocab=192, width=32, layers=2, kv_heads=2, groups=2, head=8, hidden=64, theta=5e4, qk_norm=True
+)
+STUDENT = model.Shape(
+  vocab=256,
+  width=16,
+  layers=2,
+  kv_heads=2,
+  groups=1,
+  head=8,
+  hidden=32,
+  tied=True,
+  bias=True,
+  rows=("data", "model"),
+  tensor=None,
+)
 PROMPT, WINDOW = 12, 8
 
 
@@ -30,16 +43,22 @@ def arrays(shape):
       return 1 + 0.1 * rng.normal(size=dims).astype(np.float32)
     return (0.25 * rng.normal(size=dims)).astype(np.float32)
 
-  return {**{n: draw(n, d) for n, d in top.items()},
-          **{n: draw(n, (shape.layers, *d)) for n, d in layer.items()}}
+  return {
+    **{n: draw(n, d) for n, d in top.items()},
+    **{n: draw(n, (shape.layers, *d)) for n, d in layer.items()},
+  }
 
 
 def build(shape, change=lambda name, x: x):
   """The tiny model on the current mesh."""
-  found = arrays(shape.__class__(**{**shape.__dict__, "unroll": False, "rows": None,
-                                    "tensor": None}))
-  return model.unstacked(model.Transformer(
-      shape, lambda name, dims: mesh.place(change(name, found[name]), model.spec(shape, name))))
+  found = arrays(
+    shape.__class__(**{**shape.__dict__, "unroll": False, "rows": None, "tensor": None})
+  )
+  return model.unstacked(
+    model.Transformer(
+      shape, lambda name, dims: mesh.place(change(name, found[name]), model.spec(shape, name))
+    )
+  )
 
 
 def prompts(n, seed=0):
@@ -51,10 +70,21 @@ def knobs(**changes):
   ends = np.zeros(TEACHER.vocab, np.int8)
   ends[EOS] = select.EOS
   steps = np.zeros(TEACHER.vocab, bool)
-  values = dict(temperature=np.float32(1), top_k=np.int32(0), top_p=np.float32(1),
-                threshold=np.float32(np.inf), margin=np.float32(-np.inf), resamples=np.int32(0),
-                running=np.float32(np.inf), beta=np.float32(1), context=np.int32(0),
-                vocab=np.int32(180), closing=np.int32(-1), ends=ends, steps=steps)
+  values = dict(
+    temperature=np.float32(1),
+    top_k=np.int32(0),
+    top_p=np.float32(1),
+    threshold=np.float32(np.inf),
+    margin=np.float32(-np.inf),
+    resamples=np.int32(0),
+    running=np.float32(np.inf),
+    beta=np.float32(1),
+    context=np.int32(0),
+    vocab=np.int32(180),
+    closing=np.int32(-1),
+    ends=ends,
+    steps=steps,
+  )
   return select.Knobs(**{k: mesh.place(v) for k, v in {**values, **changes}.items()})
 
 
@@ -70,27 +100,61 @@ def admission(b, size, entries, *, room=1000, student=None):
   chunk = np.zeros(b, np.int32)
   for i, (ids, name, kept) in entries.items():
     for m, own in enumerate((ids, (student or list)(ids))):
-      text[m, i, :len(own)], length[m, i] = own, len(own)
+      text[m, i, : len(own)], length[m, i] = own, len(own)
     new[i], chunk[i] = True, kept
     key[i] = jax.random.key_data(sample.row_key(0, f"{name:08x}", 0))
   zeros = np.zeros(b, np.int32)
-  return select.Admission(*map(put, (
-      new, text[0], length[0], text[1], length[1], key, chunk, zeros, np.full(b, room, np.int32),
-      np.full((b, WINDOW - 1), -1, np.int32), np.zeros(b, np.float32), length[1],
-      np.zeros(b, bool))))
+  return select.Admission(
+    *map(
+      put,
+      (
+        new,
+        text[0],
+        length[0],
+        text[1],
+        length[1],
+        key,
+        chunk,
+        zeros,
+        np.full(b, room, np.int32),
+        np.full((b, WINDOW - 1), -1, np.int32),
+        np.zeros(b, np.float32),
+        length[1],
+        np.zeros(b, bool),
+      ),
+    )
+  )
 
 
 class Engine:
   """Rows of the tiny pair; `texts` are prompt and kept tokens, by problem name."""
 
-  def __init__(self, *, b=8, k=3, c=4, slots=48, block=None, scorer=scores.perplexity, unroll=False,
-               teacher=None, student="tiny", knob=None, room=1000, **static):
+  def __init__(
+    self,
+    *,
+    b=8,
+    k=3,
+    c=4,
+    slots=48,
+    block=None,
+    scorer=scores.perplexity,
+    unroll=False,
+    teacher=None,
+    student="tiny",
+    knob=None,
+    room=1000,
+    **static,
+  ):
     shapes = [s.__class__(**{**s.__dict__, "unroll": unroll}) for s in (TEACHER, STUDENT)]
     self.teacher = teacher or build(shapes[0])
     self.student = build(shapes[1]) if student == "tiny" else student
-    self.state = select.blank_state(teacher=self.teacher.shape,
-                                    student=self.student and self.student.shape, b=b, s=slots,
-                                    window=WINDOW)
+    self.state = select.blank_state(
+      teacher=self.teacher.shape,
+      student=self.student and self.student.shape,
+      b=b,
+      s=slots,
+      window=WINDOW,
+    )
     self.knob = knob or knobs()
     self.b, self.c, self.slots, self.room = b, c, slots, room
     self.block = block or slots
@@ -99,17 +163,24 @@ class Engine:
 
   def admit(self, entries, kept=0, student=None):
     """Starts {row: (ids, name)}."""
-    start = admission(self.b, self.slots, {i: (ids, name, kept) for i, (ids, name)
-                                           in entries.items()}, room=self.room, student=student)
-    self.state = select.admit(self.teacher, self.student, self.state, start, c=self.c,
-                              block=self.block)
+    start = admission(
+      self.b,
+      self.slots,
+      {i: (ids, name, kept) for i, (ids, name) in entries.items()},
+      room=self.room,
+      student=student,
+    )
+    self.state = select.admit(
+      self.teacher, self.student, self.state, start, c=self.c, block=self.block
+    )
     for i, (ids, name) in entries.items():
       self.names[i], self.texts[name], self.nll[name] = name, list(ids), []
 
   def round(self):
     """One round; returns its Report on the host."""
-    self.state, report = select.select_step(self.teacher, self.student, self.state, self.knob,
-                                            **self.static)
+    self.state, report = select.select_step(
+      self.teacher, self.student, self.state, self.knob, **self.static
+    )
     report = mesh.host(report)
     for i, name in enumerate(self.names):
       choice = report.choice[i]
@@ -122,8 +193,10 @@ class Engine:
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **info: COMPILED.append(info.get("fun_name")) if name.endswith(
-        "backend_compile_duration") else None)
+  lambda name, *_, **info: (
+    COMPILED.append(info.get("fun_name")) if name.endswith("backend_compile_duration") else None
+  )
+)
 
 
 def compiled(name):

@@ -1,4 +1,5 @@
 """Prompts, rows and vocabularies, on a tokenizer made here and on real ones where they are."""
+
 import json
 import pathlib
 
@@ -33,10 +34,17 @@ def template_of(name):
 
 # ---------------------------------------------------------------- the small tokenizer
 
-@pytest.mark.parametrize("text", [
+
+@pytest.mark.parametrize(
+  "text",
+  [
     "Tom has 57 apples . He buys 8 more . 57 + 8 = 65 . \\boxed{65}",
     "Tom has 57 apples. He buys 8 more; 1,000 - 3.5 = 996.5!\n\nHow many now?\n\\boxed{ 100%}",
-    "7", "Tom", ""])
+    "7",
+    "Tom",
+    "",
+  ],
+)
 def test_text_round_trips(small, text):
   ids = small.encode(text)
   assert small.unk_token_id not in ids
@@ -66,6 +74,7 @@ def test_same_words_same_ids_and_more_words_come_after(small, tmp_path):
 
 # ---------------------------------------------------------------- rows and end tokens
 
+
 def test_row_is_prompt_ids_and_trace_ids(small):
   trace = [*small.encode("He buys 8 more ."), small.eos_token_id]
   ids, start = tokens.render_row(small, "Tom has 5 .", trace)
@@ -74,7 +83,8 @@ def test_row_is_prompt_ids_and_trace_ids(small):
 
 def test_template_that_drops_thoughts_is_refused(small, tmp_path):
   dropping = tokens.CHAT_TEMPLATE.replace(
-      "<assistant>{{ m.content }}", "<assistant>{{ m.content.split('</think>')[-1] }}")
+    "<assistant>{{ m.content }}", "<assistant>{{ m.content.split('</think>')[-1] }}"
+  )
   student = tokens.word_level_tokenizer(WORDS, tmp_path, chat_template=dropping)
   tokens.render_row(student, "How many ?", student.encode("57 apples"))
   trace = student.encode("<think> 50 + 7 = 57 </think> 57 apples")
@@ -124,6 +134,7 @@ def test_no_tokenizer_there(tmp_path):
 
 # ---------------------------------------------------------------- vocabularies
 
+
 def test_vocabularies_that_disagree_are_listed(small, tmp_path):
   swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
   other = tokens.word_level_tokenizer(swapped, tmp_path / "swapped")
@@ -165,17 +176,18 @@ def test_the_token_that_ends_the_thinking_part(small, tmp_path):
 
 # ---------------------------------------------------------------- real tokenizers
 
+
 def test_qwen3_template_with_and_without_thinking():
   qwen = real("qwen3")
   think = tokens.chat_prompt(qwen, "How many?")
   assert qwen.decode(think) == "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"
   silent = tokens.load_tokenizer(REAL / "qwen3", thinking="off")
   direct = tokens.chat_prompt(silent, "How many?")
-  assert direct[:len(think)] == think
+  assert direct[: len(think)] == think
   assert qwen.convert_ids_to_tokens(tokens.closing_id(qwen)) == "</think>"
   with pytest.raises(ValueError, match="an empty thinking part"):
     tokens.closing_id(silent)
-  assert qwen.decode(direct[len(think):]) == "<think>\n\n</think>\n\n"
+  assert qwen.decode(direct[len(think) :]) == "<think>\n\n</think>\n\n"
   system = tokens.chat_prompt(qwen, "How many?", system="Be brief.")
   assert qwen.decode(system).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
   for text in ("<think>\nTwo.\n\nOr three.\n</think>\n\n\\boxed{3}<|im_end|>", "Three.<|im_end|>"):
@@ -184,8 +196,11 @@ def test_qwen3_template_with_and_without_thinking():
     assert ids == think + trace and start == len(think)
   ids, _ = tokens.render_row(silent, "How many?", trace)
   assert ids == direct + trace
-  with pytest.raises(ValueError, match="starts every answer with an empty thinking part, and the trace "
-                                       "does think.*student.thinking"):
+  with pytest.raises(
+    ValueError,
+    match="starts every answer with an empty thinking part, and the trace "
+    "does think.*student.thinking",
+  ):
     tokens.render_row(silent, "How many?", qwen.encode("<think>\nTwo.\n</think>\n\n3"))
   loud = tokens.load_tokenizer(REAL / "qwen3", thinking="on")
   assert tokens.chat_prompt(loud, "How many?") == think
@@ -195,7 +210,8 @@ def test_generation_prompt_that_opens_the_thinking_part():
   """As Qwen3's thinking-only models and newer R1-Distill templates do."""
   qwen, opens = real("qwen3"), real("qwen3")
   opens.chat_template = opens.chat_template.replace(
-      "{{- '<|im_start|>assistant\\n' }}", "{{- '<|im_start|>assistant\\n<think>\\n' }}")
+    "{{- '<|im_start|>assistant\\n' }}", "{{- '<|im_start|>assistant\\n<think>\\n' }}"
+  )
   plain, prompt = tokens.chat_prompt(qwen, "How many?"), tokens.chat_prompt(opens, "How many?")
   opening = qwen.encode("<think>\n")
   assert prompt == plain + opening
@@ -238,7 +254,8 @@ def test_the_template_that_keeps_thoughts_writes_what_the_real_one_writes():
   real_one.bos_token = ours.bos_token = "<|endoftext|>"
   for system in (None, "Be brief."):
     assert tokens.chat_prompt(ours, "How\nmany?", system) == tokens.chat_prompt(
-        real_one, "How\nmany?", system)
+      real_one, "How\nmany?", system
+    )
   dialogue = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": " 3\n"}]
   render = lambda t: t.apply_chat_template(dialogue, tokenize=False)
   assert render(ours) == render(real_one)
@@ -250,12 +267,16 @@ def test_a_template_of_a_file_and_a_missing_switch(small, tmp_path):
   tokens.word_level_tokenizer(WORDS, path)
   found = tokens.load_tokenizer(path, str(tmp_path / "t.jinja"))
   assert found.chat_template == "A {{ messages[0].content }} B"
-  with pytest.raises(ValueError, match=f"thinking is 'off': the chat template of {path} has no such"):
+  with pytest.raises(
+    ValueError, match=f"thinking is 'off': the chat template of {path} has no such"
+  ):
     tokens.load_tokenizer(path, thinking="off")
 
 
 def test_a_template_that_fails_is_named(small, tmp_path):
-  refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}<user>"
+  refusing = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}<user>"
+  )
   tokenizer = tokens.word_level_tokenizer(WORDS, tmp_path, chat_template=refusing)
   tokens.chat_prompt(tokenizer, "How")
   with pytest.raises(ValueError, match=f"{tmp_path} fails on roles system, user: no system"):

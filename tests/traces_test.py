@@ -1,4 +1,5 @@
 """Trace files: fences, damage, resume, the filter for training and the table."""
+
 import dataclasses
 import json
 
@@ -13,16 +14,37 @@ def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text"):
   """A finished row as traces.row makes it."""
   problem = problems.Problem(uuid, "made", "train", f"What is {uuid}?", "7", 2)
   trace = traces.Trace(
-      uuid, attempt, ids=[4, 5, 6], teacher_logprobs=[-0.5, -1.5, -1.0], student_nlls=[nll] * 3,
-      chunks=[{"count": 2, "choice": 1, "score": 0.25, "scores": [0.5, 0.25, None], "resamples": 1,
-               "text": "4 5"},
-              {"count": 1, "choice": 0, "score": 0.5, "scores": [0.5, 0.75, 0.75], "resamples": 0,
-               "text": " 6"}],
-      teacher_tokens=14, rounds=3)
+    uuid,
+    attempt,
+    ids=[4, 5, 6],
+    teacher_logprobs=[-0.5, -1.5, -1.0],
+    student_nlls=[nll] * 3,
+    chunks=[
+      {
+        "count": 2,
+        "choice": 1,
+        "score": 0.25,
+        "scores": [0.5, 0.25, None],
+        "resamples": 1,
+        "text": "4 5",
+      },
+      {
+        "count": 1,
+        "choice": 0,
+        "score": 0.5,
+        "scores": [0.5, 0.75, 0.75],
+        "resamples": 0,
+        "text": " 6",
+      },
+    ],
+    teacher_tokens=14,
+    rounds=3,
+  )
   return traces.row(trace, problem, text, stop, verdict)
 
 
 # ---------------------------------------------------------------- rows
+
 
 def test_a_row_by_hand():
   found = row("ab", 1, nll=2.0)
@@ -40,14 +62,23 @@ def test_a_row_without_student_or_tokens():
 
 # ---------------------------------------------------------------- what is trained on
 
-ROWS = [row("b", 1, nll=2.0), row("b", 0, nll=3.0), row("a", 1, nll=1.0, verdict="wrong"),
-        row("a", 0, nll=4.0), row("c", 0, verdict="unverifiable"), row("d", 0, stop="length"),
-        row("e", 0, stop="pruned", verdict="wrong"), row("f", 1, nll=5.0), row("f", 0, nll=5.0)]
+ROWS = [
+  row("b", 1, nll=2.0),
+  row("b", 0, nll=3.0),
+  row("a", 1, nll=1.0, verdict="wrong"),
+  row("a", 0, nll=4.0),
+  row("c", 0, verdict="unverifiable"),
+  row("d", 0, stop="length"),
+  row("e", 0, stop="pruned", verdict="wrong"),
+  row("f", 1, nll=5.0),
+  row("f", 0, nll=5.0),
+]
 
 
-@pytest.mark.parametrize("keep,want", [
-    ("right", ["a0", "b0", "b1", "f0", "f1"]),
-    ("all", ["a0", "a1", "b0", "b1", "c0", "f0", "f1"])])  # only what ended by itself
+@pytest.mark.parametrize(
+  "keep,want",
+  [("right", ["a0", "b0", "b1", "f0", "f1"]), ("all", ["a0", "a1", "b0", "b1", "c0", "f0", "f1"])],
+)  # only what ended by itself
 @pytest.mark.parametrize("order", [1, -1])
 def test_kept(keep, want, order):
   found = traces.kept(ROWS[::order], keep=keep)
@@ -64,9 +95,21 @@ def test_prefixes_of_pruned_traces_are_kept_when_asked_for():
 
 # ---------------------------------------------------------------- files
 
-FLIGHT = [traces.Trace("cd", 2, [4, 9], [-0.125, -2.5], [0.1, 0.30000001],
-                       [{"count": 2, "choice": 0, "score": 0.2, "scores": [0.2], "resamples": 0}],
-                       [{"chunk": 0, "branch": 1, "ids": [4]}], 1, 12, 3), None]
+FLIGHT = [
+  traces.Trace(
+    "cd",
+    2,
+    [4, 9],
+    [-0.125, -2.5],
+    [0.1, 0.30000001],
+    [{"count": 2, "choice": 0, "score": 0.2, "scores": [0.2], "resamples": 0}],
+    [{"chunk": 0, "branch": 1, "ids": [4]}],
+    1,
+    12,
+    3,
+  ),
+  None,
+]
 
 
 def written(folder):
@@ -110,12 +153,16 @@ def test_what_a_kill_left_after_the_last_fence_does_not_count_and_is_overwritten
   assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("damage,lost", [
-    (lambda lines: [lines[0], lines[1][:40]], "d"),               # cut off by a full disk
+@pytest.mark.parametrize(
+  "damage,lost",
+  [
+    (lambda lines: [lines[0], lines[1][:40]], "d"),  # cut off by a full disk
     (lambda lines: [b"\x00\xff\xfe\x80 garbage", lines[1]], "c"),
-    (lambda lines: [b"17", lines[1]], "c"),                       # JSON, but no trace
+    (lambda lines: [b"17", lines[1]], "c"),  # JSON, but no trace
     (lambda lines: [b'{"uuid": "c"}', lines[1]], "c"),
-    (lambda lines: [b"\xff", b"\xfe"], "cd")])
+    (lambda lines: [b"\xff", b"\xfe"], "cd"),
+  ],
+)
 def test_a_damaged_shard_is_named_kept_and_mended(tmp_path, capsys, damage, lost):
   want = written(tmp_path)
   path = tmp_path / "traces-00001.jsonl"
@@ -137,8 +184,17 @@ def test_a_missing_shard_is_named(tmp_path, capsys):
   assert "traces-00000.jsonl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", [b"", b'{"shards": 2, "ro', b"\xff\xfe\x00 garbage", b"[]", b"{}",
-                                  b'{"shards": 2, "rows": [{"uuid": "a", "colour": 3}]}'])
+@pytest.mark.parametrize(
+  "text",
+  [
+    b"",
+    b'{"shards": 2, "ro',
+    b"\xff\xfe\x00 garbage",
+    b"[]",
+    b"{}",
+    b'{"shards": 2, "rows": [{"uuid": "a", "colour": 3}]}',
+  ],
+)
 def test_a_damaged_in_flight_file_loses_only_what_was_under_way(tmp_path, capsys, text):
   want = written(tmp_path)
   (tmp_path / "in_flight.json").write_bytes(text)
@@ -154,6 +210,7 @@ def test_trace_fields_survive_json():
 
 # ---------------------------------------------------------------- the table
 
+
 def table(tmp_path, rows, **options):
   traces.write_parquet(tmp_path / "t.parquet", rows, **options)
   assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
@@ -161,9 +218,13 @@ def table(tmp_path, rows, **options):
 
 
 def test_the_table_has_one_row_a_problem_and_the_columns_of_openr1(tmp_path):
-  rows = [row("b", 1, text="b1"), row("a", 2, stop="length", verdict="wrong", text="a2"),
-          row("a", 0, verdict="wrong", text="a0"), row("a", 1, text="a1"),
-          row("b", 0, verdict="unverifiable", stop="pruned", text="b0")]
+  rows = [
+    row("b", 1, text="b1"),
+    row("a", 2, stop="length", verdict="wrong", text="a2"),
+    row("a", 0, verdict="wrong", text="a0"),
+    row("a", 1, text="a1"),
+    row("b", 0, verdict="unverifiable", stop="pruned", text="b0"),
+  ]
   a, b = table(tmp_path, rows)
   assert (a["uuid"], a["source"], a["problem"], a["answer"]) == ("a", "made", "What is a?", "7")
   assert a["generations"] == ["a0", "a1", "a2"] and b["generations"] == ["b0", "b1"]
@@ -182,12 +243,13 @@ def test_the_table_has_one_row_a_problem_and_the_columns_of_openr1(tmp_path):
 
 
 def test_without_a_right_answer_the_first_is_the_completion(tmp_path):
-  one, = table(tmp_path, [row("a", 1, verdict="wrong", text="a1"),
-                          row("a", 0, verdict="wrong", text="a0")])
+  (one,) = table(
+    tmp_path, [row("a", 1, verdict="wrong", text="a1"), row("a", 0, verdict="wrong", text="a0")]
+  )
   assert one["completion"] == "a0" and one["correctness_count"] == 0
 
 
 def test_the_system_message_comes_first(tmp_path):
-  one, = table(tmp_path, [row("a")], system="Be brief.")
+  (one,) = table(tmp_path, [row("a")], system="Be brief.")
   assert [m["role"] for m in one["messages"]] == ["system", "user", "assistant"]
   assert one["prompt"][0]["content"] == "Be brief."

@@ -1,4 +1,5 @@
 """Training: exact resumption, global normalisation, FSDP, one program."""
+
 import dataclasses
 import json
 
@@ -16,14 +17,17 @@ from gen_ssd import model
 from gen_ssd import train
 
 SHAPE = dataclasses.replace(tiny.STUDENT, rows=train.AXES, tensor=None)
-TRAIN = config.Train(steps=6, rows=8, length=24, learning_rate=5e-3, warmup=2, save_every=2,
-                     log_every=1, block=24)
+TRAIN = config.Train(
+  steps=6, rows=8, length=24, learning_rate=5e-3, warmup=2, save_every=2, log_every=1, block=24
+)
 
 
 def pairs(n=40):
   rng = np.random.default_rng(0)
-  return [(rng.integers(6, 60, 4).tolist(), rng.integers(60, 90, rng.integers(3, 9)).tolist())
-          for _ in range(n)]
+  return [
+    (rng.integers(6, 60, 4).tolist(), rng.integers(60, 90, rng.integers(3, 9)).tolist())
+    for _ in range(n)
+  ]
 
 
 def build():
@@ -83,13 +87,15 @@ def test_the_loss_falls_and_only_the_response_is_learned(tmp_path):
   batch = next(data.batches(prompts, rows=8, length=24, seed=0))
   put = jax.tree.map(mesh.place, batch)
   plain = model.replace_shape(net, rows=train.AXES)
-  nll = lambda m: float(jnp.divide(*jax.jit(train.loss_sum, static_argnames="config")(
-      m, put, config=settings)))
+  nll = lambda m: float(
+    jnp.divide(*jax.jit(train.loss_sum, static_argnames="config")(m, put, config=settings))
+  )
   assert nll(plain) > nll(build()) - 0.3
 
 
-@pytest.mark.parametrize("options", [dict(accumulate=4, rows=2), dict(remat=True),
-                                     dict(block=8), dict(unroll=True)])
+@pytest.mark.parametrize(
+  "options", [dict(accumulate=4, rows=2), dict(remat=True), dict(block=8), dict(unroll=True)]
+)
 def test_micro_batches_blocks_and_recomputation_change_nothing(options):
   """The same 8 packed rows, cut differently, give the same update."""
   start()
@@ -106,8 +112,12 @@ def update(batch, settings):
   """Adam's moments after one update, which are the gradient, and the metrics."""
   net = model.replace_shape(build(), unroll=settings.unroll)
   state = train.start(net, config=settings)
-  parts = jax.tree.map(lambda x: mesh.place(
-      x.reshape(settings.accumulate, -1, x.shape[1]), jax.P(None, train.AXES, None)), batch)
+  parts = jax.tree.map(
+    lambda x: mesh.place(
+      x.reshape(settings.accumulate, -1, x.shape[1]), jax.P(None, train.AXES, None)
+    ),
+    batch,
+  )
   state, row = train.train_step(state, parts, config=dataclasses.replace(settings, warmup=0))
   return leaves(state.optimizer), mesh.host(row)
 
@@ -117,9 +127,12 @@ def test_fsdp_on_eight_devices_is_training_on_one(tmp_path):
   want = leaves(fit(tmp_path / "one"))
   mesh.start(2, jax.devices())
   assert train.fsdp_axes(SHAPE) == train.AXES
-  split = model.Transformer(SHAPE, lambda name, dims: mesh.place(
-      tiny.arrays(dataclasses.replace(SHAPE, rows=None))[name],
-      model.spec(SHAPE, name, train.AXES)))
+  split = model.Transformer(
+    SHAPE,
+    lambda name, dims: mesh.place(
+      tiny.arrays(dataclasses.replace(SHAPE, rows=None))[name], model.spec(SHAPE, name, train.AXES)
+    ),
+  )
   net = train.fit(split, data.Rows(pairs(), 24), TRAIN, tmp_path / "eight")
   assert net.blocks.q[...].sharding.spec[1] == train.AXES
   for a, b in zip(want, leaves(net)):
@@ -140,8 +153,9 @@ def test_a_run_is_one_program(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   start()
   with pytest.raises(FloatingPointError, match="training step"):
-    fit(tmp_path / "a", dataclasses.replace(TRAIN, learning_rate=1e20, warmup=0, clip=1e20,
-                                            steps=20))
+    fit(
+      tmp_path / "a", dataclasses.replace(TRAIN, learning_rate=1e20, warmup=0, clip=1e20, steps=20)
+    )
 
 
 def test_progress_line_has_an_eta(capsys, monkeypatch):

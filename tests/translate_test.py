@@ -1,4 +1,5 @@
 """Rounds of models whose tokenizers differ, against the fused step and against plain forwards."""
+
 import dataclasses
 import functools
 import json
@@ -47,8 +48,14 @@ def pair():
 
 def run(writer, folder, select=SELECT, count=10, threshold=np.inf):
   with answers.Verifier() as verifier:
-    return collect.collect(writer, problems.bundled("test", count), select, folder,
-                           verifier=verifier, threshold=threshold)
+    return collect.collect(
+      writer,
+      problems.bundled("test", count),
+      select,
+      folder,
+      verifier=verifier,
+      threshold=threshold,
+    )
 
 
 def byte_level(merges):
@@ -57,13 +64,22 @@ def byte_level(merges):
   core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=merges < 100)
   core.decoder = decoders.ByteLevel()
   texts = [p.problem + " 57 + 8 = 65. So \\boxed{65}." for p in problems.bundled("train", 50)]
-  core.train_from_iterator(texts, trainers.BpeTrainer(
-      vocab_size=256 + merges + 3, special_tokens=["<end>", "<ask>", "<tell>"], show_progress=False,
-      initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+  core.train_from_iterator(
+    texts,
+    trainers.BpeTrainer(
+      vocab_size=256 + merges + 3,
+      special_tokens=["<end>", "<ask>", "<tell>"],
+      show_progress=False,
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    ),
+  )
   return PreTrainedTokenizerFast(
-      tokenizer_object=core, eos_token="<end>", clean_up_tokenization_spaces=False,
-      chat_template="<ask>{{ messages[0].content }}<tell>{% if messages[1] %}{{ messages[1].content }}"
-                    "<end>{% endif %}")
+    tokenizer_object=core,
+    eos_token="<end>",
+    clean_up_tokenization_spaces=False,
+    chat_template="<ask>{{ messages[0].content }}<tell>{% if messages[1] %}{{ messages[1].content }}"
+    "<end>{% endif %}",
+  )
 
 
 LENGTH = 256
@@ -73,24 +89,31 @@ LENGTH = 256
 def logprobs(student, ids):
   segments = (jnp.arange(LENGTH) < jnp.sum(ids >= 0)).astype(jnp.int32)[None]
   attend = functools.partial(attention.attend_packed, segments=segments, block=LENGTH)
-  hidden = model.forward_packed(student, jnp.maximum(ids, 0)[None], jnp.arange(LENGTH)[None], attend)
+  hidden = model.forward_packed(
+    student, jnp.maximum(ids, 0)[None], jnp.arange(LENGTH)[None], attend
+  )
   return jax.nn.log_softmax(model.logits(student, hidden)[0, 0])
 
 
 def nll_of(student, ids):
   """Nats of each token of `ids` after the first, by one plain forward."""
   padded = np.full(LENGTH, -1)
-  padded[:len(ids)] = ids
+  padded[: len(ids)] = ids
   return -np.asarray(logprobs(student, jnp.array(padded)))[np.arange(len(ids) - 1), ids[1:]]
 
 
 # ---------------------------------------------------------------- equal tokenizers
 
+
 @pytest.mark.parametrize("covers", ["everything", "thinking"])
 def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, covers):
   """Text that is cut again gives the same, as the teacher's is clean."""
-  strict = dataclasses.replace(SELECT, k=2, resamples=1,  # so that rounds without a winner come, too
-                               covers=covers)
+  strict = dataclasses.replace(
+    SELECT,
+    k=2,
+    resamples=1,  # so that rounds without a winner come, too
+    covers=covers,
+  )
   dot = pair.teacher_tokenizer.convert_tokens_to_ids(".")
   monkeypatch.setattr(tokens, "closing_id", lambda tokenizer: dot)
   fused = run(pair, tmp_path / "fused", strict, threshold=15.0)
@@ -104,12 +127,15 @@ def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, 
     assert a["student_ranks"] == b["student_ranks"] and a["starts"] == b["starts"]
     for x, y in zip(a["chunks"], b["chunks"]):
       assert (x["choice"], x["text"]) == (y["choice"], y["text"])
-      np.testing.assert_allclose(*(np.array(c["scores"], float) for c in (x, y)), rtol=1e-4, atol=1e-4)
+      np.testing.assert_allclose(
+        *(np.array(c["scores"], float) for c in (x, y)), rtol=1e-4, atol=1e-4
+      )
   alone = sum(c["scores"] == [None] for r in mine for c in r["chunks"])
   assert alone > 10 if covers == "thinking" else not alone
 
 
 # ---------------------------------------------------------------- different tokenizers
+
 
 @pytest.fixture(scope="module", params=[40, 300], ids=["words", "phrases"])
 def foreign(request, pair):
@@ -129,12 +155,19 @@ def tail(request, monkeypatch):
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["", "drawn-again"])
-def test_scores_are_those_of_a_plain_forward_over_the_students_tokens(foreign, tail, strict, tmp_path):
+def test_scores_are_those_of_a_plain_forward_over_the_students_tokens(
+  foreign, tail, strict, tmp_path
+):
   rows = run(foreign, tmp_path / "plain", count=12)
   if strict:
     scores = [c["score"] for r in rows for c in r["chunks"]]
-    rows = run(foreign, tmp_path / "strict", dataclasses.replace(SELECT, resamples=4, max_tokens=24),
-               count=12, threshold=float(np.quantile(scores, 0.75)))
+    rows = run(
+      foreign,
+      tmp_path / "strict",
+      dataclasses.replace(SELECT, resamples=4, max_tokens=24),
+      count=12,
+      threshold=float(np.quantile(scores, 0.75)),
+    )
     assert sum(c["resamples"] for r in rows for c in r["chunks"]) > 3
     rows = [r for r in rows if r["chunks"]]
   own, teacher = foreign.student_tokenizer, foreign.teacher_tokenizer
@@ -143,15 +176,16 @@ def test_scores_are_those_of_a_plain_forward_over_the_students_tokens(foreign, t
   for r in rows:
     prompt, at = tokens.chat_prompt(own, r["problem"]), 0
     for chunk in r["chunks"]:
-      before, after = (teacher.decode(r["ids"][:n], skip_special_tokens=True)
-                       for n in (at, at + chunk["count"]))
+      before, after = (
+        teacher.decode(r["ids"][:n], skip_special_tokens=True) for n in (at, at + chunk["count"])
+      )
       at += chunk["count"]
       cut = own(after, add_special_tokens=False, return_offsets_mapping=True)
       ids, ends = cut["input_ids"], [end for _, end in cut["offset_mapping"]]
-      changed += ids[:len(own.encode(before))] != own.encode(before)
+      changed += ids[: len(own.encode(before))] != own.encode(before)
       if r["ids"][at - 1] in foreign.ends:
         ids, ends = [*ids, own.eos_token_id], [*ends, len(after) + 1]
-      nll = nll_of(foreign.student, [*prompt, *ids])[len(prompt) - 1:]
+      nll = nll_of(foreign.student, [*prompt, *ids])[len(prompt) - 1 :]
       want = sum(x for x, end in zip(nll, ends) if end > len(before)) / chunk["count"]
       assert abs(chunk["score"] - want) < 2e-3, (before, after)
       scored = [x for x in chunk["scores"] if x is not None]
@@ -194,8 +228,11 @@ def test_a_small_ring_is_emptied_and_read_again(foreign, tmp_path, monkeypatch):
     real(self)
 
   monkeypatch.setattr(translate.Translator, "_empty", empty)
-  monkeypatch.setattr(translate.Translator, "_resize",  # starts with next to nothing
-                      lambda self, slots: resize(self, slots if self.slots else 1))
+  monkeypatch.setattr(
+    translate.Translator,
+    "_resize",  # starts with next to nothing
+    lambda self, slots: resize(self, slots if self.slots else 1),
+  )
   small = run(foreign, tmp_path / "small")
   assert sum(emptied) >= 2
   for a, b in zip(whole, small):
@@ -203,6 +240,7 @@ def test_a_small_ring_is_emptied_and_read_again(foreign, tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------- cutting text
+
 
 def real(name):
   if not (REAL / "tokenizers" / name / "tokenizer.json").is_file():
@@ -223,20 +261,22 @@ def written(cut, ids, size):
   cut.select = dataclasses.replace(SELECT, k=1, c=size)
   trace, cut.held[0] = traces.Trace("x", 0), None
   for at in range(0, len(ids), size):
-    part = ids[at:at + size]
+    part = ids[at : at + size]
     chunk = np.zeros((1, 1, size), np.int32)
-    chunk[0, 0, :len(part)] = part
+    chunk[0, 0, : len(part)] = part
     ended = np.array([[part[-1] == cut.writer.ends[0]]])
-    (branch,), = cut._cut([trace], chunk, np.array([[len(part)]]), ended).values()
-    whole = [*cut.held[0].ids[:branch.stay], *branch.ids]
+    ((branch,),) = cut._cut([trace], chunk, np.array([[len(part)]]), ended).values()
+    whole = [*cut.held[0].ids[: branch.stay], *branch.ids]
     cut._keep(0, branch)
     trace.ids = trace.ids + part
     yield part, branch, whole
 
 
-WORDS = ("She sold 48/2 = 24 clips.\n\nAltogether $48+24=\\boxed{72}$ \u2014 na\u00efve "
-         "\U0001f98a\U0001f98b\U0001f98c\U0001f98d\U0001f98e caf\u00e9 \u65e5\u672c\u8a9e! "
-         "\u16a0\u16a2\u16a6\u16a8\u16b1\u16b2 = \u0ae7\u0ae8, so 6.")
+WORDS = (
+  "She sold 48/2 = 24 clips.\n\nAltogether $48+24=\\boxed{72}$ \u2014 na\u00efve "
+  "\U0001f98a\U0001f98b\U0001f98c\U0001f98d\U0001f98e caf\u00e9 \u65e5\u672c\u8a9e! "
+  "\u16a0\u16a2\u16a6\u16a8\u16b1\u16b2 = \u0ae7\u0ae8, so 6."
+)
 
 
 def answers_of(count):
@@ -258,7 +298,9 @@ def test_real_tokenizers_are_aligned_by_character():
         assert whole[:2] == [7, 8] and len(branch.homes) == len(branch.ids) == len(branch.ends)
         mine = [h for h in branch.homes if h >= 0]
         assert mine == sorted(mine) and all(h < len(part) for h in mine)
-        assert branch.homes == [-1] * (len(branch.homes) - len(mine)) + mine  # what is new comes last
+        assert (
+          branch.homes == [-1] * (len(branch.homes) - len(mine)) + mine
+        )  # what is new comes last
         count += len(mine)
       want = phi.encode(text, add_special_tokens=False)
       assert whole[2:] == [*want, phi.eos_token_id]
@@ -274,7 +316,7 @@ def test_cutting_the_tail_is_cutting_the_whole_text_and_costs_the_same_at_any_le
   cut._encode = lambda texts: (sizes.extend(map(len, texts)), plain(texts))[1]
   ids = teacher.encode("\n".join([WORDS, *answers_of(40), WORDS]), add_special_tokens=False)
   for n, (_, _, whole) in enumerate(written(cut, ids, size)):
-    text = teacher.decode(ids[:size * (n + 1)]).rstrip("\ufffd")
+    text = teacher.decode(ids[: size * (n + 1)]).rstrip("\ufffd")
     assert whole[2:] == student.encode(text, add_special_tokens=False), text[-40:]
     assert cut.held[0].text == text
   assert len(text) > 8000 and max(sizes) < 700
@@ -287,8 +329,9 @@ def test_a_text_whose_tail_is_cut_otherwise_is_cut_whole(monkeypatch):
 
   def encode(texts):
     seen.extend(texts)
-    return [([100 * (len(t) % 7) + i for i in range(len(t))], list(range(1, len(t) + 1)))
-            for t in texts]
+    return [
+      ([100 * (len(t) % 7) + i for i in range(len(t))], list(range(1, len(t) + 1))) for t in texts
+    ]
 
   cut._encode = encode
   ids = qwen.encode(WORDS, add_special_tokens=False)
@@ -299,6 +342,7 @@ def test_a_text_whose_tail_is_cut_otherwise_is_cut_whole(monkeypatch):
 
 # ---------------------------------------------------------------- configuration
 
+
 def test_students_are_trained_on_their_own_tokens(tmp_path, monkeypatch):
   """Everything up to training, with a student whose ids for two words are exchanged."""
   path = tmp_path / "student"
@@ -307,24 +351,34 @@ def test_students_are_trained_on_their_own_tokens(tmp_path, monkeypatch):
   swap = lambda text, a, b: text.replace(a, "\0").replace(b, a).replace("\0", b)
   file.write_text(swap(file.read_text(), '"\u2581has"', '"\u2581So"'))
   sizes = dict(rows=8, prompt=40, max_tokens=80, keep="all")
-  c = config.parse({
-      "teacher": {"path": "bundled/teacher"}, "student": {"path": str(path)}, "translate": True,
+  c = config.parse(
+    {
+      "teacher": {"path": "bundled/teacher"},
+      "student": {"path": str(path)},
+      "translate": True,
       "problems": dict(train=6, cold_start=6, held_out=0, test=6),
       "arms": {"a": {}, "fresh": {"refresh": 4}},
-      "select": dict(k=2, **sizes), "cold_start": dict(k=1, **sizes), "warm_up": dict(steps=1, rows=2),
-      "train": dict(steps=1, rows=2)})
+      "select": dict(k=2, **sizes),
+      "cold_start": dict(k=1, **sizes),
+      "warm_up": dict(steps=1, rows=2),
+      "train": dict(steps=1, rows=2),
+    }
+  )
   mesh.start(devices=jax.devices()[:1])
   stages.check(c)
   seen, rows = [], stages.data.Rows
-  monkeypatch.setattr(stages.data, "Rows", lambda pairs, length: (seen.append(pairs),
-                                                                  rows(pairs, length))[1])
+  monkeypatch.setattr(
+    stages.data, "Rows", lambda pairs, length: (seen.append(pairs), rows(pairs, length))[1]
+  )
   for stage in ("cold_start", "collect", "train"):
     getattr(stages, stage)(c, tmp_path / "run")
   cold, refreshed, *trained = seen
-  own, found = tokens.load_tokenizer(path), [
-      stages.arm_rows(tmp_path / "run", name)[1] for name in ("a", "fresh")]
+  own, found = (
+    tokens.load_tokenizer(path),
+    [stages.arm_rows(tmp_path / "run", name)[1] for name in ("a", "fresh")],
+  )
   first = [r for r in found[1] if r["uuid"] in {p.uuid for p in stages._problems(c, "train")[:4]}]
-  for kept, pairs in [*zip(found, trained, strict=True), (first, refreshed[len(cold):])]:
+  for kept, pairs in [*zip(found, trained, strict=True), (first, refreshed[len(cold) :])]:
     assert len(kept) == len(pairs) > 2
     for r, (prompt, answer) in zip(kept, pairs):
       assert own.decode(answer, skip_special_tokens=True) == r["text"]
@@ -337,13 +391,21 @@ def test_tokenizers_that_differ_need_leave(tmp_path):
   shutil.copytree(stages.directory("bundled/student"), path)
   file = path / "tokenizer.json"
   file.write_text(file.read_text().replace("\u2581Tom", "\u2581Tim"))
-  made = lambda **more: config.parse({
-      "teacher": {"path": "bundled/teacher"}, "student": {"path": str(path)}, "arms": {"a": more.pop(
-          "arm", {})}, "problems": dict(train=8, cold_start=8, held_out=2, test=8), **more})
+  made = lambda **more: config.parse(
+    {
+      "teacher": {"path": "bundled/teacher"},
+      "student": {"path": str(path)},
+      "arms": {"a": more.pop("arm", {})},
+      "problems": dict(train=8, cold_start=8, held_out=2, test=8),
+      **more,
+    }
+  )
   with pytest.raises(ValueError, match="must share a vocabulary, or translate be set; 1 of"):
     stages.check(made())
   stages.check(made(translate=True))
   with pytest.raises(ValueError, match="arms.a.scorer is 'morsd': it must be another one"):
     stages.check(made(translate=True, arm={"scorer": "morsd", "granularity": "trace"}))
-  with pytest.raises(ValueError, match="arms.a.scoring_prompt is 'teacher': it must be another one"):
+  with pytest.raises(
+    ValueError, match="arms.a.scoring_prompt is 'teacher': it must be another one"
+  ):
     stages.check(made(translate=True, arm={"scoring_prompt": "teacher"}))

@@ -1,4 +1,5 @@
 """Two processes of four devices, as on a pod: the same files and weights as in one process."""
+
 import json
 import os
 import pathlib
@@ -57,10 +58,19 @@ weights.save(out / "export", net, sys.argv[-1])
 def run(folder, *args, devices):
   folder.mkdir(exist_ok=True)
   here = pathlib.Path(__file__).parent
-  env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-         "NPROC": "16", "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{here}:{here.parent}"}
-  return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), *map(str, args)], env=env,
-                          stderr=subprocess.PIPE, text=True)
+  env = {
+    **os.environ,
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "NPROC": "16",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": f"{here}:{here.parent}",
+  }
+  return subprocess.Popen(
+    [sys.executable, "-c", SCRIPT, str(folder), *map(str, args)],
+    env=env,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
 
 def test_two_processes_write_what_one_writes(tmp_path):
@@ -75,8 +85,9 @@ def test_two_processes_write_what_one_writes(tmp_path):
   error = alone.communicate(timeout=400)[1]
   assert alone.returncode == 0, error[-3000:]
   for kind in ("traces", "translated"):
-    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n / kind).iterdir()}
-                for n in ("one", "two"))
+    one, two = (
+      {p.name: p.read_bytes() for p in (tmp_path / n / kind).iterdir()} for n in ("one", "two")
+    )
     assert one.keys() == two.keys() and len(one) >= 5
     for name in one:
       if name.startswith("traces"):
@@ -87,9 +98,12 @@ def test_two_processes_write_what_one_writes(tmp_path):
   assert (tmp_path / "one" / "read-0").read_text() == str(total)
   assert sum(mine) >= total and max(mine) < 0.55 * total  # its half, and the small ones of all
   for folder in ("one", "two"):
-    found, want = (load_file(f / "model.safetensors") for f in (tmp_path / folder / "export", source))
+    found, want = (
+      load_file(f / "model.safetensors") for f in (tmp_path / folder / "export", source)
+    )
     assert found.keys() == want.keys()
     for name in want:
       np.testing.assert_array_equal(found[name], want[name], err_msg=name)
-  np.testing.assert_allclose(np.load(tmp_path / "one" / "embed.npy"),
-                             np.load(tmp_path / "two" / "embed.npy"), atol=1e-5)
+  np.testing.assert_allclose(
+    np.load(tmp_path / "one" / "embed.npy"), np.load(tmp_path / "two" / "embed.npy"), atol=1e-5
+  )

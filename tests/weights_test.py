@@ -1,4 +1,5 @@
 """Hugging Face directories: exact round trips, and errors that name what is wrong."""
+
 import json
 
 from facts_test import edit_config
@@ -42,6 +43,7 @@ def edit_weights(folder, change):
 
 # ---------------------------------------------------------------- round trips
 
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CASES)
 def test_export_of_an_import_is_the_same_bit_by_bit(name, dtype, tmp_path):
@@ -77,8 +79,11 @@ def test_fsdp_and_tensor_parallel_loads_are_the_same_numbers(tmp_path):
   fsdp = weights.load(source, shape, ("data", "model"))
   assert split.blocks.q[...].sharding.spec == jax.P(None, None, "model", None, None)
   assert fsdp.blocks.q[...].sharding.spec == jax.P(None, ("data", "model"), None, None, None)
-  jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),
-               jax.tree.leaves(split), jax.tree.leaves(fsdp))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),
+    jax.tree.leaves(split),
+    jax.tree.leaves(fsdp),
+  )
 
 
 def test_every_number_is_read_once(tmp_path, monkeypatch):
@@ -99,8 +104,11 @@ def test_tensors_in_pieces_of_rows_and_layers_are_the_same(block, tmp_path, monk
   monkeypatch.setattr(weights, "_put", lambda *a: layers.append(a[1].shape) or put(*a))
   pieces = weights.load(source, shape)
   assert (1, 16, 24) in layers  # one layer at a time where it is as large as the embedding
-  jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),
-               jax.tree.leaves(whole), jax.tree.leaves(pieces))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),
+    jax.tree.leaves(whole),
+    jax.tree.leaves(pieces),
+  )
   weights.save(tmp_path / "out", pieces, source)
   assert_same_tensors(source, tmp_path / "out")
 
@@ -110,7 +118,8 @@ def test_norms_stay_float32_and_the_rest_is_cast(tmp_path):
   net = weights.load(source, weights.read_shape(source, dtype="bfloat16"))
   assert net.blocks.q[...].dtype == jnp.bfloat16
   assert {getattr(net.blocks, n)[...].dtype for n in ("ln1", "ln2", "qn", "kn")} == {
-      jnp.dtype("float32")}
+    jnp.dtype("float32")
+  }
 
 
 def test_tied_head_may_be_in_the_file_when_it_is_equal(tmp_path):
@@ -125,6 +134,7 @@ def test_tied_head_may_be_in_the_file_when_it_is_equal(tmp_path):
 
 
 # ---------------------------------------------------------------- broken directories
+
 
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
@@ -154,11 +164,13 @@ def test_missing_unexpected_and_misshaped_tensors_in_one_error(broken):
   edit_weights(source, change)
   message = error()
   assert str(source) in message
-  for line in ("missing: model.layers.1.mlp.up_proj.weight, wanted [24, 16]",
-               "missing: lm_head.weight, wanted [40, 16]",
-               "shape: model.norm.weight has [7], wanted [16]",
-               "dtype: model.layers.0.mlp.up_proj.weight is I8, wanted one of F32",
-               "unexpected: model.layers.2.mlp.up_proj.weight [3, 2]"):
+  for line in (
+    "missing: model.layers.1.mlp.up_proj.weight, wanted [24, 16]",
+    "missing: lm_head.weight, wanted [40, 16]",
+    "shape: model.norm.weight has [7], wanted [16]",
+    "dtype: model.layers.0.mlp.up_proj.weight is I8, wanted one of F32",
+    "unexpected: model.layers.2.mlp.up_proj.weight [3, 2]",
+  ):
     assert line in message, line
   assert "inv_freq" not in message
 
@@ -177,8 +189,9 @@ def test_truncated_file_names_the_tensors_it_lacks(broken):
 
 def test_index_naming_a_file_that_is_not_there(broken, tmp_path):
   source, error = broken
-  weights.save(tmp_path / "out", weights.load(source, weights.read_shape(source)), source,
-               shard_bytes=9000)
+  weights.save(
+    tmp_path / "out", weights.load(source, weights.read_shape(source)), source, shard_bytes=9000
+  )
   (source / "model.safetensors").unlink()
   for file in (tmp_path / "out").glob("model*"):
     file.rename(source / file.name)
@@ -199,11 +212,21 @@ def test_pickles_are_refused_with_advice(broken):
 
 # ---------------------------------------------------------------- writing
 
+
 @pytest.fixture
 def imported(tmp_path):
   source, _, _ = golden("qwen2", tmp_path / "in")
-  for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
-               "merges.txt", "chat_template.jinja", "LICENSE", "training_args.bin", "README.md"):
+  for name in (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "LICENSE",
+    "training_args.bin",
+    "README.md",
+  ):
     (source / name).write_text(f"{{}} {name}")
   return source, weights.load(source, weights.read_shape(source))
 
@@ -212,8 +235,16 @@ def test_tokenizer_and_licence_go_along_and_nothing_else(imported, tmp_path):
   source, net = imported
   weights.save(tmp_path / "out", net, source)
   assert {f.name for f in (tmp_path / "out").iterdir()} == {
-      "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-      "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE", "model.safetensors"}
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "LICENSE",
+    "model.safetensors",
+  }
   assert (tmp_path / "out" / "merges.txt").read_text() == "{} merges.txt"
   assert sorted(f.name for f in tmp_path.iterdir()) == ["in", "out"]
 
@@ -233,8 +264,10 @@ def test_an_export_is_replaced_whole_or_not_at_all(imported, tmp_path, monkeypat
   weights.save(out, net, source, shard_bytes=9000)
   (out / "stale.txt").write_text("")
   with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+
     def full(*a, **k):
       raise OSError("disk full")
+
     patch.setattr(tensors_lib, "write", full)
     weights.save(out, net, source)
   assert_same_tensors(source, out)
@@ -270,14 +303,26 @@ def test_check_does_not_compare_what_does_not_fit(tmp_path, capsys, monkeypatch)
   assert "logits        not compared: both models in float32 need 0 GB" in printed
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3_yarn", "r1_distill_qwen",
-                                  "r1_distill_llama", "gemma3", "gemma3_nested"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "llama",
+    "mistral",
+    "qwen3_yarn",
+    "r1_distill_qwen",
+    "r1_distill_llama",
+    "gemma3",
+    "gemma3_nested",
+  ],
+)
 def test_transformers_agrees_with_an_export(name, tmp_path, capsys):
   torch = pytest.importorskip("torch")
   from transformers import AutoModelForCausalLM
+
   source, tokens, want = golden(name, tmp_path / "in")
-  weights.save(tmp_path / "out", weights.load(source, weights.read_shape(source)), source,
-               shard_bytes=9000)
+  weights.save(
+    tmp_path / "out", weights.load(source, weights.read_shape(source)), source, shard_bytes=9000
+  )
   theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
   with torch.no_grad():
     got = theirs(torch.tensor(tokens[None]).long()).logits[0].numpy()

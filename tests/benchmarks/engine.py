@@ -10,6 +10,7 @@ products, the fastest torch loop we could write. The engine's mesh has a CPU dev
 the rows, or split the teacher, as chips do, whichever is faster (`engine_mesh`: data, model), or one
 device is served by all cores (`engine_one_device_tok_s`). Medians of rounds; quote the ratios.
 """
+
 import argparse
 import dataclasses
 import json
@@ -44,11 +45,15 @@ def measure(workload, rounds, model_parallel):
   w = WORKLOADS[workload]
   b, k, c, prompt = (w[name] for name in ("b", "k", "c", "prompt"))
   if workload == "mid":
-    shapes = [model.Shape(4096, 512, 8, 4, 2, 64, 1536, bias=True, unroll=True),
-              model.Shape(4096, 192, 4, 3, 1, 64, 512, bias=True, unroll=True)]
+    shapes = [
+      model.Shape(4096, 512, 8, 4, 2, 64, 1536, bias=True, unroll=True),
+      model.Shape(4096, 192, 4, 3, 1, 64, 512, bias=True, unroll=True),
+    ]
   else:  # random and untied: others repeat themselves on random prompts and would be pruned
-    shapes = [dataclasses.replace(weights.read_shape(str(BUNDLED / who), unroll=True), tied=False)
-              for who in ("teacher", "student")]
+    shapes = [
+      dataclasses.replace(weights.read_shape(str(BUNDLED / who), unroll=True), tied=False)
+      for who in ("teacher", "student")
+    ]
   shapes[1] = dataclasses.replace(shapes[1], rows=mesh.AXES, tensor=None)  # as stages has students
   pair = [model.initialise(s, jax.random.key(i)) for i, s in enumerate(shapes)]
   teacher, student = map(model.unstacked, pair)
@@ -59,36 +64,83 @@ def measure(workload, rounds, model_parallel):
   put = lambda x: mesh.place(x, P("data", *[None] * (np.ndim(x) - 1)))
   whole = lambda n: np.full(b, n, np.int32)
   keys = np.stack([jax.random.key_data(sample.row_key(0, f"{i:08x}", 0)) for i in range(b)])
-  start = select.Admission(*map(put, (
-      np.ones(b, bool), text, whole(prompt), text, whole(prompt), keys, whole(0), whole(0),
-      whole(1 << 20), np.full((b, WINDOW - 1), -1, np.int32), np.zeros(b, np.float32),
-      whole(prompt), np.zeros(b, bool))))
+  start = select.Admission(
+    *map(
+      put,
+      (
+        np.ones(b, bool),
+        text,
+        whole(prompt),
+        text,
+        whole(prompt),
+        keys,
+        whole(0),
+        whole(0),
+        whole(1 << 20),
+        np.full((b, WINDOW - 1), -1, np.int32),
+        np.zeros(b, np.float32),
+        whole(prompt),
+        np.zeros(b, bool),
+      ),
+    )
+  )
   vocab = teacher.shape.vocab
-  knobs = select.Knobs(*map(mesh.place, (
-      np.float32(1), np.int32(0), np.float32(1), np.float32(np.inf), np.float32(-np.inf),
-      np.float32(np.inf), np.float32(1), np.int32(0), np.int32(0), np.int32(vocab),
-      np.int32(-1), np.zeros(vocab, np.int8), np.zeros(vocab, bool))))
+  knobs = select.Knobs(
+    *map(
+      mesh.place,
+      (
+        np.float32(1),
+        np.int32(0),
+        np.float32(1),
+        np.float32(np.inf),
+        np.float32(-np.inf),
+        np.float32(np.inf),
+        np.float32(1),
+        np.int32(0),
+        np.int32(0),
+        np.int32(vocab),
+        np.int32(-1),
+        np.zeros(vocab, np.int8),
+        np.zeros(vocab, bool),
+      ),
+    )
+  )
 
   def run(student):
-    state = select.blank_state(teacher=teacher.shape, student=student and student.shape, b=b,
-                               s=slots, window=WINDOW)
+    state = select.blank_state(
+      teacher=teacher.shape, student=student and student.shape, b=b, s=slots, window=WINDOW
+    )
     state = select.admit(teacher, student, state, start, c=c, block=slots)
     seconds = []
     for _ in range(rounds + 1):
       begin = time.perf_counter()
-      state, report = jax.block_until_ready(select.select_step(
-          teacher, student, state, knobs, k=k if student else 1, c=c, scorer=scores.perplexity,
-          block=slots, window=WINDOW))
+      state, report = jax.block_until_ready(
+        select.select_step(
+          teacher,
+          student,
+          state,
+          knobs,
+          k=k if student else 1,
+          c=c,
+          scorer=scores.perplexity,
+          block=slots,
+          window=WINDOW,
+        )
+      )
       seconds.append(time.perf_counter() - begin)
       assert (report.count == c).all()  # no early end: the same work as the others
     return statistics.median(seconds[1:])
 
   scoring = _scoring(jax, student, b, k, c, slots)
   seconds = run(student)
-  return {"tok_s": b * k * c / seconds, "scoring_share": scoring / seconds,
-          "products_tok_s": b * k / _products(jax, teacher, b * k), "mesh": [*shared.shape.values()],
-          "teacher_parameters": model.parameters(teacher.shape),
-          "student_parameters": model.parameters(student.shape)}
+  return {
+    "tok_s": b * k * c / seconds,
+    "scoring_share": scoring / seconds,
+    "products_tok_s": b * k / _products(jax, teacher, b * k),
+    "mesh": [*shared.shape.values()],
+    "teacher_parameters": model.parameters(teacher.shape),
+    "student_parameters": model.parameters(student.shape),
+  }
 
 
 def _scoring(jax, student, b, k, c, slots):
@@ -105,8 +157,11 @@ def _scoring(jax, student, b, k, c, slots):
   prefix.position = abs(prefix.position)
   tokens = mesh.place(np.ones((b, k, c), np.int32), jax.P("data", None, None))
   count = jnp.sum(tokens, -1)
-  run = jax.jit(lambda m, p, t, n: select.score(m, p, t, n, n[:, 0] > 0, n * 0.0,
-                                                 scores.perplexity, slots, t * 0.0, t > 0)[:3])
+  run = jax.jit(
+    lambda m, p, t, n: select.score(
+      m, p, t, n, n[:, 0] > 0, n * 0.0, scores.perplexity, slots, t * 0.0, t > 0
+    )[:3]
+  )
   times = []
   for _ in range(6):
     begin = time.perf_counter()
@@ -128,7 +183,7 @@ def _products(jax, teacher, rows):
   sizes = []
   for name, dims in [*layer.items()] * teacher.shape.layers + [*top.items()]:
     if name in inputs:
-      sizes.append((int(np.prod(dims[:inputs[name]])), int(np.prod(dims[inputs[name]:]))))
+      sizes.append((int(np.prod(dims[: inputs[name]])), int(np.prod(dims[inputs[name] :]))))
   if teacher.shape.tied:
     sizes.append((teacher.shape.width, teacher.shape.vocab))
   wide = max(size[0] for size in sizes)
@@ -140,8 +195,9 @@ def _products(jax, teacher, rows):
   def run(x, matrices):
     def step(_, total):
       for w in matrices:
-        total += ((x[:, :w.shape[0]] + 1e-9 * total[:, None]) @ w)[:, 0]
+        total += ((x[:, : w.shape[0]] + 1e-9 * total[:, None]) @ w)[:, 0]
       return total
+
     return jax.lax.fori_loop(0, 8, step, jnp.zeros_like(x[:, 0]))
 
   times = []
@@ -163,20 +219,35 @@ def kv_bytes(workload, k, prefix=4096):
 
   mesh.start(devices=jax.devices()[:1])
   w = WORKLOADS[workload]
-  shapes = ([model.Shape(4096, 512, 8, 4, 2, 64, 1536), model.Shape(4096, 192, 4, 3, 1, 64, 512)]
-            if workload == "mid" else
-            [weights.read_shape(str(BUNDLED / who)) for who in ("teacher", "student")])
-  make = lambda: [(attention.blank_prefix(s, w["b"], prefix),
-                   attention.blank_chunk(s, w["b"], k, w["c"])) for s in shapes]
+  shapes = (
+    [model.Shape(4096, 512, 8, 4, 2, 64, 1536), model.Shape(4096, 192, 4, 3, 1, 64, 512)]
+    if workload == "mid"
+    else [weights.read_shape(str(BUNDLED / who)) for who in ("teacher", "student")]
+  )
+  make = lambda: [
+    (attention.blank_prefix(s, w["b"], prefix), attention.blank_chunk(s, w["b"], k, w["c"]))
+    for s in shapes
+  ]
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make)))
 
 
 def child(*args, devices=1):
   """The last line that a contender prints, as JSON."""
-  env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1",
-         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-  out = subprocess.run([sys.executable, *map(str, args)], env=env, check=True, text=True,
-                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+  env = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "JAX_PLATFORMS": "cpu",
+    "HF_HUB_OFFLINE": "1",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+  }
+  out = subprocess.run(
+    [sys.executable, *map(str, args)],
+    env=env,
+    check=True,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+  ).stdout
   return json.loads(out.strip().splitlines()[-1])
 
 
@@ -195,10 +266,18 @@ def main():
   for name in WORKLOADS:
     pair = ["--teacher", BUNDLED / "teacher", "--student", BUNDLED / "student"]
     torch = lambda loop, rounds: child(
-        HERE / "torch_loops.py", "--loop", loop, "--workload", name, "--rounds", rounds,
-        *(pair if name == "bundled" else []))
-    ours = lambda devices, split: child(__file__, "--engine", name, "--rounds", args.rounds, "--split",
-                                        split, devices=devices)
+      HERE / "torch_loops.py",
+      "--loop",
+      loop,
+      "--workload",
+      name,
+      "--rounds",
+      rounds,
+      *(pair if name == "bundled" else []),
+    )
+    ours = lambda devices, split: child(
+      __file__, "--engine", name, "--rounds", args.rounds, "--split", split, devices=devices
+    )
     rows, heads, cores = WORKLOADS[name]["b"], 4, len(os.sched_getaffinity(0))
     fits = lambda size: max(n for n in range(1, cores + 1) if size % n == 0)
     shared, alone = ours(fits(rows), 1), ours(1, 1)
@@ -206,19 +285,28 @@ def main():
     cached, public = torch("cached", args.rounds), torch("public", args.rounds)
     generate = torch("generate", min(args.rounds, 3))
     limit = torch("limit", args.rounds)
-    found.append({
-        "name": name, "engine_tok_s": engine["tok_s"], "hf_cached_tok_s": cached["median_tok_s"],
-        "hf_public_tok_s": public["median_tok_s"], "hf_generate_tok_s": generate["median_tok_s"],
-        "limit_tok_s": limit["limit_tok_s"], "scoring_share": engine["scoring_share"],
-        "kv_bytes_k1": engine["kv_bytes_k1"], "kv_bytes_k8": engine["kv_bytes_k8"],
+    found.append(
+      {
+        "name": name,
+        "engine_tok_s": engine["tok_s"],
+        "hf_cached_tok_s": cached["median_tok_s"],
+        "hf_public_tok_s": public["median_tok_s"],
+        "hf_generate_tok_s": generate["median_tok_s"],
+        "limit_tok_s": limit["limit_tok_s"],
+        "scoring_share": engine["scoring_share"],
+        "kv_bytes_k1": engine["kv_bytes_k1"],
+        "kv_bytes_k8": engine["kv_bytes_k8"],
         "xla_products_tok_s": shared["products_tok_s"],
-        "engine_mesh": engine["mesh"], "engine_shared_rows_tok_s": shared["tok_s"],
+        "engine_mesh": engine["mesh"],
+        "engine_shared_rows_tok_s": shared["tok_s"],
         "engine_one_device_tok_s": alone["tok_s"],
         "engine_over_cached": engine["tok_s"] / cached["median_tok_s"],
         "engine_over_public": engine["tok_s"] / public["median_tok_s"],
         "engine_over_generate": engine["tok_s"] / generate["median_tok_s"],
         "teacher_parameters": engine["teacher_parameters"],
-        "student_parameters": engine["student_parameters"]})
+        "student_parameters": engine["student_parameters"],
+      }
+    )
   if args.json:
     print(json.dumps({"workloads": found}, indent=1))
     return

@@ -6,6 +6,7 @@ Shapes of Llama 3.2 1B, bfloat16, four files in a temporary directory (5 GB of d
 export). Each direction runs in its own process; `beyond` is the peak of its resident memory, mapped
 files included, less what it was before and less the arrays, in units of the largest tensor.
 """
+
 import argparse
 import json
 import math
@@ -17,10 +18,22 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-CONFIG = dict(model_type="llama", vocab_size=128256, hidden_size=2048, intermediate_size=8192,
-              num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8, head_dim=64,
-              rms_norm_eps=1e-5, rope_theta=5e5, tie_word_embeddings=True, hidden_act="silu",
-              max_position_embeddings=131072, torch_dtype="bfloat16")
+CONFIG = dict(
+  model_type="llama",
+  vocab_size=128256,
+  hidden_size=2048,
+  intermediate_size=8192,
+  num_hidden_layers=16,
+  num_attention_heads=32,
+  num_key_value_heads=8,
+  head_dim=64,
+  rms_norm_eps=1e-5,
+  rope_theta=5e5,
+  tie_word_embeddings=True,
+  hidden_act="silu",
+  max_position_embeddings=131072,
+  torch_dtype="bfloat16",
+)
 
 
 def make(folder, files):
@@ -30,6 +43,7 @@ def make(folder, files):
 
   from gen_ssd import tensors
   from gen_ssd import weights
+
   (folder / "config.json").write_text(json.dumps(CONFIG))
   dims = {name: size for name, _, _, size in weights._tensors(weights.read_shape(str(folder)))}
   names = list(dims)
@@ -41,11 +55,12 @@ def make(folder, files):
     return (low | 0x3B80 | (low & 1) << 15).view(jnp.bfloat16).reshape(size)
 
   for i in range(files):
-    part = names[i * each:(i + 1) * each]
+    part = names[i * each : (i + 1) * each]
     file = f"model-{i + 1:05d}-of-{files:05d}.safetensors"
     where.update(dict.fromkeys(part, file))
-    tensors.write(folder / file, jnp.bfloat16, {n: dims[n] for n in part},
-                  (draw(dims[n]) for n in part))
+    tensors.write(
+      folder / file, jnp.bfloat16, {n: dims[n] for n in part}, (draw(dims[n]) for n in part)
+    )
   (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
   return max(map(math.prod, dims.values())) * 2
 
@@ -66,6 +81,7 @@ def measure(source, out, dtype):
 
   from gen_ssd import mesh
   from gen_ssd import weights
+
   mesh.start(devices=jax.devices()[:1])
   shape = weights.read_shape(source, dtype=dtype)
   jax.block_until_ready(jax.numpy.zeros(8) + 1)  # what starting costs is not loading's
@@ -78,29 +94,40 @@ def measure(source, out, dtype):
     reset()
     begin, worked = time.perf_counter(), time.process_time()
     weights.save(out, model, source, dtype="bfloat16", shard_bytes=10**9)
-  return {"seconds": time.perf_counter() - begin,
-          "cpu_seconds": time.process_time() - worked, "arrays_gb": held / 1e9,
-          "peak_gb": resident("VmHWM") / 1e9, "beyond": resident("VmHWM") - before - held}
+  return {
+    "seconds": time.perf_counter() - begin,
+    "cpu_seconds": time.process_time() - worked,
+    "arrays_gb": held / 1e9,
+    "peak_gb": resident("VmHWM") / 1e9,
+    "beyond": resident("VmHWM") - before - held,
+  }
 
 
 def child(*args):
   env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
-  out = subprocess.run([sys.executable, __file__, *map(str, args)], env=env, check=True, text=True,
-                       stdout=subprocess.PIPE).stdout
+  out = subprocess.run(
+    [sys.executable, __file__, *map(str, args)],
+    env=env,
+    check=True,
+    text=True,
+    stdout=subprocess.PIPE,
+  ).stdout
   return json.loads(out.strip().splitlines()[-1])
 
 
 def same(a, b):
   """Do two directories hold the same tensors, bit by bit?"""
   from gen_ssd import tensors
+
   a, b = tensors.headers(a)[0], tensors.headers(b)[0]
 
   def equal(x, y):
     step = max(1, (1 << 24) // math.prod(x.dims[1:]))
     return x[1:3] == y[1:3] and all(
-        tensors.rows(x, i, min(i + step, x.dims[0])).tobytes()
-        == tensors.rows(y, i, min(i + step, x.dims[0])).tobytes()
-        for i in range(0, x.dims[0], step))
+      tensors.rows(x, i, min(i + step, x.dims[0])).tobytes()
+      == tensors.rows(y, i, min(i + step, x.dims[0])).tobytes()
+      for i in range(0, x.dims[0], step)
+    )
 
   return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
 
@@ -108,8 +135,9 @@ def same(a, b):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-  parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"),
-                      help="of the arrays")
+  parser.add_argument(
+    "--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of the arrays"
+  )
   parser.add_argument("--measure", nargs=2, metavar=("SOURCE", "OUT"), help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.measure:
@@ -126,14 +154,22 @@ def main():
       found[name] = {**row, "beyond": row["beyond"] / largest}
     found["bit_identical"] = same(str(source), str(out))
   if args.json:
-    print(json.dumps({k: {n: round(x, 3) for n, x in v.items()} if isinstance(v, dict) else v
-                      for k, v in found.items()}))
+    print(
+      json.dumps(
+        {
+          k: {n: round(x, 3) for n, x in v.items()} if isinstance(v, dict) else v
+          for k, v in found.items()
+        }
+      )
+    )
     return
   for name in ("import", "export"):
     row = found[name]
-    print(f"{name}  {row['seconds']:6.1f} s ({row['cpu_seconds']:.1f} of work)  arrays "
-          f"{row['arrays_gb']:.2f} GB  peak {row['peak_gb']:.2f} GB  beyond them "
-          f"{row['beyond']:.2f} of the largest tensor")
+    print(
+      f"{name}  {row['seconds']:6.1f} s ({row['cpu_seconds']:.1f} of work)  arrays "
+      f"{row['arrays_gb']:.2f} GB  peak {row['peak_gb']:.2f} GB  beyond them "
+      f"{row['beyond']:.2f} of the largest tensor"
+    )
   print("bit by bit the same" if found["bit_identical"] else "NOT the same")
 
 

@@ -8,6 +8,7 @@ busy process per core slows torch by ten times and more. The load at the start i
 Every row has the same length and no EOS, so every chunk has exactly C tokens: this favours torch,
 which needs no padding. One JSON line is printed.
 """
+
 import argparse
 import functools
 import json
@@ -32,8 +33,14 @@ WORKLOADS = {
 def random_model(seed, **sizes):
   """A Qwen2 with random f32 weights and no EOS; `sizes` are Qwen2Config fields."""
   torch.manual_seed(seed)
-  config = Qwen2Config(tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-                       pad_token_id=0, max_position_embeddings=8192, **sizes)
+  config = Qwen2Config(
+    tie_word_embeddings=False,
+    bos_token_id=None,
+    eos_token_id=None,
+    pad_token_id=0,
+    max_position_embeddings=8192,
+    **sizes,
+  )
   return Qwen2ForCausalLM(config).float().eval()
 
 
@@ -42,10 +49,24 @@ def random_pair(workload):
   if workload != "mid":
     raise ValueError(f"random_pair: workload {workload!r} has no random pair, only 'mid' has")
   shape = dict(vocab_size=4096, head_dim=64)
-  teacher = random_model(0, hidden_size=512, num_hidden_layers=8, num_attention_heads=8,
-                         num_key_value_heads=4, intermediate_size=1536, **shape)
-  student = random_model(1, hidden_size=192, num_hidden_layers=4, num_attention_heads=3,
-                         num_key_value_heads=3, intermediate_size=512, **shape)
+  teacher = random_model(
+    0,
+    hidden_size=512,
+    num_hidden_layers=8,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    intermediate_size=1536,
+    **shape,
+  )
+  student = random_model(
+    1,
+    hidden_size=192,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    num_key_value_heads=3,
+    intermediate_size=512,
+    **shape,
+  )
   return teacher, student
 
 
@@ -79,8 +100,13 @@ def timed_rounds(round_fn, rounds, tokens_per_round):
     seconds.append(time.perf_counter() - start)
     scoring.append(scoring_s)
     trails.append(trail)
-  return dict(tokens=tokens_per_round * rounds, seconds=sum(seconds[1:]),
-              scoring_seconds=sum(scoring[1:]), round_seconds=seconds[1:], trails=trails)
+  return dict(
+    tokens=tokens_per_round * rounds,
+    seconds=sum(seconds[1:]),
+    scoring_seconds=sum(scoring[1:]),
+    round_seconds=seconds[1:],
+    trails=trails,
+  )
 
 
 @torch.inference_mode()
@@ -93,8 +119,15 @@ def generate_loop(teacher, student, prompts, *, K, C, rounds, temperature=1.0, s
   torch.manual_seed(seed)
   # Replaced, not passed: `generate` fills gaps from the model's own settings (EOS, top_p).
   teacher.generation_config = GenerationConfig(
-    do_sample=True, temperature=temperature, top_k=0, top_p=1.0, max_new_tokens=C,
-    num_return_sequences=K, eos_token_id=None, pad_token_id=0)
+    do_sample=True,
+    temperature=temperature,
+    top_k=0,
+    top_p=1.0,
+    max_new_tokens=C,
+    num_return_sequences=K,
+    eos_token_id=None,
+    pad_token_id=0,
+  )
   text, rows = prompts, torch.arange(len(prompts))
 
   def one_round():
@@ -126,11 +159,13 @@ def generate_loop(teacher, student, prompts, *, K, C, rounds, temperature=1.0, s
 # torch.compile(dynamic=True) on the teacher before packing, on a less quiet machine: two minutes of
 # warm-up, then 150-650 tokens/s for "mid", slower than not compiled. It refuses packed weights.
 
+
 class RowCache:
   """Keys and values [L, B, n, S, h] of whole rows, with room for the chunk tokens of K branches.
 
   `length` slots are in use. It has what transformers asks of a cache, and never moves a prefix.
   """
+
   is_compileable = False
   is_sliding = [False]
 
@@ -141,8 +176,8 @@ class RowCache:
 
   def update(self, keys, values, layer, *args, **kwargs):
     end = self.length + keys.shape[2]
-    self.keys[layer, :, :, self.length:end] = keys
-    self.values[layer, :, :, self.length:end] = values
+    self.keys[layer, :, :, self.length : end] = keys
+    self.values[layer, :, :, self.length : end] = values
     seen = self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
     if layer == len(self.keys) - 1:
       self.length = end
@@ -166,8 +201,8 @@ class RowCache:
     """
     used = sizes[0] * sizes[1]
     for buffer in (self.keys, self.values):
-      kept = take(buffer[:, :, :, start:start + used].unflatten(3, sizes))
-      buffer[:, :, :, start:start + kept.shape[3]] = kept
+      kept = take(buffer[:, :, :, start : start + used].unflatten(3, sizes))
+      buffer[:, :, :, start : start + kept.shape[3]] = kept
     self.length = start + kept.shape[3]
 
 
@@ -267,18 +302,26 @@ def cached_loop(teacher, student, prompts, *, K, C, rounds, temperature=1.0, see
     t_start = t_cache.length
     mask = masked(t_own, t_start)
     for t in range(1, C):
-      logits = teacher(tokens[-1], past_key_values=t_cache, use_cache=True,
-                       attention_mask=mask[..., :t_start + t * K],
-                       position_ids=torch.full((1, K), t_start + t - 1)).logits
+      logits = teacher(
+        tokens[-1],
+        past_key_values=t_cache,
+        use_cache=True,
+        attention_mask=mask[..., : t_start + t * K],
+        position_ids=torch.full((1, K), t_start + t - 1),
+      ).logits
       tokens.append(sample(logits, temperature))
     chunks = torch.stack(tokens, -1)
 
     start = time.perf_counter()
     s_start = s_cache.length
     inputs = torch.cat([last[:, None].expand(B, K, 1), chunks[..., :-1]], -1)
-    logits = student(inputs.view(B, K * C), past_key_values=s_cache, use_cache=True,
-                     attention_mask=masked(s_own, s_start),
-                     position_ids=(s_start + steps).repeat(K)[None]).logits
+    logits = student(
+      inputs.view(B, K * C),
+      past_key_values=s_cache,
+      use_cache=True,
+      attention_mask=masked(s_own, s_start),
+      position_ids=(s_start + steps).repeat(K)[None],
+    ).logits
     score = token_nll(logits, chunks.view(B, K * C)).view(B, K, C).mean(-1)
     best = score.argmin(-1)
     scoring_s = time.perf_counter() - start
@@ -318,7 +361,7 @@ def check(teacher, student, prompts, *, K, C, rounds=2):
     assert cache.length == prefix.shape[1] - 1
     for i, layer in enumerate(fresh.layers):
       for kept, new in ((cache.keys[i], layer.keys), (cache.values[i], layer.values)):
-        cache_diff = max(cache_diff, (kept[:, :, :cache.length] - new).abs().max().item())
+        cache_diff = max(cache_diff, (kept[:, :, : cache.length] - new).abs().max().item())
   if max(nll_diff, cache_diff) > 1e-4:
     raise AssertionError(f"nll differs by {nll_diff}, caches by {cache_diff}; at most 1e-4 allowed")
   return dict(nll_diff=nll_diff, cache_diff=cache_diff)
@@ -350,8 +393,13 @@ def machine_limit():
   size = source.numel() * 4e-9
   copy = 2 * size / best_seconds(lambda: target.copy_(source), 8)
   read = size / best_seconds(lambda: source.sum(), 8)
-  return dict(peak_gflops=max(max(p) for p in peak.values()), bandwidth_gbs=max(copy, read),
-              gflops_plain_packed=peak, copy_gbs=copy, read_gbs=read)
+  return dict(
+    peak_gflops=max(max(p) for p in peak.values()),
+    bandwidth_gbs=max(copy, read),
+    gflops_plain_packed=peak,
+    copy_gbs=copy,
+    read_gbs=read,
+  )
 
 
 def work(config, prefix, B, K, C, weight_reads, prefix_reads):
@@ -376,20 +424,31 @@ def limit(teacher_config, student_config, *, B, K, C, prefix):
   longer of its arithmetic and its memory traffic, which overlap; the phases follow each other.
   """
   machine = machine_limit()
-  phases = dict(teacher=work(teacher_config, prefix, B, K, C, C, C),
-                student=work(student_config, prefix, B, K, C, 1, 1))
+  phases = dict(
+    teacher=work(teacher_config, prefix, B, K, C, C, C),
+    student=work(student_config, prefix, B, K, C, 1, 1),
+  )
   peak, bandwidth = machine["peak_gflops"] * 1e9, machine["bandwidth_gbs"] * 1e9
   seconds = {name: max(flops / peak, size / bandwidth) for name, (flops, size) in phases.items()}
-  return dict(machine, prefix=prefix, limit_tok_s=B * K * C / sum(seconds.values()),
-              teacher_seconds=seconds["teacher"], student_seconds=seconds["student"],
-              gflop={k: v[0] * 1e-9 for k, v in phases.items()},
-              gbytes={k: v[1] * 1e-9 for k, v in phases.items()})
+  return dict(
+    machine,
+    prefix=prefix,
+    limit_tok_s=B * K * C / sum(seconds.values()),
+    teacher_seconds=seconds["teacher"],
+    student_seconds=seconds["student"],
+    gflop={k: v[0] * 1e-9 for k, v in phases.items()},
+    gbytes={k: v[1] * 1e-9 for k, v in phases.items()},
+  )
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--loop", choices=("generate", "public", "cached", "limit"),
-                      default="cached", help="public: cached without the private packed products")
+  parser.add_argument(
+    "--loop",
+    choices=("generate", "public", "cached", "limit"),
+    default="cached",
+    help="public: cached without the private packed products",
+  )
   parser.add_argument("--workload", choices=tuple(WORKLOADS), default="mid")
   parser.add_argument("--teacher", help="HF directory, for workload bundled")
   parser.add_argument("--student", help="HF directory, for workload bundled")
@@ -410,8 +469,17 @@ def main():
   else:
     teacher, student = random_pair(args.workload)
 
-  line = dict(loop=args.loop, workload=args.workload, B=B, K=K, C=C, prompt=P,
-              threads=args.threads, torch=torch.__version__, load=os.getloadavg()[0])
+  line = dict(
+    loop=args.loop,
+    workload=args.workload,
+    B=B,
+    K=K,
+    C=C,
+    prompt=P,
+    threads=args.threads,
+    torch=torch.__version__,
+    load=os.getloadavg()[0],
+  )
   prompts = random_prompts(teacher, student, B, P)
   if args.check:
     line.update(loop="check", **check(teacher, student, prompts, K=K, C=C))
@@ -420,14 +488,30 @@ def main():
     prefix = P + C + C * (args.rounds - 1) // 2
     line.update(limit(teacher.config, student.config, B=B, K=K, C=C, prefix=prefix))
   else:
-    loop = {"generate": generate_loop, "cached": cached_loop,
-            "public": functools.partial(cached_loop, packed=False)}[args.loop]
-    out = loop(teacher, student, prompts, K=K, C=C, rounds=args.rounds,
-               temperature=args.temperature, seed=args.seed)
+    loop = {
+      "generate": generate_loop,
+      "cached": cached_loop,
+      "public": functools.partial(cached_loop, packed=False),
+    }[args.loop]
+    out = loop(
+      teacher,
+      student,
+      prompts,
+      K=K,
+      C=C,
+      rounds=args.rounds,
+      temperature=args.temperature,
+      seed=args.seed,
+    )
     median = sorted(out["round_seconds"])[args.rounds // 2]
-    line.update(rounds=args.rounds, tokens=out["tokens"], seconds=out["seconds"],
-                scoring_seconds=out["scoring_seconds"], tok_s=out["tokens"] / out["seconds"],
-                median_tok_s=B * K * C / median)
+    line.update(
+      rounds=args.rounds,
+      tokens=out["tokens"],
+      seconds=out["seconds"],
+      scoring_seconds=out["scoring_seconds"],
+      tok_s=out["tokens"] / out["seconds"],
+      median_tok_s=B * K * C / median,
+    )
   print(json.dumps(line))
 
 
