@@ -20,10 +20,10 @@ def get_config(arg="teacher"):
   c.pretrain.update(SIZES[arg])
   c.train.update(
     steps=4000 if arg == "teacher" else 2500,
-    rows=32,
+    batch_size=32,
     length=128,
     learning_rate=4e-3,
-    warmup=100,
+    warmup_steps=100,
     weight_decay=0.05,
     final_rate=0.02,
     save_every=250,

@@ -21,14 +21,14 @@ def get_config(arg=""):
   c = config.default()
   c.name = "paper"
   c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)
-  long = dict(c=128, rows=32, prompt=2048, max_tokens=8192, block=512, loop_window=256)
+  long = dict(c=128, slots=32, prompt=2048, max_tokens=8192, block=512, loop_window=256)
   c.select.update(k=8, temperature=1.0, threshold="calibrated", shard_rounds=16, **long)
   c.cold_start.update(temperature=0.6, shard_rounds=16, **long)
   budget = dict(attempts=c.select.k)  # of standard_kd_all: as many teacher tokens as the others
   c.arms = {name: ARMS[name] | (budget if "attempts" in ARMS[name] else {}) for name in names}
   c.seeds = 3
   training = dict(
-    rows=16,
+    batch_size=16,
     length=8192,
     accumulate=2,
     learning_rate=1e-5,
@@ -37,9 +37,9 @@ def get_config(arg=""):
     remat=True,
     dtype="bfloat16",
   )
-  c.warm_up.update(steps=50, warmup=5, **training)
-  c.train.update(steps=500, warmup=25, **training)
-  c.evaluate.update(rows=32, temperature=0.6, top_p=0.95, max_tokens=16384)
+  c.warm_up.update(steps=50, warmup_steps=5, **training)
+  c.train.update(steps=500, warmup_steps=25, **training)
+  c.evaluate.update(slots=32, temperature=0.6, top_p=0.95, max_tokens=16384)
   c.tests = {
     "aime24": dict(source="aime24", samples=16),
     "aime25": dict(source="aime25", samples=16),

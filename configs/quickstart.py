@@ -19,7 +19,7 @@ def get_config(arg=""):
   c.select.update(
     k=4,
     c=8,
-    rows=32,
+    slots=32,
     prompt=40,
     max_tokens=80,
     temperature=1.0,
@@ -27,15 +27,15 @@ def get_config(arg=""):
     threshold="calibrated",
     quantile=0.99,
   )
-  c.cold_start.update(c=8, rows=32, prompt=40, max_tokens=80)
+  c.cold_start.update(c=8, slots=32, prompt=40, max_tokens=80)
   c.arms = {
     "standard_kd": dict(k=1, threshold="off"),
     "random": dict(scorer="random", threshold="off"),
     "posthoc": dict(granularity="trace", threshold="off"),
     "gen_ssd": dict(),
   }
-  training = dict(rows=16, length=128, learning_rate=2e-3, warmup=20, unroll=True)
+  training = dict(batch_size=16, length=128, learning_rate=2e-3, warmup_steps=20, unroll=True)
   c.warm_up.update(steps=60, **training)
   c.train.update(steps=300, **training)
-  c.evaluate.update(rows=64, temperature=0.0)
+  c.evaluate.update(slots=64, temperature=0.0)
   return c

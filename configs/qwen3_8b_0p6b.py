@@ -9,7 +9,7 @@ def get_config(arg=""):
   c.teacher.update(path="Qwen/Qwen3-8B", thinking="on")
   c.student.path = "Qwen/Qwen3-0.6B-Base"
   for part in (c.select, c.cold_start):
-    part.update(rows=16, max_tokens=16384)
+    part.update(slots=16, max_tokens=16384)
   c.warm_up.length = c.train.length = 16384
   c.evaluate.max_tokens = 32768
   return c

@@ -56,7 +56,7 @@ CHANGES = {
     "perplexity": {},
     "local": dict(scorer="local", context=2),
     **{
-      name: dict(scorer=name, steps=(".",), threshold="off")
+      name: dict(scorer=name, step_delimiters=(".",), threshold="off")
       for name in ("drop_first", "teacher_gap", "shortest", "longest")
     },
   },

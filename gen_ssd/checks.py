@@ -1,21 +1,29 @@
-"""Every setting of a Config, and what fits together: a wrong one is named with what would be right."""
+"""Everything that can be wrong before any compute: one error that names field, value and remedy."""
 
 import math
 import pathlib
 
-from gen_ssd import scores
-from gen_ssd import selectors
-from gen_ssd import sets
+from gen_ssd import inputs
+from gen_ssd.collect import loop
+from gen_ssd.collect import posthoc
+from gen_ssd.config import fail
+from gen_ssd.engine import scores
+from gen_ssd.engine import selectors
+from gen_ssd.models import hf
+from gen_ssd.models import tokenization
+from gen_ssd.models import weights
+from gen_ssd.problems import sets
 
 STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
 
-def fail(field, value, right):
-  """The one form of an error about a setting."""
-  raise ValueError(f"{field} is {value!r}: it must be {right}")
-
-
 def check(config):
+  """ValueError for the first thing wrong with a Config or with what it names."""
+  check_settings(config)
+  check_inputs(config)
+
+
+def check_settings(config):
   """ValueError for the first setting of a Config that cannot be."""
   for stage in config.stages:
     if stage not in STAGES:
@@ -49,7 +57,7 @@ def check(config):
     ("refresh", 0),
     ("threshold", "off"),
     ("margin", "off"),
-    ("running", "off"),
+    ("running_margin", "off"),
   ):
     if getattr(config.cold_start, name) != plain:
       fail(
@@ -106,7 +114,7 @@ def _check_source(field, source):
 
 
 def _check_evaluate(e, where, config):
-  for name in ("rows", "samples"):
+  for name in ("slots", "samples"):
     if getattr(e, name) < 1:
       fail(f"{where}.{name}", getattr(e, name), "at least 1")
   if not e.temperature >= 0:
@@ -127,7 +135,7 @@ def _check_evaluate(e, where, config):
 
 
 def _check_select(s, where):
-  positive = ("k", "c", "rows", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
+  positive = ("k", "c", "slots", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
   for name in positive:
     if getattr(s, name) < 1:
       fail(f"{where}.{name}", getattr(s, name), "at least 1")
@@ -150,7 +158,7 @@ def _check_select(s, where):
   for name, words in (
     ("threshold", ("off", "calibrated")),
     ("margin", ("off",)),
-    ("running", ("off",)),
+    ("running_margin", ("off",)),
   ):
     value = getattr(s, name)
     if isinstance(value, str) and value not in words:
@@ -159,7 +167,7 @@ def _check_select(s, where):
       fail(f"{where}.{name}", value, "off or a finite number")
   if s.k == 1 and s.margin != "off":
     fail(f"{where}.margin", s.margin, "off when k is 1: there is nothing to compare with")
-  for name in ("delimiters", "steps"):
+  for name in ("delimiters", "step_delimiters"):
     if not all(isinstance(text, str) and text for text in getattr(s, name)):
       fail(f"{where}.{name}", getattr(s, name), "texts that are not empty")
   if not 0 < s.quantile <= 1:
@@ -193,10 +201,10 @@ def _check_select(s, where):
       s.scorer,
       f"one of {right} when {where}.granularity is chunk: it needs whole traces",
     )
-  if s.running != "off" and (s.running < 0 or s.scorer in scores.NEGATIVE):
+  if s.running_margin != "off" and (s.running_margin < 0 or s.scorer in scores.NEGATIVE):
     fail(
-      f"{where}.running",
-      s.running,
+      f"{where}.running_margin",
+      s.running_margin,
       f"off, or 0 or more, and off with {where}.scorer "
       f"{' and '.join(scores.NEGATIVE)}: their scores are below 0",
     )
@@ -212,7 +220,7 @@ def _check_select(s, where):
   if s.scorer == "local" and not s.context:
     fail(f"{where}.context", s.context, f"at least 1 when {where}.scorer is local")
   if s.granularity == "trace":
-    for name in ("threshold", "margin", "running"):
+    for name in ("threshold", "margin", "running_margin"):
       if getattr(s, name) != "off":
         fail(
           f"{where}.{name}",
@@ -234,7 +242,7 @@ def _check_select(s, where):
 
 
 def _check_train(t, where):
-  for name in ("steps", "rows", "accumulate", "block", "save_every", "log_every"):
+  for name in ("steps", "batch_size", "accumulate", "block", "save_every", "log_every"):
     if getattr(t, name) < 1:
       fail(f"{where}.{name}", getattr(t, name), "at least 1")
   if t.length < 2:
@@ -247,5 +255,77 @@ def _check_train(t, where):
     fail(f"{where}.start", t.start, "base or cold_start")
   if not t.learning_rate > 0:
     fail(f"{where}.learning_rate", t.learning_rate, "above 0")
-  if t.warmup < 0:
-    fail(f"{where}.warmup", t.warmup, "0 or more")
+  if t.warmup_steps < 0:
+    fail(f"{where}.warmup_steps", t.warmup_steps, "0 or more")
+
+
+def check_inputs(config):
+  """ValueError for the first model, vocabulary or problem file that cannot be."""
+  if config.stages == ("pretrain",):
+    return
+  for who in ("teacher", "student"):
+    model = getattr(config, who)
+    weights.check_files(
+      hf.locate(model.path), weights.read_shape(hf.locate(model.path), dtype=model.dtype)
+    )
+  pair = [inputs.tokenizer(config.teacher), inputs.tokenizer(config.student)]
+  if not config.translate:
+    tokenization.shared_vocabulary(*pair)
+  elif tokenization.differences(*pair):
+    for name, s in config.arms:
+      again = s.granularity == "trace" and s.scorer in posthoc.AGAIN
+      for field, wrong in (("scorer", again), ("scoring_prompt", s.scoring_prompt == "teacher")):
+        if wrong:  # both hand the teacher's ids to the student
+          fail(f"arms.{name}.{field}", getattr(s, field), "another one when tokenizers differ")
+  tokenization.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
+  for name, select in config.arms:
+    try:
+      loop.closing(pair[0], select)
+    except ValueError as error:
+      raise ValueError(f"arms.{name}.covers is 'thinking': {error}; set it to everything") from None
+  tightest = min(
+    [config.cold_start, config.select, *(s for _, s in config.arms)], key=lambda s: s.prompt
+  )
+  home = {}
+  wanted = [
+    ("problems.cold_start", "cold_start", None),
+    ("problems.train", "train", None),
+    *(
+      (f"tests.{name}.limit" if name else "problems.test", "test", e)
+      for name, e in inputs.tests(config)
+    ),
+  ]
+  for field, split, e in wanted:
+    problems, count = inputs.problems(config, split, e), inputs.part(config, split, e)[1]
+    if len(problems) < max(count, 1):
+      raise ValueError(f"{field} is {count}: there are only {len(problems)}")
+    loop.check_prompts(problems, pair, tightest, config.problems.system or None)
+    for p in problems:
+      split_there, there = home.setdefault(p.uuid, (split, field))
+      if split_there != split:  # tests may share problems with each other
+        raise ValueError(
+          f"{field} and {there} share problem {p.uuid}: {p.problem[:60]!r}; give "
+          "them different problems"
+        )
+
+
+def check_devices(config, mesh):
+  """ValueError naming the first batch that does not divide among the devices of `mesh`."""
+  refreshed = "collect" in config.stages and any(s.refresh for _, s in config.arms)
+  training = ("warm_up", "train") if refreshed or {"cold_start", "train"} & {*config.stages} else ()
+  rows = [(f"{name}.batch_size", getattr(config, name).batch_size, mesh.size) for name in training]
+  if "pretrain" in config.stages:
+    rows = [("train.batch_size", config.train.batch_size, mesh.size)]
+  elif {"collect", "cold_start"} & {*config.stages}:
+    rows += [("cold_start.slots", config.cold_start.slots, mesh.shape["data"])]  # no student there
+    rows += [(f"arms.{name}.slots", s.slots, mesh.size) for name, s in config.arms]
+  if "evaluate" in config.stages:
+    rows += [
+      (f"tests.{name}.slots" if name else "evaluate.slots", e.slots, mesh.shape["data"])
+      for name, e in inputs.tests(config)
+    ]
+  for field, value, size in rows:
+    if value % size:
+      raise ValueError(
+        f"{field} is {value}: it must be a multiple of the {size} devices that share it"
+      )

@@ -1,19 +1,15 @@
-"""ml_collections ConfigDict -> frozen dataclasses, checked once (checks.py), before any compute.
+"""ml_collections ConfigDict -> frozen dataclasses. checks.py says which values make sense.
 
 The dataclasses are the whole list of settings: name, type, default and meaning stand here.
 """
 
 import dataclasses
 import difflib
-import hashlib
 import json
-import pathlib
 import types
 import typing
 
 import ml_collections
-
-from gen_ssd import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Select:
 
   k: int = 4  # candidates a row
   c: int = 8  # most tokens of a candidate
-  rows: int = 32  # traces written at a time
+  slots: int = 32  # traces written at a time
   prompt: int = 64  # most prompt tokens
   max_tokens: int = 128  # most tokens of a trace
   block: int = 0  # ring slots attended at a time; 0: the whole ring
@@ -59,7 +55,7 @@ class Select:
   granularity: str = "chunk"  # chunk: chosen while writing. trace: the best of k whole traces
   chooser: str = "cold_start"  # the student that scores: cold_start, or base (no cold start)
   scorer: str = "perplexity"  # see scores.py
-  steps: tuple = ()  # texts that end a step, for drop_first and teacher_gap; (): chunks do
+  step_delimiters: tuple = ()  # texts that end a step, for drop_first and teacher_gap; (): chunks do
   context: int = 0  # chunks of c tokens, beside the prompt, a scorer sees; 0: everything
   scoring_prompt: str = "student"  # or teacher: whose chat template a scoring student reads
   covers: str = "everything"  # or thinking: nothing is chosen or pruned after </think>
@@ -68,7 +64,7 @@ class Select:
   threshold: str | float = "off"  # off, calibrated (see quantile), or nats: a winner's worst score
   quantile: float = 0.99  # of cold-start chunk scores, for a calibrated threshold
   margin: str | float = "off"  # off, or nats a winner must be below the mean of the candidates
-  running: str | float = (
+  running_margin: str | float = (
     "off"  # off, or m: a winner's score is at most 1 + m times its trace's mean
   )
   resamples: int = 0  # times a chunk is drawn again before its trace is pruned
@@ -87,11 +83,11 @@ class Train:
   """One fine-tuning run."""
 
   steps: int = 200
-  rows: int = 32  # packed rows of a micro-batch, over all devices
+  batch_size: int = 32  # packed sequences per micro-batch, over all devices
   length: int = 128  # tokens of a packed row
   accumulate: int = 1  # micro-batches an update
   learning_rate: float = 1e-3
-  warmup: int = 20
+  warmup_steps: int = 20
   final_rate: float = 0.1  # of learning_rate, at the end of the cosine
   weight_decay: float = 0.1
   clip: float = 1.0
@@ -115,7 +111,7 @@ class Evaluate:
   source: str = ""  # empty: problems.test_source
   limit: int = 0  # problems of a source named here; 0: all of a file
   max_tokens: int = 0  # most tokens of an answer; 0: select.max_tokens
-  rows: int = 64
+  slots: int = 64
   temperature: float = 0.0  # 0 is greedy
   top_p: float = 1.0
   samples: int = 1  # answers a problem; accuracy is their mean
@@ -155,22 +151,30 @@ class Config:
   pretrain: Pretrain = Pretrain()
 
 
+def fail(field, value, right):
+  """The one form of an error about a setting."""
+  raise ValueError(f"{field} is {value!r}: it must be {right}")
+
+
 def default():
   """The Config as an ml_collections ConfigDict, for config files to change and flags to override."""
   # parse checks types; a type-safe ConfigDict would not let a threshold of "off" become a number.
   return ml_collections.ConfigDict(
-    {**_plain(Config()), "arms": {"gen_ssd": {}}, "tests": {}}, type_safe=False
+    {**plain(Config()), "arms": {"gen_ssd": {}}, "tests": {}}, type_safe=False
   )
 
 
-def _plain(value):
+def plain(value):
   if dataclasses.is_dataclass(value):
-    return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
   return value
 
 
 def parse(config):
-  """Checked Config of a ConfigDict or dict. ValueError names the field, the value, what is right."""
+  """Config of a ConfigDict or dict; checks.check says whether its values make sense.
+
+  Raises ValueError, naming the field, for an unknown name or a value of another type.
+  """
   raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
   arms, tests = raw.pop("arms", {}), raw.pop("tests", {})
   built = _build(Config, raw, "config")
@@ -179,19 +183,18 @@ def parse(config):
     arms=_variants("arms", arms, "select", built.select),
     tests=_variants("tests", tests, "evaluate", built.evaluate),
   )
-  checks.check(built)
   return built
 
 
 def _variants(field, named, of, base):
   """((name, base with changed fields), ...) of a dict."""
   if not isinstance(named, dict):
-    checks.fail(field, named, f"a dict of name to changed {of} fields")
+    fail(field, named, f"a dict of name to changed {of} fields")
   for name, changes in named.items():
     if not isinstance(changes, dict):
-      checks.fail(f"{field}.{name}", changes, f"a dict of changed {of} fields")
+      fail(f"{field}.{name}", changes, f"a dict of changed {of} fields")
   return tuple(
-    (name, _build(type(base), {**_plain(base), **changes}, f"{field}.{name}"))
+    (name, _build(type(base), {**plain(base), **changes}, f"{field}.{name}"))
     for name, changes in named.items()
   )
 
@@ -209,7 +212,7 @@ def _build(kind, raw, where):
     hint = hints[name]
     if dataclasses.is_dataclass(hint):
       if not isinstance(value, dict):
-        checks.fail(path, value, "a dict of fields")
+        fail(path, value, "a dict of fields")
       out[name] = _build(hint, value, path)
     else:
       out[name] = _typed(value, hint, path)
@@ -228,7 +231,7 @@ def _typed(value, hint, path):
     except ValueError:
       pass
   if not any(type(value) is o for o in options):
-    checks.fail(path, value, "of type " + " or ".join(o.__name__ for o in options))
+    fail(path, value, "of type " + " or ".join(o.__name__ for o in options))
   return value
 
 
@@ -247,18 +250,9 @@ def collection(s):
     plain |= dict(pruned=Select.pruned, retries=Select.retries)
   if s.selector != "softmin":
     plain |= dict(beta=Select.beta)
-  if (s.k == 1 or s.granularity == "trace") and s.threshold == s.running == "off":
+  if (s.k == 1 or s.granularity == "trace") and s.threshold == s.running_margin == "off":
     plain |= dict(scorer=Select.scorer, selector=Select.selector, beta=Select.beta, context=0)
   return dataclasses.replace(s, **plain)
-
-
-def short_hash(s):
-  """Name of the folder of a collection or calibration by the Select `s`: 10 hex digits.
-
-  Settings at their default do not count, so that a new one renames no folder.
-  """
-  changed = {name: x for name, x in _plain(s).items() if x != getattr(Select(), name)}
-  return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def ring_slots(s):
@@ -268,64 +262,14 @@ def ring_slots(s):
   return slots if not s.block else -(-slots // s.block) * s.block
 
 
-def _settings(config):
+def settings(config):
   """A Config as JSON has it."""
   return json.loads(
     json.dumps(
       {
-        **_plain(config),
-        "arms": {n: _plain(s) for n, s in config.arms},
-        "tests": {n: _plain(e) for n, e in config.tests},
+        **plain(config),
+        "arms": {n: plain(s) for n, s in config.arms},
+        "tests": {n: plain(e) for n, e in config.tests},
       }
     )
   )
-
-
-def claim(workdir, config, models=None):
-  """Makes `workdir` the home of this config, or raises ValueError naming the field that differs.
-
-  Stages may differ between runs of one workdir; nothing else may. `models` is {who: identity of
-  its files}, so that weights replaced under the same path are noticed. A setting that came after
-  the workdir was made counts as at its default there.
-  """
-  plain = {**_settings(config), "models": models or {}}
-  path = pathlib.Path(workdir) / "config.json"
-  if path.exists():
-    old = json.loads(path.read_text())
-    try:
-      now = parse({name: x for name, x in old.items() if name != "models"})
-      old = {**_settings(now), "models": old.get("models", {})}
-    except ValueError:  # a setting that is gone or not possible here: it will be named below
-      pass
-    differ = _differences(plain, old, "")
-    for field, mine, theirs in sorted(differ, key=lambda d: d[0].startswith("models.")):
-      if field.startswith("models."):  # and no setting differs
-        who = field.removeprefix("models.")
-        raise ValueError(
-          f"workdir {workdir} belongs to other weights: the files of {who}.path are "
-          f"{theirs!r} there and {mine!r} here; put the old ones back, or name "
-          "another --workdir"
-        )
-      if field != "stages":
-        raise ValueError(
-          f"workdir {workdir} belongs to another config: {field} is {theirs!r} "
-          f"there and {mine!r} here; name another --workdir"
-        )
-  path.parent.mkdir(parents=True, exist_ok=True)
-  write_atomically(path, json.dumps(plain, indent=1))
-
-
-def _differences(a, b, where):
-  for key in sorted({*a, *b}):
-    x, y, path = a.get(key), b.get(key), f"{where}{key}"
-    if isinstance(x, dict) and isinstance(y, dict):
-      yield from _differences(x, y, f"{path}.")
-    elif x != y:
-      yield path, x, y
-
-
-def write_atomically(path, text):
-  """The file is there whole or not at all."""
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(text)
-  partial.replace(path)

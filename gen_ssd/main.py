@@ -28,12 +28,11 @@ def main(argv):
   workdir = pathlib.Path(WORKDIR.value)
   try:
     config = config_lib.parse(CONFIG.value)
-    stages.check(config)
     stages.begin(config, workdir)
   except ValueError as error:  # the user's to mend: one message, no traceback
     sys.exit(f"gen_ssd: {error}")
   for stage in config.stages:
-    getattr(stages, stage)(config, workdir)
+    stages.STAGES[stage](config, workdir)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from absl import flags
 from absl import logging
 
 from gen_ssd import config as config_lib
-from gen_ssd import evaluate
-from gen_ssd import figures
 from gen_ssd import mesh
 from gen_ssd import stages
-from gen_ssd import traces
+from gen_ssd import workdir as workdir_lib
+from gen_ssd.report import figures
+from gen_ssd.report import statistics
 
 CONFIG = flags.DEFINE_string(
   "config", "configs/study.py", "The config file: RUNS, QUICK, get_config."
@@ -39,8 +39,6 @@ BASES = ("standard_kd", "morsd", "posthoc")  # every arm is compared with these
 def run(file, workdir, names, devices=None):
   """Does the runs `names` of a loaded config file; returns {name: Config}. ValueError: bad config."""
   configs = {name: config_lib.parse(file.get_config(name)) for name in names}
-  for config in configs.values():
-    stages.check(config)
   for name, config in configs.items():
     stages.begin(config, workdir / name, devices)
   for i, (name, config) in enumerate(configs.items()):
@@ -49,7 +47,7 @@ def run(file, workdir, names, devices=None):
     print(f"-- {name} ({i + 1} of {len(names)})", flush=True)
     mesh.start(config.model_parallel, devices)
     for stage in config.stages:
-      getattr(stages, stage)(config, workdir / name)
+      stages.STAGES[stage](config, workdir / name)
   return configs
 
 
@@ -63,9 +61,9 @@ def read(workdir, configs, sweeps):
   runs = {name: json.loads((workdir / name / "results.json").read_text()) for name in configs}
   first = next(iter(configs))
   arms = runs[first]["arms"]
-  answers = {name: stages.arm_answers(workdir / first, name) for name in arms}
+  answers = {name: workdir_lib.arm_answers(workdir / first, name) for name in arms}
   paired = {
-    f"{name}-{base}": evaluate.paired(answers[name], answers[base])
+    f"{name}-{base}": statistics.paired(answers[name], answers[base])
     for base in BASES
     if base in arms
     for name in arms
@@ -217,11 +215,10 @@ def examples(workdir, mine="gen_ssd", other="random", count=3):
   Helped: right, where the other arm (same problem, same first candidates) ended wrong; hurt: the
   other way round. The first `count` problems of each kind, in the order of the run.
   """
-  rows = lambda arm: {(r["uuid"], r["attempt"]): r for r in stages.arm_rows(workdir, arm)[0]}
+  rows = lambda arm: {(r["uuid"], r["attempt"]): r for r in workdir_lib.arm_rows(workdir, arm)[0]}
   chosen, plain, losers = rows(mine), rows(other), collections.defaultdict(dict)
-  for shard in sorted(stages.collection(workdir, mine).glob("candidates-*.jsonl")):
-    for r in traces.read(shard)[0]:
-      losers[r["uuid"], r["attempt"]][r["chunk"], r["retry"], r["branch"]] = r["text"], r["score"]
+  for r in workdir_lib.lost_candidates(workdir_lib.collection(workdir, mine)):
+    losers[r["uuid"], r["attempt"]][r["chunk"], r["retry"], r["branch"]] = r["text"], r["score"]
   parts = []
   for title, good, bad in (("helped", chosen, plain), ("hurt", plain, chosen)):
     keys = [
@@ -274,10 +271,10 @@ def main(argv):
   except ValueError as error:
     sys.exit(f"gen_ssd: {error}")
   found = read(workdir, configs, getattr(file, "SWEEPS", {}))
-  config_lib.write_atomically(workdir / "study.json", json.dumps(found, indent=1))
-  config_lib.write_atomically(workdir / "study.md", table(found))
+  workdir_lib.write_atomically(workdir / "study.json", json.dumps(found, indent=1))
+  workdir_lib.write_atomically(workdir / "study.md", table(found))
   first = workdir / next(iter(configs))
-  config_lib.write_atomically(workdir / "examples.md", examples(first))
+  workdir_lib.write_atomically(workdir / "examples.md", examples(first))
   draw(found, workdir)
   print(table(found))
   print(

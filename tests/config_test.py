@@ -7,9 +7,17 @@ import pathlib
 import ml_collections
 import pytest
 
+from gen_ssd import checks
 from gen_ssd import config
+from gen_ssd import workdir as workdir_lib
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def parse(raw):
+  found = config.parse(raw)
+  checks.check_settings(found)
+  return found
 
 
 def made(**changes):
@@ -26,11 +34,11 @@ def made(**changes):
 
 
 def test_defaults():
-  found = config.parse(made())
+  found = parse(made())
   assert found.select == config.Select() and found.train == config.Train()
   assert found.cold_start == config.Config.cold_start
   assert found.arms == (("gen_ssd", config.Select()),)
-  assert hash(found) == hash(config.parse(made()))  # static under jit
+  assert hash(found) == hash(parse(made()))  # static under jit
 
 
 def test_parse_takes_plain_dicts_and_changes_nothing():
@@ -41,15 +49,15 @@ def test_parse_takes_plain_dicts_and_changes_nothing():
     "arms": {"a": {}, "b": {"k": 1, "seed": 3}},
   }
   before = json.dumps(plain)
-  found = config.parse(plain)
+  found = parse(plain)
   assert json.dumps(plain) == before
   assert [(n, s.k, s.seed) for n, s in found.arms] == [("a", 2, 0), ("b", 1, 3)]
   c = made(select__k=2)
-  assert config.parse(c) == config.parse(c) and c.select.k == 2
+  assert parse(c) == parse(c) and c.select.k == 2
 
 
 def test_arms_are_select_with_changes():
-  found = config.parse(
+  found = parse(
     made(
       select__k=6,
       select__seed=9,
@@ -68,17 +76,17 @@ def test_arms_are_select_with_changes():
 )
 def test_a_threshold_is_a_word_or_a_number(value, want):
   """In a config file, where it was `off`, and as a flag, which is text."""
-  found = config.parse(made(select__threshold=value)).select.threshold
+  found = parse(made(select__threshold=value)).select.threshold
   assert found == want and type(found) is type(want)
 
 
 def test_whole_numbers_do_for_fractions_and_lists_for_tuples():
-  found = config.parse(made(select__temperature=1, stages=["collect"]))
+  found = parse(made(select__temperature=1, stages=["collect"]))
   assert type(found.select.temperature) is float and found.stages == ("collect",)
 
 
 def test_pretraining_needs_no_models():
-  config.parse({"stages": ("pretrain",), "arms": {}})
+  parse({"stages": ("pretrain",), "arms": {}})
 
 
 # ---------------------------------------------------------------- wrong settings
@@ -195,7 +203,10 @@ WRONG = [
     "arms.late.pruned is 'keep': it must be drop or retry when arms.late.granularity is trace",
   ),
   (dict(select__keep="good"), "select.keep is 'good': it must be right or all"),
-  (dict(select__steps=("",)), "select.steps is ('',): it must be texts that are not empty"),
+  (
+    dict(select__step_delimiters=("",)),
+    "select.step_delimiters is ('',): it must be texts that are not empty",
+  ),
   (dict(select__granularity="token"), "select.granularity is 'token': it must be chunk or trace"),
   (dict(select__chooser="teacher"), "select.chooser is 'teacher': it must be cold_start or base"),
   (dict(select__scorer="morsd"), "select.scorer is 'morsd': it must be one of perplexity"),
@@ -208,9 +219,18 @@ WRONG = [
     dict(arms={"late": {"granularity": "trace", "margin": 2.0}}),
     "arms.late.margin is 2.0: it must be off when arms.late.granularity is trace: nothing",
   ),
-  (dict(select__running=-0.5), "select.running is -0.5: it must be off, or 0 or more"),
-  (dict(select__running=0.5, select__scorer="anti"), "select.running is 0.5: it must be off, or 0"),
-  (dict(select__running="on"), "select.running is 'on': it must be off, or a number of nats"),
+  (
+    dict(select__running_margin=-0.5),
+    "select.running_margin is -0.5: it must be off, or 0 or more",
+  ),
+  (
+    dict(select__running_margin=0.5, select__scorer="anti"),
+    "select.running_margin is 0.5: it must be off, or 0",
+  ),
+  (
+    dict(select__running_margin="on"),
+    "select.running_margin is 'on': it must be off, or a number of nats",
+  ),
   (dict(select__beta=-1.0), "select.beta is -1.0: it must be 0 (at random) or more"),
   (dict(select__context=-1), "select.context is -1: it must be 0 (everything) or more"),
   (dict(select__scorer="local"), "select.context is 0: it must be at least 1 when select.scorer"),
@@ -218,7 +238,10 @@ WRONG = [
     dict(select__context=2, select__granularity="trace"),
     "select.context is 2: it must be 0 (every",
   ),
-  (dict(cold_start__running=1.0), "cold_start.running is 1.0: it must be off: there is no student"),
+  (
+    dict(cold_start__running_margin=1.0),
+    "cold_start.running_margin is 1.0: it must be off: there is no student",
+  ),
   (
     dict(cold_start__granularity="trace"),
     "cold_start.granularity is 'trace': it must be chunk: there is no student yet",
@@ -242,7 +265,7 @@ WRONG = [
   (dict(cold_start__threshold=3.0), "cold_start.threshold is 3.0: it must be off: there is no"),
   # training and measuring
   (dict(train__steps=0), "train.steps is 0: it must be at least 1"),
-  (dict(warm_up__rows=0), "warm_up.rows is 0: it must be at least 1"),
+  (dict(warm_up__batch_size=0), "warm_up.batch_size is 0: it must be at least 1"),
   (dict(train__block=0), "train.block is 0: it must be at least 1"),
   (dict(train__length=1), "train.length is 1: it must be at least 2"),
   (dict(train__block=48), "train.block is 48: it must be a divisor of train.length (128)"),
@@ -254,8 +277,8 @@ WRONG = [
     dict(warm_up__cold_traces=True),
     "warm_up.cold_traces is True: it must be False: it is the cold",
   ),
-  (dict(train__warmup=-1), "train.warmup is -1: it must be 0 or more"),
-  (dict(evaluate__rows=0), "evaluate.rows is 0: it must be at least 1"),
+  (dict(train__warmup_steps=-1), "train.warmup_steps is -1: it must be 0 or more"),
+  (dict(evaluate__slots=0), "evaluate.slots is 0: it must be at least 1"),
   (dict(evaluate__samples=0), "evaluate.samples is 0: it must be at least 1"),
   (dict(evaluate__samples=4), "evaluate.samples is 4: it must be 1 when evaluate.temperature is 0"),
   (dict(evaluate__temperature=-1.0), "evaluate.temperature is -1.0: it must be 0 (greedy) or more"),
@@ -281,12 +304,12 @@ WRONG = [
 @pytest.mark.parametrize("changes,message", WRONG, ids=[m.split(":")[0] for _, m in WRONG])
 def test_wrong_settings_are_explained(changes, message):
   with pytest.raises(ValueError) as caught:
-    config.parse(made(**changes))
+    parse(made(**changes))
   assert message in str(caught.value)
 
 
 def test_sizes_that_do_fit():
-  config.parse(
+  parse(
     made(
       select__c=16,
       select__block=32,
@@ -299,9 +322,9 @@ def test_sizes_that_do_fit():
 
 
 def test_tests_are_evaluate_with_changes():
-  found = config.parse(
+  found = parse(
     made(
-      evaluate__rows=8,
+      evaluate__slots=8,
       problems__source="gsm8k",
       tests={
         "aime24": dict(source="aime24", samples=16, temperature=0.6),
@@ -310,11 +333,9 @@ def test_tests_are_evaluate_with_changes():
     )
   )
   tests = dict(found.tests)
-  assert (tests["aime24"].samples, tests["aime24"].rows, tests["gsm8k"].samples) == (16, 8, 1)
+  assert (tests["aime24"].samples, tests["aime24"].slots, tests["gsm8k"].samples) == (16, 8, 1)
   assert (
-    config.parse(
-      made(problems__source="gsm8k", problems__test_source="gsm8k", problems__train=0)
-    ).tests
+    parse(made(problems__source="gsm8k", problems__test_source="gsm8k", problems__train=0)).tests
     == ()
   )
 
@@ -338,7 +359,7 @@ def test_slots_of_the_ring(changes, slots):
 
 def test_arms_that_write_the_same_traces_share_one_collection():
   hashes = lambda **arms: [
-    config.short_hash(config.collection(s)) for _, s in config.parse(made(arms=arms)).arms
+    workdir_lib.short_hash(config.collection(s)) for _, s in parse(made(arms=arms)).arms
   ]
   trace = dict(granularity="trace")
   one = hashes(
@@ -378,7 +399,7 @@ def test_arms_that_write_the_same_traces_share_one_collection():
 
 
 def test_a_workdir_belongs_to_one_config(tmp_path):
-  claim = lambda **changes: config.claim(tmp_path / "run", config.parse(made(**changes)))
+  claim = lambda **changes: workdir_lib.claim(tmp_path / "run", parse(made(**changes)))
   claim()
   claim()
   claim(stages=("report",))  # other stages may follow
@@ -400,40 +421,40 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
 
 
 def test_a_workdir_made_before_a_setting_existed_has_its_default(tmp_path):
-  config.claim(tmp_path, config.parse(made()))
+  workdir_lib.claim(tmp_path, parse(made()))
   path = tmp_path / "config.json"
   old = json.loads(path.read_text())
   for part in (old["select"], *old["arms"].values()):
     del part["top_p"]
   path.write_text(json.dumps(old))
   with pytest.raises(ValueError, match=r"top_p is 1.0 there and 0.5 here"):
-    config.claim(tmp_path, config.parse(made(select__top_p=0.5)))
-  config.claim(tmp_path, config.parse(made()))
+    workdir_lib.claim(tmp_path, parse(made(select__top_p=0.5)))
+  workdir_lib.claim(tmp_path, parse(made()))
   path.write_text(json.dumps({**json.loads(path.read_text()), "gone": 1}))
   with pytest.raises(ValueError, match="gone is 1 there"):
-    config.claim(tmp_path, config.parse(made()))
+    workdir_lib.claim(tmp_path, parse(made()))
 
 
 def test_a_folder_is_named_by_what_is_not_default():
   select = config.Select(k=2)
-  assert config.short_hash(select) == config.short_hash(config.Select(k=2, top_p=1.0))
-  assert config.short_hash(select) != config.short_hash(config.Select(k=3))
+  assert workdir_lib.short_hash(select) == workdir_lib.short_hash(config.Select(k=2, top_p=1.0))
+  assert workdir_lib.short_hash(select) != workdir_lib.short_hash(config.Select(k=3))
 
 
 def test_a_workdir_belongs_to_its_models(tmp_path):
-  one = config.parse(made())
-  config.claim(tmp_path, one, {"teacher": "abc"})
-  config.claim(tmp_path, one, {"teacher": "abc"})
+  one = parse(made())
+  workdir_lib.claim(tmp_path, one, {"teacher": "abc"})
+  workdir_lib.claim(tmp_path, one, {"teacher": "abc"})
   with pytest.raises(ValueError, match="files of teacher.path are 'abc' there and 'xyz' here"):
-    config.claim(tmp_path, one, {"teacher": "xyz"})
+    workdir_lib.claim(tmp_path, one, {"teacher": "xyz"})
   with pytest.raises(ValueError, match="another config: teacher.path"):  # the setting comes first
-    config.claim(tmp_path, config.parse(made(teacher__path="elsewhere")), {"teacher": "xyz"})
+    workdir_lib.claim(tmp_path, parse(made(teacher__path="elsewhere")), {"teacher": "xyz"})
 
 
 def test_files_are_there_whole_or_not_at_all(tmp_path):
-  config.write_atomically(tmp_path / "a.json", "old")
+  workdir_lib.write_atomically(tmp_path / "a.json", "old")
   with pytest.raises(TypeError):
-    config.write_atomically(tmp_path / "a.json", 5)
+    workdir_lib.write_atomically(tmp_path / "a.json", 5)
   assert (tmp_path / "a.json").read_text() == "old"
 
 
@@ -456,7 +477,7 @@ def test_config_files(name, arg):
   if "pretrain" not in c.stages and not c.teacher.path:  # default.py leaves the models to flags
     assert name in ("default.py", "paper.py")
     c.teacher.path, c.student.path = "some/teacher", "some/student"
-  found = config.parse(c)
+  found = parse(c)
   if name == "bundled.py":
     assert found.name == f"bundled-{arg}" and found.pretrain.documents
     with pytest.raises(ValueError, match="one of teacher, student"):

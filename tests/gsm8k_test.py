@@ -1,7 +1,6 @@
 """The whole loop on GSM8K's questions with Qwen3's tokenizer: plumbing, as the weights are random."""
 
 import json
-import pathlib
 import re
 import shutil
 
@@ -9,15 +8,19 @@ import jax
 import pytest
 import transformers
 
+from gen_ssd import checks
 from gen_ssd import config as config_lib
+from gen_ssd import inputs
 from gen_ssd import mesh
-from gen_ssd import model
 from gen_ssd import stages
-from gen_ssd import tokens
-from gen_ssd import traces
-from gen_ssd import weights
+from gen_ssd import workdir as workdir_lib
+from gen_ssd.collect import traces
+from gen_ssd.models import decoder
+from gen_ssd.models import tokenization
+from gen_ssd.models import weights
+from tests import paths
 
-DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+DATA = paths.DATA
 QUESTIONS, TOKENIZER = DATA / "gsm8k", DATA / "tokenizers" / "qwen3"
 ENDS = [151645, *range(0, 151643, 25)]  # a random model would never end otherwise
 
@@ -46,7 +49,7 @@ def qwen3(folder, name, seed, **facts):
   )
   (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ENDS}))
   shape = weights.read_shape(str(source))
-  made = model.initialise(shape, jax.random.key(seed))
+  made = decoder.initialise(shape, jax.random.key(seed))
   weights.save(str(folder / name), made, str(source))
   return str(folder / name)
 
@@ -85,25 +88,25 @@ def finished(tmp_path_factory):
       top_p=0.95,
     ),
   }
-  sizes = dict(c=16, rows=8, prompt=320, max_tokens=160, block=160, keep="all")
+  sizes = dict(c=16, slots=8, prompt=320, max_tokens=160, block=160, keep="all")
   c.select.update(k=2, **sizes)
   c.cold_start.update(**sizes)
   for part in (c.warm_up, c.train):
-    part.update(steps=2, rows=1, length=384, warmup=0)
-  c.evaluate.update(rows=8, max_tokens=32)
+    part.update(steps=2, batch_size=1, length=384, warmup_steps=0)
+  c.evaluate.update(slots=8, max_tokens=32)
   config = config_lib.parse(c)
-  stages.check(config)
-  config_lib.claim(folder / "run", config, stages.identities(config))
+  checks.check(config)
+  workdir_lib.claim(folder / "run", config, stages.identities(config))
   for stage in config.stages:
-    getattr(stages, stage)(config, folder / "run")
+    stages.STAGES[stage](config, folder / "run")
   return config, folder / "run"
 
 
 def test_traces_are_chosen_for_real_questions(finished):
   config, workdir = finished
-  rows, kept = stages.arm_rows(workdir, "gen_ssd")
+  rows, kept = workdir_lib.arm_rows(workdir, "gen_ssd")
   assert len(rows) == 8 and 0 < len(kept) <= 8 and {r["source"] for r in rows} == {"gsm8k"}
-  shared = len(tokens.load_tokenizer(str(TOKENIZER)))
+  shared = len(tokenization.load_tokenizer(str(TOKENIZER)))
   assert all(i < shared for r in rows for i in r["ids"])  # rows of padding are never drawn
   for r in rows:
     assert re.fullmatch(r"-?\d+", r["answer"]) and r["problem"].strip()
@@ -132,7 +135,7 @@ def test_the_student_is_exported_with_the_template_it_was_trained_with(finished)
   config, workdir = finished
   home = workdir / "arms" / "gen_ssd" / "seed-0" / "student"
   mine = transformers.AutoTokenizer.from_pretrained(home)
-  assert mine.chat_template == stages._tokenizer(config.student).chat_template
+  assert mine.chat_template == inputs.tokenizer(config.student).chat_template
   assert "set enable_thinking = true" in mine.chat_template
   assert mine.get_vocab() == transformers.AutoTokenizer.from_pretrained(TOKENIZER).get_vocab()
   assert json.loads((home / "config.json").read_text())["vocab_size"] == 151936

@@ -11,17 +11,21 @@ import jax
 import pytest
 
 from configs import quickstart
-from gen_ssd import answers
-from gen_ssd import collect
+from gen_ssd import checks
 from gen_ssd import config as config_lib
-from gen_ssd import evaluate
+from gen_ssd import inputs
 from gen_ssd import mesh
-from gen_ssd import model
-from gen_ssd import problems
-from gen_ssd import select
 from gen_ssd import stages
-from gen_ssd import tensors
-from gen_ssd import tokens
+from gen_ssd import workdir as workdir_lib
+from gen_ssd.collect import loop
+from gen_ssd.engine import step as step_lib
+from gen_ssd.models import decoder
+from gen_ssd.models import hf
+from gen_ssd.models import safetensors_io
+from gen_ssd.models import tokenization
+from gen_ssd.problems import answers
+from gen_ssd.problems import bundled
+from gen_ssd.report import statistics
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -29,11 +33,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 def small(**changes):
   c = quickstart.get_config()
   c.problems.update(train=12, cold_start=16, held_out=6, test=10)
-  c.select.update(rows=16, shard_rounds=4)
-  c.cold_start.update(rows=16, shard_rounds=4)
-  c.warm_up.update(steps=4, rows=4, save_every=2)
-  c.train.update(steps=4, rows=4, save_every=2)
-  c.evaluate.update(rows=16)
+  c.select.update(slots=16, shard_rounds=4)
+  c.cold_start.update(slots=16, shard_rounds=4)
+  c.warm_up.update(steps=4, batch_size=4, save_every=2)
+  c.train.update(steps=4, batch_size=4, save_every=2)
+  c.evaluate.update(slots=16)
   c.seeds = 2
   for path, value in changes.items():
     *folders, name = path.split("__")
@@ -45,10 +49,10 @@ def small(**changes):
 
 
 def run(config, workdir):
-  stages.check(config)
+  checks.check(config)
   stages.begin(config, workdir, jax.devices()[:1])
   for stage in config.stages:
-    getattr(stages, stage)(config, workdir)
+    stages.STAGES[stage](config, workdir)
 
 
 def products(workdir):
@@ -93,7 +97,7 @@ def test_a_run_ends_in_results_and_a_page(finished):
 def test_several_tests_in_one_run(finished, tmp_path, capsys):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
-  shared = problems.bundled("test", 4)
+  shared = bundled.problems("test", 4)
   (tmp_path / "p.jsonl").write_text(
     "".join(json.dumps({"problem": p.problem, "answer": p.answer}) + "\n" for p in shared)
   )
@@ -106,7 +110,7 @@ def test_several_tests_in_one_run(finished, tmp_path, capsys):
   assert [found["tests"][t]["arms"]["random"]["n"] for t in ("greedy", "sampled")] == [5, 4]
   assert found["arms"]["random"]["n"] == 5  # over both: the file's four are the other's first four
   assert found["paired"].keys() == found["tests"]["greedy"]["paired"].keys() and found["paired"]
-  rows = stages._rows(workdir / "arms" / "random" / "seed-0" / "answers-sampled")
+  rows = workdir_lib.finished_rows(workdir / "arms" / "random" / "seed-0" / "answers-sampled")
   assert len(rows) == 4 * 3 and {r["attempt"] for r in rows} == {0, 1, 2}
   assert max(r["num_tokens"] for r in rows) <= 16
   assert len({tuple(r["ids"]) for r in rows}) > 4  # sampled, not greedy
@@ -117,17 +121,17 @@ def test_several_tests_in_one_run(finished, tmp_path, capsys):
 def test_a_file_gives_the_cold_start_its_part_and_training_the_rest(tmp_path):
   lines = [
     json.dumps({"problem": p.problem, "answer": p.answer}) + "\n"
-    for p in problems.bundled("train", 40)
+    for p in bundled.problems("train", 40)
   ]
   (tmp_path / "p.jsonl").write_text("".join(lines))
   config = small(
     problems__source=str(tmp_path / "p.jsonl"), problems__test_source="bundled", problems__train=0
   )
-  stages.check(config)
-  cold, train = ({p.uuid for p in stages._problems(config, s)} for s in ("cold_start", "train"))
+  checks.check(config)
+  cold, train = ({p.uuid for p in inputs.problems(config, s)} for s in ("cold_start", "train"))
   assert (len(cold), len(train)) == (16, 24) and not cold & train
   with pytest.raises(ValueError, match="problems.train is 30: there are only 24"):
-    stages.check(
+    checks.check(
       small(
         problems__source=str(tmp_path / "p.jsonl"),
         problems__train=30,
@@ -153,7 +157,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
   )
   shutil.copytree(finished / "cold_start" / "student", tmp_path / "cold_start" / "student")
   run(config, tmp_path)
-  rows = {name: stages.arm_rows(tmp_path, name) for name, _ in config.arms}
+  rows = {name: workdir_lib.arm_rows(tmp_path, name) for name, _ in config.arms}
   assert len(list((tmp_path / "traces").iterdir())) == 4
   assert rows["rejection"][0] == rows["shortest"][0] and len(rows["shortest"][0]) == 36
   right = [r for r in rows["shortest"][0] if r["verdict"] == "right"]
@@ -166,10 +170,10 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
   same = lambda a, b, what: [r[what] for r in rows[a][0]] == [r[what] for r in rows[b][0]]
   assert same("base_late", "shortest", "ids") and not same("base_late", "shortest", "student_nll")
   assert not same("base", "own", "ids")
-  late = evaluate.collected(*rows["shortest"], 12, whole=True)
+  late = statistics.collected(*rows["shortest"], 12, whole=True)
   assert late["coverage"] == len(rows["shortest"][1]) / 12
   assert late["kl_bound"] == pytest.approx(math.log(3) - 2 / 3)
-  early = evaluate.collected(*rows["own"], 12)
+  early = statistics.collected(*rows["own"], 12)
   assert early["kl_bound"] == pytest.approx(
     (math.log(2) - 1 / 2) * sum(len(r["chunks"]) for r in rows["own"][1]) / len(rows["own"][1])
   )
@@ -178,7 +182,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
 
 def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, monkeypatch):
   before = products(finished)
-  monkeypatch.setattr(select, "select_step", None)
+  monkeypatch.setattr(step_lib, "select_step", None)
   monkeypatch.setattr(stages, "_load", None)  # nor is a model read
   run(small(), finished)
   assert products(finished) == before
@@ -191,9 +195,9 @@ def test_killed_between_and_inside_stages_it_ends_in_the_same_products(
   class Killed(Exception):
     pass
 
-  from gen_ssd import train
+  from gen_ssd.training import train
 
-  for module, name in ((select, "select_step"), (train, "train_step")):
+  for module, name in ((step_lib, "select_step"), (train, "train_step")):
     real = getattr(module, name)
     left = [9]
 
@@ -245,34 +249,36 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
         title == "calibrate" or choosers.append((len(problems), student))
       ),
     ),
-    patch(select, "select_step", lambda *a, **k: rounds.append(1)),
+    patch(step_lib, "select_step", lambda *a, **k: rounds.append(1)),
   ]
   run(config, tmp_path / "whole")
   for back in undo:
     back()
-  home = stages.collection(tmp_path / "whole", "fresh")
+  home = workdir_lib.collection(tmp_path / "whole", "fresh")
   assert choosers == [
     (5, str(tmp_path / "whole" / "cold_start" / "student")),
     (10, str(home / "refresh-5" / "student")),
     (12, str(home / "refresh-10" / "student")),
   ]
   assert all(len(list((home / f"refresh-{n}").glob("calibration-*"))) == 1 for n in (5, 10))
-  order = [p.uuid for p in stages._problems(config, "train")]
+  order = [p.uuid for p in inputs.problems(config, "train")]
   cold = keys(stages._cold_rows(config, tmp_path / "whole"))
-  rows, kept = stages.arm_rows(tmp_path / "whole", "fresh")
+  rows, kept = workdir_lib.arm_rows(tmp_path / "whole", "fresh")
   assert cold and trained == [cold + [k for k in keys(kept) if k[0] in order[:n]] for n in (5, 10)]
   assert len(cold) < len(trained[0]) < len(trained[1])
-  plain, rows = ({r["uuid"]: r for r in x} for x in (stages.arm_rows(finished, "gen_ssd")[0], rows))
+  plain, rows = (
+    {r["uuid"]: r for r in x} for x in (workdir_lib.arm_rows(finished, "gen_ssd")[0], rows)
+  )
   first = lambda found: [found[u]["chunks"][:1] for u in order]
   assert [rows[u]["ids"] for u in order[:5]] == [plain[u]["ids"] for u in order[:5]]
   assert first(rows)[:5] == first(plain)[:5]
   assert all(x != y for x, y in zip(first(rows)[5:], first(plain)[5:]))
 
-  from gen_ssd import train
+  from gen_ssd.training import train
 
   for module, name, at in (
     (train, "train_step", 3),
-    (select, "select_step", len(rounds) // 3),
+    (step_lib, "select_step", len(rounds) // 3),
     (train, "train_step", 2),
   ):
     left = [at]
@@ -293,7 +299,7 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
 
 
 def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, monkeypatch):
-  from gen_ssd import train
+  from gen_ssd.training import train
 
   mesh.start(devices=jax.devices()[:1])
   seen, found = [], []
@@ -311,7 +317,7 @@ def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, 
   assert [pair[1][:-1] for pair in seen[2][: len(cold)]] == [r["ids"][:-1] for r in cold]
   prefix = {**cold[0], "ids": cold[0]["ids"][:5], "stop": "pruned"}
   stages._train(config, [prefix, cold[0]], config.train, tmp_path / "prefix", title="prefix")
-  end = tokens.load_tokenizer(stages.directory("bundled/student")).eos_token_id
+  end = tokenization.load_tokenizer(hf.locate("bundled/student")).eos_token_id
   assert [pair[1] for pair in seen[3]] == [prefix["ids"], cold[0]["ids"][:-1] + [end]]
   shutil.rmtree(workdir / "cold_start" / "traces")
   shutil.rmtree(workdir / "arms/gen_ssd/seed-0")
@@ -323,21 +329,21 @@ def test_another_config_may_not_use_the_workdir(finished):
   with pytest.raises(
     ValueError, match=r"belongs to another config: arms.gen_ssd.k is 4 there and 2"
   ):
-    config_lib.claim(finished, small(select__k=2))
+    workdir_lib.claim(finished, small(select__k=2))
 
 
 def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   student = tmp_path / "student"
-  shutil.copytree(stages.directory("bundled/student"), student)
+  shutil.copytree(hf.locate("bundled/student"), student)
   config = small(student__path=str(student))
-  claim = lambda: config_lib.claim(tmp_path / "run", config, stages.identities(config))
+  claim = lambda: workdir_lib.claim(tmp_path / "run", config, stages.identities(config))
   claim()
   shutil.copytree(student, tmp_path / "copy", copy_function=shutil.copyfile)
   shutil.rmtree(student)
   shutil.move(tmp_path / "copy", student)
   claim()  # another copy of the same files is the same model
   file = student / "model.safetensors"
-  entry = tensors.headers(str(student))[0]["model.layers.0.self_attn.q_proj.weight"]
+  entry = safetensors_io.headers(str(student))[0]["model.layers.0.self_attn.q_proj.weight"]
   whole = bytearray(file.read_bytes())
   whole[(entry.start + entry.stop) // 2] ^= 1  # one bit, as training changes almost all
   file.write_bytes(whole)
@@ -348,7 +354,14 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "field", ["warm_up.rows", "train.rows", "arms.gen_ssd.rows", "evaluate.rows", "cold_start.rows"]
+  "field",
+  [
+    "warm_up.batch_size",
+    "train.batch_size",
+    "arms.gen_ssd.slots",
+    "evaluate.slots",
+    "cold_start.slots",
+  ],
 )
 def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
   even = {f"{n}__rows": 8 for n in ("warm_up", "train", "select", "cold_start", "evaluate")}
@@ -366,12 +379,12 @@ def test_a_thinking_part_without_an_end_is_refused():
     match="arms.a.covers is 'thinking': the tokenizer of .*teacher has no "
     "single token </think>.*set it to everything",
   ):
-    stages.check(small(arms={"a": dict(covers="thinking")}))
+    checks.check(small(arms={"a": dict(covers="thinking")}))
 
 
 def test_a_prompt_longer_than_the_cache_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r"select.prompt is 16: problem \w+ has \d+ prompt tokens"):
-    stages.check(small(select__prompt=16))
+    checks.check(small(select__prompt=16))
 
 
 def test_training_on_test_problems_is_refused(tmp_path):
@@ -381,27 +394,27 @@ def test_training_on_test_problems_is_refused(tmp_path):
     (tmp_path / f"{split}.jsonl").write_text(
       "".join(
         json.dumps({"problem": p.problem, "answer": p.answer}) + "\n"
-        for p in problems.bundled("train", 40)[first : first + 16]
+        for p in bundled.problems("train", 40)[first : first + 16]
       )
     )
   with pytest.raises(ValueError, match="problems.test and problems.train share problem"):
-    stages.check(small(**paths))
+    checks.check(small(**paths))
 
 
 def test_damaged_weights_are_refused(tmp_path):
-  shutil.copytree(stages.directory("bundled/student"), tmp_path / "student")
+  shutil.copytree(hf.locate("bundled/student"), tmp_path / "student")
   path = tmp_path / "student" / "model.safetensors"
   path.write_bytes(path.read_bytes()[:-1000])
   with pytest.raises(ValueError, match="truncated: model.*"):
-    stages.check(small(student__path=str(tmp_path / "student")))
+    checks.check(small(student__path=str(tmp_path / "student")))
 
 
 def test_vocabularies_that_disagree_are_refused(tmp_path):
-  shutil.copytree(stages.directory("bundled/student"), tmp_path / "student")
+  shutil.copytree(hf.locate("bundled/student"), tmp_path / "student")
   path = tmp_path / "student" / "tokenizer.json"
   path.write_text(path.read_text().replace("▁Tom", "▁Tim"))
   with pytest.raises(ValueError, match="teacher '▁Tom', student '▁Tim'"):
-    stages.check(small(student__path=str(tmp_path / "student")))
+    checks.check(small(student__path=str(tmp_path / "student")))
 
 
 @pytest.mark.parametrize(
@@ -432,14 +445,14 @@ def test_the_command_says_what_is_wrong_in_one_message(flag, says, tmp_path):
 
 def test_the_bundled_teacher_solves_nine_in_ten_test_problems(tmp_path):
   mesh.start(devices=jax.devices()[:1])
-  path = stages.directory("bundled/teacher")
-  net, tokenizer = stages._load(small().teacher, path)
-  assert model.parameters(net.shape) <= 3e6
-  writer = collect.Writer(model.unstacked(net), tokenizer, tokens.eos_ids(path, tokenizer))
-  greedy = config_lib.Select(k=1, rows=64, prompt=40, max_tokens=80, temperature=0.0)
-  with answers.Verifier() as verifier:
-    rows = collect.collect(
-      writer, problems.bundled("test", 320, seed=3), greedy, tmp_path, verifier=verifier
+  path = hf.locate("bundled/teacher")
+  net, tokenizer = inputs.load(small().teacher, path)
+  assert decoder.parameters(net.shape) <= 3e6
+  writer = loop.Writer(decoder.unstacked(net), tokenizer, tokenization.eos_ids(path, tokenizer))
+  greedy = config_lib.Select(k=1, slots=64, prompt=40, max_tokens=80, temperature=0.0)
+  with answers.Grader() as grader:
+    rows = loop.collect(
+      writer, bundled.problems("test", 320, seed=3), greedy, tmp_path, grader=grader
     )
   assert sum(r["verdict"] == "right" for r in rows) >= 0.9 * len(rows)
 
@@ -453,11 +466,11 @@ def test_the_bundled_pair_is_ordinary_hugging_face(tmp_path):
     ("student_small", 0.1e6),
     ("student_large", 0.6e6),
   ):
-    path = stages.directory(f"bundled/{who}")
+    path = hf.locate(f"bundled/{who}")
     assert transformers.AutoConfig.from_pretrained(path).model_type == "qwen3"
-    from gen_ssd import weights
+    from gen_ssd.models import weights
 
-    assert model.parameters(weights.read_shape(path)) <= most
+    assert decoder.parameters(weights.read_shape(path)) <= most
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    text = problems.bundled("test", 1)[0].problem
+    text = bundled.problems("test", 1)[0].problem
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text

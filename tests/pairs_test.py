@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from gen_ssd import config as config_lib
-from gen_ssd import facts
+from gen_ssd import inputs
 from gen_ssd import mesh
-from gen_ssd import model
-from gen_ssd import scores
-from gen_ssd import select as engine
-from gen_ssd import selectors
-from gen_ssd import stages
-from gen_ssd import train
+from gen_ssd.engine import scores
+from gen_ssd.engine import selectors
+from gen_ssd.engine import step as step_lib
+from gen_ssd.models import decoder
+from gen_ssd.models import hf
+from gen_ssd.training import train
 
 # What config.json of each model says, as far as its Shape needs it.
 QWEN2 = dict(
@@ -104,7 +104,7 @@ def parsed(name):
 
 def shape_of(path, folder, **placement):
   (folder / "config.json").write_text(json.dumps(MODELS[path][0]))
-  return facts.read_shape(str(folder), **placement)
+  return hf.read_shape(str(folder), **placement)
 
 
 def abstract(x):
@@ -119,10 +119,10 @@ def abstract(x):
 
 def transformer(shape, fsdp=None):
   def make(name, dims):
-    dtype = jnp.float32 if name in model.NORMS else shape.dtype
-    return jnp.zeros(dims, dtype, out_sharding=model.spec(shape, name, fsdp))
+    dtype = jnp.float32 if name in decoder.NORMS else shape.dtype
+    return jnp.zeros(dims, dtype, out_sharding=decoder.spec(shape, name, fsdp))
 
-  made = jax.eval_shape(lambda: model.Transformer(shape, make))
+  made = jax.eval_shape(lambda: decoder.Transformer(shape, make))
   return abstract(made)
 
 
@@ -136,19 +136,19 @@ def trace_collection(teacher, student, s):
   state = abstract(
     jax.eval_shape(
       functools.partial(
-        engine.blank_state,
+        step_lib.blank_state,
         teacher=teacher.shape,
         student=student and student.shape,
-        b=s.rows,
+        b=s.slots,
         s=slots,
         window=s.loop_window,
       )
     )
   )
   rows = teacher.shape.rows
-  row = lambda dtype, *tail: array((s.rows, *tail), dtype, P(rows, *[None] * len(tail)))
+  row = lambda dtype, *tail: array((s.slots, *tail), dtype, P(rows, *[None] * len(tail)))
   text, one = functools.partial(row, jnp.int32, slots + 1), functools.partial(row, jnp.int32)
-  start = engine.Admission(
+  start = step_lib.Admission(
     **{
       f.name: {
         "new": lambda: row(bool),
@@ -159,23 +159,23 @@ def trace_collection(teacher, student, s):
         "total": lambda: row(jnp.float32),
         "recent": lambda: one(s.loop_window - 1),
       }.get(f.name, one)()
-      for f in dataclasses.fields(engine.Admission)
+      for f in dataclasses.fields(step_lib.Admission)
     }
   )
   values = dict.fromkeys(
     ("temperature", "top_p", "threshold", "margin", "running", "beta"), np.float32
   )
   masks = dict(ends=np.int8, steps=bool)
-  knobs = engine.Knobs(
+  knobs = step_lib.Knobs(
     **{
       f.name: array((teacher.shape.vocab,), masks[f.name])
       if f.name in masks
       else array((), values.get(f.name, np.int32))
-      for f in dataclasses.fields(engine.Knobs)
+      for f in dataclasses.fields(step_lib.Knobs)
     }
   )
-  engine.admit.trace(teacher, student, state, start, c=s.c, block=s.block)
-  return engine.select_step.trace(
+  step_lib.admit.trace(teacher, student, state, start, c=s.c, block=s.block)
+  return step_lib.select_step.trace(
     teacher,
     student,
     state,
@@ -197,27 +197,27 @@ def test_a_pair_validates_and_traces_without_weights(name, tmp_path):
   read = lambda who, **placement: shape_of(
     getattr(config, who).path, tmp_path, dtype=getattr(config, who).dtype, **placement
   )
-  teacher, student = read("teacher"), read("student", **stages.ALONE)
+  teacher, student = read("teacher"), read("student", **inputs.ALONE)
   for who, shape in (("teacher", teacher), ("student", student)):
     billions = MODELS[getattr(config, who).path][1]
-    assert abs(model.parameters(shape) / 1e9 - billions) < 0.006 * billions
+    assert abs(decoder.parameters(shape) / 1e9 - billions) < 0.006 * billions
   writer, chooser = transformer(teacher), transformer(student)
   trace_collection(writer, None, config.cold_start)
   for plain in {config_lib.collection(arm) for _, arm in config.arms}:
     state, report = trace_collection(writer, chooser, plain)
-    assert report.tokens.shape == (plain.rows, plain.k, plain.c)
-    assert state.teacher.position.shape == (plain.rows, config_lib.ring_slots(plain))
+    assert report.tokens.shape == (plain.slots, plain.k, plain.c)
+    assert state.teacher.position.shape == (plain.slots, config_lib.ring_slots(plain))
   for _, e in config.tests:
-    trace_collection(chooser, None, stages.answering(config, e))
+    trace_collection(chooser, None, inputs.answering(config, e))
 
   made = dataclasses.replace(
     read("student"), rows=train.AXES, tensor=None, dtype=config.train.dtype
   )
   learner = transformer(dataclasses.replace(made, dtype="float32"), train.fsdp_axes(made))
-  learner = model.replace_shape(learner, dtype=config.train.dtype)
+  learner = decoder.replace_shape(learner, dtype=config.train.dtype)
   state = abstract(jax.eval_shape(functools.partial(train.start, config=config.train), learner))
   t = config.train
-  part = array((t.accumulate, t.rows, t.length), jnp.int32, P(None, train.AXES, None))
+  part = array((t.accumulate, t.batch_size, t.length), jnp.int32, P(None, train.AXES, None))
   batch = dict.fromkeys(("tokens", "mask", "segments", "positions"), part)
   train.train_step.trace(state, batch, config=t)
 

@@ -5,8 +5,8 @@ import pytest
 
 from configs import study as study_config
 from gen_ssd import config as config_lib
-from gen_ssd import select
 from gen_ssd import study
+from gen_ssd.engine import step as step_lib
 
 ARMS = ("standard_kd", "standard_kd_all", "random", "posthoc", "gen_ssd")
 
@@ -25,11 +25,11 @@ class File:
   def get_config(name):
     c = study_config.get_config("quick")
     c.problems.update(train=24, cold_start=20, held_out=4, test=12)
-    c.select.update(rows=16, shard_rounds=8)
-    c.cold_start.update(rows=16)
-    c.warm_up.update(steps=4, rows=4)
-    c.train.update(steps=3, rows=4)
-    c.evaluate.update(rows=16)
+    c.select.update(slots=16, shard_rounds=8)
+    c.cold_start.update(slots=16)
+    c.warm_up.update(steps=4, batch_size=4)
+    c.train.update(steps=3, batch_size=4)
+    c.evaluate.update(slots=16)
     c.arms = {n: study_config.ARMS[n] for n in ARMS}
     if name == "sweeps":
       c.arms = {"k=2": dict(k=2), "gen_ssd": {}}
@@ -113,7 +113,7 @@ def test_figures_stand_alone_and_examples_show_every_candidate(finished, tmp_pat
 
 def test_a_study_again_computes_nothing(finished, monkeypatch):
   workdir, _, found = finished
-  monkeypatch.setattr(select, "select_step", None)
+  monkeypatch.setattr(step_lib, "select_step", None)
   configs = study.run(File, workdir, File.RUNS, jax.devices()[:1])
   assert study.read(workdir, configs, File.SWEEPS) == found
 

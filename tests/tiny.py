@@ -7,16 +7,16 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from gen_ssd import mesh
-from gen_ssd import model
-from gen_ssd import sample
-from gen_ssd import scores
-from gen_ssd import select
+from gen_ssd.engine import sampling
+from gen_ssd.engine import scores
+from gen_ssd.engine import step as step_lib
+from gen_ssd.models import decoder
 
 EOS = 5
-TEACHER = model.Shape(
+TEACHER = decoder.Shape(
   vocab=192, width=32, layers=2, kv_heads=2, groups=2, head=8, hidden=64, theta=5e4, qk_norm=True
 )
-STUDENT = model.Shape(
+STUDENT = decoder.Shape(
   vocab=256,
   width=16,
   layers=2,
@@ -36,7 +36,7 @@ PROMPT, WINDOW = 12, 8
 def arrays(shape):
   """Random weights on the host: {leaf: array}, the same on every mesh."""
   rng = np.random.default_rng(shape.width)
-  top, layer = model.leaves(shape)
+  top, layer = decoder.leaves(shape)
 
   def draw(name, dims):
     if name in ("ln1", "ln2", "norm", "qn", "kn"):
@@ -54,9 +54,9 @@ def build(shape, change=lambda name, x: x):
   found = arrays(
     shape.__class__(**{**shape.__dict__, "unroll": False, "rows": None, "tensor": None})
   )
-  return model.unstacked(
-    model.Transformer(
-      shape, lambda name, dims: mesh.place(change(name, found[name]), model.spec(shape, name))
+  return decoder.unstacked(
+    decoder.Transformer(
+      shape, lambda name, dims: mesh.place(change(name, found[name]), decoder.spec(shape, name))
     )
   )
 
@@ -68,7 +68,7 @@ def prompts(n, seed=0):
 
 def knobs(**changes):
   ends = np.zeros(TEACHER.vocab, np.int8)
-  ends[EOS] = select.EOS
+  ends[EOS] = step_lib.EOS
   steps = np.zeros(TEACHER.vocab, bool)
   values = dict(
     temperature=np.float32(1),
@@ -85,7 +85,7 @@ def knobs(**changes):
     ends=ends,
     steps=steps,
   )
-  return select.Knobs(**{k: mesh.place(v) for k, v in {**values, **changes}.items()})
+  return step_lib.Knobs(**{k: mesh.place(v) for k, v in {**values, **changes}.items()})
 
 
 def put(x):
@@ -102,9 +102,9 @@ def admission(b, size, entries, *, room=1000, student=None):
     for m, own in enumerate((ids, (student or list)(ids))):
       text[m, i, : len(own)], length[m, i] = own, len(own)
     new[i], chunk[i] = True, kept
-    key[i] = jax.random.key_data(sample.row_key(0, f"{name:08x}", 0))
+    key[i] = jax.random.key_data(sampling.row_key(0, f"{name:08x}", 0))
   zeros = np.zeros(b, np.int32)
-  return select.Admission(
+  return step_lib.Admission(
     *map(
       put,
       (
@@ -148,7 +148,7 @@ class Engine:
     shapes = [s.__class__(**{**s.__dict__, "unroll": unroll}) for s in (TEACHER, STUDENT)]
     self.teacher = teacher or build(shapes[0])
     self.student = build(shapes[1]) if student == "tiny" else student
-    self.state = select.blank_state(
+    self.state = step_lib.blank_state(
       teacher=self.teacher.shape,
       student=self.student and self.student.shape,
       b=b,
@@ -170,7 +170,7 @@ class Engine:
       room=self.room,
       student=student,
     )
-    self.state = select.admit(
+    self.state = step_lib.admit(
       self.teacher, self.student, self.state, start, c=self.c, block=self.block
     )
     for i, (ids, name) in entries.items():
@@ -178,7 +178,7 @@ class Engine:
 
   def round(self):
     """One round; returns its Report on the host."""
-    self.state, report = select.select_step(
+    self.state, report = step_lib.select_step(
       self.teacher, self.student, self.state, self.knob, **self.static
     )
     report = mesh.host(report)

@@ -35,19 +35,19 @@ def measure(workload, rounds, model_parallel):
   import numpy as np
 
   from gen_ssd import mesh
-  from gen_ssd import model
-  from gen_ssd import sample
-  from gen_ssd import scores
-  from gen_ssd import select
-  from gen_ssd import weights
+  from gen_ssd.engine import sampling
+  from gen_ssd.engine import scores
+  from gen_ssd.engine import step as step_lib
+  from gen_ssd.models import decoder
+  from gen_ssd.models import weights
 
   shared = mesh.start(model_parallel)
   w = WORKLOADS[workload]
   b, k, c, prompt = (w[name] for name in ("b", "k", "c", "prompt"))
   if workload == "mid":
     shapes = [
-      model.Shape(4096, 512, 8, 4, 2, 64, 1536, bias=True, unroll=True),
-      model.Shape(4096, 192, 4, 3, 1, 64, 512, bias=True, unroll=True),
+      decoder.Shape(4096, 512, 8, 4, 2, 64, 1536, bias=True, unroll=True),
+      decoder.Shape(4096, 192, 4, 3, 1, 64, 512, bias=True, unroll=True),
     ]
   else:  # random and untied: others repeat themselves on random prompts and would be pruned
     shapes = [
@@ -55,16 +55,16 @@ def measure(workload, rounds, model_parallel):
       for who in ("teacher", "student")
     ]
   shapes[1] = dataclasses.replace(shapes[1], rows=mesh.AXES, tensor=None)  # as stages has students
-  pair = [model.initialise(s, jax.random.key(i)) for i, s in enumerate(shapes)]
-  teacher, student = map(model.unstacked, pair)
+  pair = [decoder.initialise(s, jax.random.key(i)) for i, s in enumerate(shapes)]
+  teacher, student = map(decoder.unstacked, pair)
   slots = -(-prompt // c) * c + c * (rounds + 1)
   rng = np.random.default_rng(0)
   text = np.zeros((b, slots), np.int32)
   text[:, :prompt] = rng.integers(0, teacher.shape.vocab, (b, prompt))
   put = lambda x: mesh.place(x, P("data", *[None] * (np.ndim(x) - 1)))
   whole = lambda n: np.full(b, n, np.int32)
-  keys = np.stack([jax.random.key_data(sample.row_key(0, f"{i:08x}", 0)) for i in range(b)])
-  start = select.Admission(
+  keys = np.stack([jax.random.key_data(sampling.row_key(0, f"{i:08x}", 0)) for i in range(b)])
+  start = step_lib.Admission(
     *map(
       put,
       (
@@ -85,7 +85,7 @@ def measure(workload, rounds, model_parallel):
     )
   )
   vocab = teacher.shape.vocab
-  knobs = select.Knobs(
+  knobs = step_lib.Knobs(
     *map(
       mesh.place,
       (
@@ -107,15 +107,15 @@ def measure(workload, rounds, model_parallel):
   )
 
   def run(student):
-    state = select.blank_state(
+    state = step_lib.blank_state(
       teacher=teacher.shape, student=student and student.shape, b=b, s=slots, window=WINDOW
     )
-    state = select.admit(teacher, student, state, start, c=c, block=slots)
+    state = step_lib.admit(teacher, student, state, start, c=c, block=slots)
     seconds = []
     for _ in range(rounds + 1):
       begin = time.perf_counter()
       state, report = jax.block_until_ready(
-        select.select_step(
+        step_lib.select_step(
           teacher,
           student,
           state,
@@ -138,8 +138,8 @@ def measure(workload, rounds, model_parallel):
     "scoring_share": scoring / seconds,
     "products_tok_s": b * k / _products(jax, teacher, b * k),
     "mesh": [*shared.shape.values()],
-    "teacher_parameters": model.parameters(teacher.shape),
-    "student_parameters": model.parameters(student.shape),
+    "teacher_parameters": decoder.parameters(teacher.shape),
+    "student_parameters": decoder.parameters(student.shape),
   }
 
 
@@ -149,16 +149,16 @@ def _scoring(jax, student, b, k, c, slots):
   import numpy as np
 
   from gen_ssd import mesh
-  from gen_ssd import prefix as prefix_lib
-  from gen_ssd import scores
-  from gen_ssd import select
+  from gen_ssd.engine import ring as ring_lib
+  from gen_ssd.engine import scores
+  from gen_ssd.engine import step as step_lib
 
-  prefix = prefix_lib.blank(student.shape, b, slots)
+  prefix = ring_lib.blank(student.shape, b, slots)
   prefix.position = abs(prefix.position)
   tokens = mesh.place(np.ones((b, k, c), np.int32), jax.P("data", None, None))
   count = jnp.sum(tokens, -1)
   run = jax.jit(
-    lambda m, p, t, n: select.score(
+    lambda m, p, t, n: step_lib.score(
       m, p, t, n, n[:, 0] > 0, n * 0.0, scores.perplexity, slots, t * 0.0, t > 0
     )[:3]
   )
@@ -176,9 +176,9 @@ def _products(jax, teacher, rows):
   import numpy as np
 
   from gen_ssd import mesh
-  from gen_ssd import model
+  from gen_ssd.models import decoder
 
-  top, layer = model.leaves(teacher.shape)
+  top, layer = decoder.leaves(teacher.shape)
   inputs = {"o": 3, "down": 1, "head": 1, "q": 1, "k": 1, "v": 1, "gate": 1, "up": 1}
   sizes = []
   for name, dims in [*layer.items()] * teacher.shape.layers + [*top.items()]:
@@ -212,15 +212,15 @@ def kv_bytes(workload, k, prefix=4096):
   """Bytes of both models' caches and chunks at a prefix of 4096 slots, from the engine's state."""
   import jax
 
-  from gen_ssd import attention
   from gen_ssd import mesh
-  from gen_ssd import model
-  from gen_ssd import weights
+  from gen_ssd.models import attention
+  from gen_ssd.models import decoder
+  from gen_ssd.models import weights
 
   mesh.start(devices=jax.devices()[:1])
   w = WORKLOADS[workload]
   shapes = (
-    [model.Shape(4096, 512, 8, 4, 2, 64, 1536), model.Shape(4096, 192, 4, 3, 1, 64, 512)]
+    [decoder.Shape(4096, 512, 8, 4, 2, 64, 1536), decoder.Shape(4096, 192, 4, 3, 1, 64, 512)]
     if workload == "mid"
     else [weights.read_shape(str(BUNDLED / who)) for who in ("teacher", "student")]
   )

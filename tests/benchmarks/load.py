@@ -41,8 +41,8 @@ def make(folder, files):
   import jax.numpy as jnp
   import numpy as np
 
-  from gen_ssd import tensors
-  from gen_ssd import weights
+  from gen_ssd.models import safetensors_io
+  from gen_ssd.models import weights
 
   (folder / "config.json").write_text(json.dumps(CONFIG))
   dims = {name: size for name, _, _, size in weights._tensors(weights.read_shape(str(folder)))}
@@ -58,7 +58,7 @@ def make(folder, files):
     part = names[i * each : (i + 1) * each]
     file = f"model-{i + 1:05d}-of-{files:05d}.safetensors"
     where.update(dict.fromkeys(part, file))
-    tensors.write(
+    safetensors_io.write(
       folder / file, jnp.bfloat16, {n: dims[n] for n in part}, (draw(dims[n]) for n in part)
     )
   (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
@@ -80,7 +80,7 @@ def measure(source, out, dtype):
   import jax
 
   from gen_ssd import mesh
-  from gen_ssd import weights
+  from gen_ssd.models import weights
 
   mesh.start(devices=jax.devices()[:1])
   shape = weights.read_shape(source, dtype=dtype)
@@ -117,15 +117,15 @@ def child(*args):
 
 def same(a, b):
   """Do two directories hold the same tensors, bit by bit?"""
-  from gen_ssd import tensors
+  from gen_ssd.models import safetensors_io
 
-  a, b = tensors.headers(a)[0], tensors.headers(b)[0]
+  a, b = safetensors_io.headers(a)[0], safetensors_io.headers(b)[0]
 
   def equal(x, y):
     step = max(1, (1 << 24) // math.prod(x.dims[1:]))
     return x[1:3] == y[1:3] and all(
-      tensors.rows(x, i, min(i + step, x.dims[0])).tobytes()
-      == tensors.rows(y, i, min(i + step, x.dims[0])).tobytes()
+      safetensors_io.rows(x, i, min(i + step, x.dims[0])).tobytes()
+      == safetensors_io.rows(y, i, min(i + step, x.dims[0])).tobytes()
       for i in range(0, x.dims[0], step)
     )
 

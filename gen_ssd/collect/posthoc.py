@@ -1,0 +1,171 @@
+"""Choosing among whole traces, after they are written: the same scorers, from what rows hold."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from gen_ssd import mesh
+from gen_ssd.engine import scores
+from gen_ssd.models import attention
+from gen_ssd.models import decoder
+from gen_ssd.models import tokenization
+from gen_ssd.problems import problem as problem_lib
+
+BATCH = 64  # traces scored at a time
+AGAIN = ("morsd", "local")  # scorers for which the student reads whole traces again
+
+
+def best(rows, scorer, **options):
+  """The trace of lowest score of each problem, ties to the first attempt: post-hoc best-of-n.
+
+  See `score` for the arguments. Returns one row a problem, ordered by problem.
+  """
+  found = {}
+  rows = sorted(rows, key=lambda r: (r["uuid"], r["attempt"]))
+  for r, s in zip(rows, score(rows, scorer, **options)):
+    if r["uuid"] not in found or s < found[r["uuid"]][0]:
+      found[r["uuid"]] = (s, r)
+  return [r for _, r in found.values()]
+
+
+def score(rows, scorer, *, seed=0, difficulty=None):
+  """f32[n]: the scores of whole traces, lower is better.
+
+  Args:
+    rows: traces as traces.row makes them, of collections with a student.
+    scorer: a name of scores.SCORERS. seed: of the scorer `random`.
+    difficulty: {(uuid, attempt): Rationale Difficulty} for the scorer `morsd`: see `difficulties`.
+  """
+  longest = max((r["num_tokens"] for r in rows), default=0)
+  run = jax.jit(scores.SCORERS[scorer])  # one shape, so one compilation
+  found = [
+    np.asarray(run(*_candidates(rows[i : i + BATCH], longest, seed, difficulty)))[0]
+    for i in range(0, len(rows), BATCH)
+  ]
+  return np.concatenate([np.zeros(0, np.float32), *found])[: len(rows)]
+
+
+def _candidates(rows, longest, seed, difficulty):
+  """(Statistics, live, noise) of at most BATCH traces, as arrays [1,n,t] and [1,n]."""
+
+  def table(values, dtype=np.float32):
+    x = np.zeros((1, BATCH, longest), dtype)
+    for i, r in enumerate(rows):
+      x[0, i, : r["num_tokens"]] = values(r)
+    return x
+
+  whole = lambda value, dtype=np.float32: np.array(
+    [[value(r) for r in rows] + [0] * (BATCH - len(rows))], dtype
+  )
+  statistics = scores.Statistics(
+    table(lambda r: r["student_nlls"]),
+    table(lambda r: r["student_ranks"]),
+    teacher_nll=-table(lambda r: r["teacher_logprobs"]),
+    start=table(lambda r: np.isin(np.arange(r["num_tokens"]), r["starts"]), bool),
+    long=whole(lambda r: _uniform(r["uuid"]) < 0.2, bool),
+    difficulty=difficulty and whole(lambda r: difficulty[r["uuid"], r["attempt"]]),
+  )
+  noise = whole(lambda r: _uniform(f"{seed} {r['uuid']} {r['attempt']}"))
+  return statistics, table(lambda r: True, bool), noise
+
+
+def difficulties(student, tokenizer, rows, *, batch, system=None):
+  """{(uuid, attempt): PPL(answer | q, r) / PPL(answer | q)}: MoRSD's Rationale Difficulty.
+
+  The answer is the trace's sentence with the last box, as the ids the teacher wrote; the rationale
+  r is what stands before it. Below 1, the rationale makes the answer likelier to the student.
+
+  Args:
+    student: Transformer (stacked) on the current mesh. rows: traces as traces.row makes them.
+    batch: texts read at a time; a multiple of the devices.
+  """
+  texts, tails = [], []
+  for r in rows:
+    prompt, body = _read(tokenizer, r, system)
+    while body and body[-1] in tokenizer.all_special_ids:
+      body = body[:-1]
+    at = answer_start(tokenizer, body)
+    texts += [[*prompt, *body[:n], *body[at:]] for n in (at, 0)]
+    tails += 2 * [len(body) - at]
+  found = [nll[-n:].mean() if n else 0.0 for nll, n in zip(_nlls(student, texts, batch), tails)]
+  return {
+    (r["uuid"], r["attempt"]): math.exp(min(found[2 * i] - found[2 * i + 1], 80))
+    for i, r in enumerate(rows)
+  }
+
+
+def nearby(student, tokenizer, rows, *, context, batch, system=None):
+  """The rows with `student_nlls` of shortened texts, for the scorer `local`: LALP (2510.03988).
+
+  Each step (or chunk, see traces.row) is read after the prompt and the `context` tokens before it,
+  and after nothing else. The other arguments are those of `difficulties`.
+  """
+  texts, tails = [], []
+  for r in rows:
+    prompt, body = _read(tokenizer, r, system)
+    opened = len(body) - r["num_tokens"]  # what the prompt had opened
+    for at, end in zip(r["starts"], [*r["starts"][1:], r["num_tokens"]]):
+      texts.append([*prompt, *body[:opened], *body[opened + max(at - context, 0) : opened + end]])
+      tails.append(end - at)
+  found = (nll[-n:].tolist() for nll, n in zip(_nlls(student, texts, batch), tails))
+  return [{**r, "student_nlls": sum((next(found) for _ in r["starts"]), [])} for r in rows]
+
+
+def _read(tokenizer, r, system):
+  """(prompt ids, ids that follow it) of a trace row, as the student reads it."""
+  text, begin = tokenization.render_row(
+    tokenizer, r["problem"], r["ids"], system, r["opened"], check=False
+  )
+  return text[:begin], text[begin:]
+
+
+def _nlls(student, texts, batch):
+  """The student's nll of the tokens of each text, f32[len], in order; the first token's is 0."""
+  size = max(map(len, texts), default=1)
+  size = -(-size // 64) * 64 if size <= 1024 else -(-size // 1024) * 1024
+  place = lambda x: mesh.place(x, P(student.shape.rows, *[None] * (x.ndim - 1)))
+  for i in range(0, len(texts), batch):
+    part = texts[i : i + batch]
+    ids, length = np.zeros((batch, size), np.int32), np.ones(batch, np.int32)
+    for j, text in enumerate(part):
+      ids[j, : len(text)], length[j] = text, len(text)
+    nll = mesh.host(_forward_nll(student, place(ids), place(length)))
+    yield from (row[: len(text)] for row, text in zip(nll, part))
+
+
+def answer_start(tokenizer, ids):
+  """Index where the sentence with the last box begins (the last sentence when there is no box)."""
+  box = len(ids) - 1
+  for i in range(len(ids) - 1, -1, -1):
+    if "\\boxed" in tokenizer.decode(ids[i:]):
+      box = i
+      break
+  ends = (".", "!", "?", "\n", "</think>")
+  while box > 0 and not tokenizer.decode([ids[box - 1]]).rstrip(" ").endswith(ends):
+    box -= 1
+  return max(box, 0)
+
+
+@jax.jit
+def _forward_nll(student, tokens, length):
+  """Student nll f32[b,t] of tokens int32[b,t], of which the first `length` int32[b] are text."""
+  b, t = tokens.shape
+  index = jnp.arange(t)
+  seen = (index < length[:, None]).astype(jnp.int32)
+  hidden = decoder.forward_packed(
+    student,
+    tokens,
+    jnp.broadcast_to(index, (b, t)),
+    functools.partial(attention.attend_packed, segments=seen, block=min(t, 1024)),
+  )
+  nll = scores.token_statistics(student, hidden, jnp.roll(tokens, -1, 1)[:, None]).nll[:, 0]
+  return jax.sharding.reshard(jnp.roll(nll, 1, 1).at[:, 0].set(0), P(None, None))
+
+
+def _uniform(text):
+  """A number in [0, 1) that depends on the text alone."""
+  return int(problem_lib.digest(text)[:8], 16) / 2**32

@@ -1,0 +1,78 @@
+"""What a config names, found and loaded: models, tokenizers, problems, tests."""
+
+import dataclasses
+
+from gen_ssd import mesh as mesh_lib
+from gen_ssd.models import hf
+from gen_ssd.models import tokenization
+from gen_ssd.models import weights
+from gen_ssd.problems import sets
+
+ALONE = dict(rows=mesh_lib.AXES, tensor=None)  # a student: replicated; slots over both mesh axes
+
+
+def identities(config):
+  """{who: identity of its files} of the models a config starts from."""
+  if config.stages == ("pretrain",):
+    return {}
+  return {who: hf.identity(hf.locate(getattr(config, who).path)) for who in ("teacher", "student")}
+
+
+def tests(config):
+  """((name, Evaluate), ...): the tests of a config; one alone may have no name."""
+  return config.tests or (("", config.evaluate),)
+
+
+def answering(config, e):
+  """The Select with which students answer the problems of an Evaluate."""
+  return dataclasses.replace(
+    config.select,
+    granularity="chunk",
+    k=1,
+    slots=e.slots,
+    temperature=e.temperature,
+    top_p=e.top_p,
+    top_k=0,
+    max_tokens=e.max_tokens or config.select.max_tokens,
+    attempts=e.samples,
+    seed=e.seed,
+    threshold="off",
+    margin="off",
+    running_margin="off",
+    context=0,
+    delimiters=(),
+    step_delimiters=(),
+    resamples=0,
+    pruned="drop",
+    covers="everything",
+  )
+
+
+def part(config, split, e=None):
+  """(source, number of problems or 0 for all, problems of the source that are left to others)."""
+  p = config.problems
+  if split == "test":
+    e = e or tests(config)[0][1]
+    return (e.source, e.limit, 0) if e.source else (p.test_source or p.source, e.limit or p.test, 0)
+  shared = p.cold_start_source in ("", p.source) and p.source != "bundled"
+  if split == "cold_start":
+    return p.cold_start_source or p.source, p.cold_start, 0
+  return p.source, p.train, p.cold_start if shared else 0
+
+
+def problems(config, split, e=None):
+  source, count, skip = part(config, split, e)
+  return sets.load(source, split, count, config.problems.seed, skip)
+
+
+def tokenizer(model, path=None):
+  """The tokenizer of a config's Model, or of what was trained from it, which has its template."""
+  if path in (None, hf.locate(model.path)):
+    return tokenization.load_tokenizer(hf.locate(model.path), model.chat_template, model.thinking)
+  return tokenization.load_tokenizer(path)
+
+
+def load(model, path, **placement):
+  """Weights and tokenizer at `path`, run as the config's Model says."""
+  shape = weights.read_shape(path, dtype=model.dtype, unroll=model.unroll, **placement)
+  return weights.load(path, shape), tokenizer(model, path)

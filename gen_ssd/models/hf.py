@@ -1,0 +1,227 @@
+"""What a Hugging Face directory says of its model: where it is, its Shape, who it is."""
+
+import functools
+import glob
+import hashlib
+import json
+import math
+import os
+import re
+
+import jax.numpy as jnp
+
+from gen_ssd.models import decoder
+from gen_ssd.models import safetensors_io
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+ACTS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+ROPE = {  # type -> the parameters that matter to it
+  "default": (),
+  "linear": ("factor",),
+  "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+  "yarn": (
+    "factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+  ),
+}
+WANTED = (
+  "*.json",
+  "*.safetensors",
+  "*.jinja",
+  "*.txt",
+  "tokenizer*",
+  "vocab*",
+  "LICENSE*",
+  "NOTICE*",
+)
+
+BUNDLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bundled")
+
+
+# ---------------------------------------------------------------- where
+
+
+@functools.cache
+def locate(path):
+  """Directory of a model: `path` itself, `bundled/NAME`, or the snapshot of a hub name.
+
+  Hub names are ORG/NAME or ORG/NAME@REVISION.
+
+  What the hub's cache has (HF_HOME, HF_HUB_CACHE) is not downloaded again, and serves without a
+  network. Raises ValueError when a hub name can be neither found nor read.
+  """
+  if path.startswith("bundled/"):
+    return os.path.join(BUNDLED, path.removeprefix("bundled/"))
+  if os.path.isdir(path) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", path):
+    return path
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  name, _, revision = path.partition("@")
+  try:
+    return huggingface_hub.snapshot_download(
+      name,
+      revision=revision or None,
+      allow_patterns=WANTED,
+      ignore_patterns=["*/*", "consolidated*"],
+    )
+  except errors.GatedRepoError:
+    why = "the hub wants its licence accepted: do so on its page, then `hf auth login`"
+  except errors.RepositoryNotFoundError:
+    why = "the hub knows no such model, or it is private: `hf auth login`"
+  except errors.RevisionNotFoundError:
+    why = f"the hub knows no revision {revision!r} of it"
+  except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+    why = (
+      f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
+      f"where there is a network, `hf download {name}` fills the cache, or with "
+      "`--local-dir DIR` makes a directory to name here"
+    )
+  raise ValueError(f"{path}: no such directory, and as a hub name: {why}")
+
+
+def read_config(path):
+  """config.json of directory `path`."""
+  file = os.path.join(path, "config.json")
+  if not os.path.isfile(file):
+    raise ValueError(
+      f"{path}: no config.json there. A Hugging Face directory or hub name is needed; "
+      "`hf download NAME --local-dir DIR` makes one"
+    )
+  with open(file, encoding="utf-8") as f:
+    return json.load(f)
+
+
+# ---------------------------------------------------------------- config.json -> Shape
+
+
+def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=False):
+  """Shape of the model in Hugging Face directory `path`, from its config.json.
+
+  Raises ValueError for what would silently compute something else: another architecture or rope
+  type, sliding windows outside Gemma 3, biases beyond Qwen2's, another activation, soft caps,
+  quantised weights.
+  """
+  from transformers import AutoConfig  # seconds to import, and most of this module does without
+
+  def refuse(what, instead):
+    raise ValueError(f"{path}: {what} is not supported, only {instead}")
+
+  kind = read_config(path).get("model_type")
+  if kind not in MODEL_TYPES:  # before transformers, which does not know every type either
+    refuse(
+      f"model_type {kind!r}",
+      ", ".join(MODEL_TYPES) + " (DeepSeek-R1-Distill are qwen2 and "
+      "llama; of Gemma 3, those without images)",
+    )
+  config = AutoConfig.from_pretrained(path, local_files_only=True)
+  has = lambda name: getattr(config, name, None)
+  gemma = kind == "gemma3_text"
+  act = has("hidden_activation") if gemma else has("hidden_act")
+  kinds = {"full_attention", "sliding_attention"} if gemma else {"full_attention"}
+  layers = set(has("layer_types") or ()) - kinds
+  window = has("use_sliding_window") or (kind == "mistral" and has("sliding_window"))
+  caps = [n for n in ("final_logit_softcapping", "attn_logit_softcapping") if has(n)]
+  for wrong, what, instead in (
+    (act not in ACTS, f"hidden_act {act!r}", ", ".join(ACTS)),
+    (has("quantization_config"), "a quantised checkpoint", "float32, bfloat16 or float16"),
+    (
+      window,
+      "a sliding window in use",
+      "full attention in every layer of this architecture: set "
+      "sliding_window to null where no text is longer than it",
+    ),
+    (layers, f"layer_types {sorted(layers)}", " or ".join(sorted(kinds))),
+    (has("attention_bias"), "attention_bias (it biases o_proj too)", "qwen2's on q, k and v"),
+    (has("mlp_bias"), "mlp_bias", "mlp without biases"),
+    (caps, " and ".join(caps), "logits as they are (null)"),
+    (has("use_bidirectional_attention"), "use_bidirectional_attention", "causal attention"),
+  ):
+    if wrong:
+      refuse(what, instead)
+  heads = config.num_attention_heads
+  kv_heads = has("num_key_value_heads") or heads
+  if heads % kv_heads:
+    refuse(f"{heads} heads over {kv_heads} key-value heads", "a multiple")
+  head = has("head_dim") or config.hidden_size // heads
+  theta, rope = _rope(config, "full_attention", refuse)
+  special = {}
+  if gemma:
+    special = dict(
+      qk_norm=True,
+      post_norms=True,
+      norm_offset=1.0,
+      embed_scale=math.sqrt(config.hidden_size),
+      query_scale=math.sqrt(head / config.query_pre_attn_scalar),
+    )
+    local = tuple(x == "sliding_attention" for x in config.layer_types)
+    if any(local):
+      if not config.sliding_window:
+        refuse(f"sliding_attention with sliding_window {config.sliding_window}", "a width")
+      near = _rope(config, "sliding_attention", refuse)
+      special.update(
+        local=local, window=config.sliding_window, local_theta=near[0], local_rope=near[1]
+      )
+  return decoder.Shape(
+    vocab=config.vocab_size,
+    width=config.hidden_size,
+    layers=config.num_hidden_layers,
+    kv_heads=kv_heads,
+    groups=heads // kv_heads,
+    head=head,
+    hidden=config.intermediate_size,
+    theta=theta,
+    rope=rope,
+    eps=float(config.rms_norm_eps),
+    tied=bool(has("tie_word_embeddings")),
+    act=ACTS[act],
+    **{"bias": kind == "qwen2", "qk_norm": kind == "qwen3", **special},
+    dtype=jnp.dtype(dtype).name,
+    rows=rows,
+    tensor=tensor,
+    unroll=unroll,
+  )
+
+
+def _rope(config, layer_type, refuse):
+  """(theta, rope) of the layers of a type; older files have one set for all."""
+  p = dict(config.rope_parameters or {})
+  if any(isinstance(x, dict) for x in p.values()):
+    if not p.get(layer_type):
+      refuse(f"rope_parameters without {layer_type}", "a set for each of its layer_types")
+    p = dict(p[layer_type])
+  kind = p.get("rope_type") or p.get("type") or "default"
+  if kind not in ROPE:
+    refuse(f"rope type {kind!r}", ", ".join(ROPE))
+  if p.get("partial_rotary_factor") not in (None, 1.0):
+    refuse(f"partial_rotary_factor {p['partial_rotary_factor']}", "rotation of the whole head")
+  if kind == "yarn" and p.get("factor") is None:
+    p["factor"] = config.max_position_embeddings / p["original_max_position_embeddings"]
+  kept = sorted((name, p[name]) for name in ROPE[kind] if p.get(name) is not None)
+  return float(p.get("rope_theta") or config.default_theta), (kind, *kept)
+
+
+# ---------------------------------------------------------------- who
+
+
+def identity(path):
+  """A short hash of config, tokenizer and weights of directory `path`, in well under a second.
+
+  Of the weights it reads names, dims and 4 KiB in the middle of each tensor: enough to tell two
+  trainings of one architecture apart, whatever file they lie in.
+  """
+  digest = hashlib.sha256()
+  for pattern in ("config.json", "generation_config.json", "tokenizer*", "chat_template*"):
+    for file in sorted(glob.glob(os.path.join(glob.escape(path), pattern))):
+      with open(file, "rb") as f:
+        digest.update(os.path.basename(file).encode() + hashlib.sha256(f.read()).digest())
+  for name, entry in sorted(safetensors_io.headers(path)[0].items()):
+    digest.update(f"{name} {entry.dtype} {entry.dims}".encode())
+    digest.update(safetensors_io.middle(entry, 4096))
+  return digest.hexdigest()[:16]

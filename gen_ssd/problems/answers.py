@@ -1,0 +1,201 @@
+"""Take answers out of texts and compare them: 'right', 'wrong' or 'unverifiable'."""
+
+from collections import Counter
+import contextlib
+from fractions import Fraction
+import json
+import math
+from multiprocessing.connection import wait
+from pathlib import Path
+import re
+from subprocess import PIPE
+from subprocess import Popen
+import sys
+import weakref
+
+CHILD = str(Path(__file__).resolve().with_name("math_verify_child.py"))
+NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
+# A minus after a word or a closing bracket is a subtraction, not a sign.
+LAST_NUMBER = re.compile(rf"((?<![\w)\]}}])-)?(?:\\?\$)?({NUMBER})", re.ASCII)
+WHOLE_NUMBER = re.compile(rf"([-+]?)({NUMBER})(\\?%)?", re.ASCII)
+# Escapes, boxes with braces, boxes without (`\boxed 5`), and single braces.
+BOX_TOKENS = re.compile(
+  r"\\\\|\\[{}]|(?P<box>\\f?box(?:ed)?\s*\{)"
+  r"|\\f?box(?:ed)?(?![A-Za-z])\s*(?P<bare>(?=[-+.\d\\])(?:[^\s${}]|\{[^{}]*\})+)|[{}]"
+)
+
+
+def _after_thinking(text):
+  """The part after the last `</think>`; empty while a `<think>` is still open."""
+  tail = text.rpartition("</think>")[2]
+  return "" if "<think>" in tail else tail
+
+
+def extract_boxed(text: str) -> str | None:
+  r"""The last complete filled \boxed{} or \fbox{} after the thinking (inner if nested), or None."""
+  text, stack, last, content = _after_thinking(text), [], -1, None
+  for token in BOX_TOKENS.finditer(text):
+    start, found = token.start(), ""
+    if token["bare"]:
+      found = token["bare"].rstrip(".,;:!?\\")
+    elif token["box"] or token[0] == "{":
+      stack.append((start, token.end(), bool(token["box"])))
+    elif token[0] == "}" and stack:
+      start, inside, boxed = stack.pop()
+      found = text[inside : token.start()].strip() if boxed and start > last else ""
+    if found:
+      last, content = start, found
+  return content
+
+
+def _join_thousands(text):
+  """Turns LaTeX's thousands separators into commas, and the typographic minus into a hyphen."""
+  return re.sub(r"\{,\}|,\\!|(?<=\d)\\,(?=\d{3}(?!\d))", ",", text).replace("\u2212", "-")
+
+
+def extract_last_number(text: str) -> str | None:
+  """The last number after the thinking as plain digits ('-1234.5'), or None; `3/4` ends in 4."""
+  numbers = LAST_NUMBER.findall(_join_thousands(_after_thinking(text)))
+  return "".join(numbers[-1]).replace(",", "") if numbers else None
+
+
+def _normal(answer):
+  """A spelling without boxes, layout, dollar signs, kinds of fraction and the final full stop."""
+  answer = (extract_boxed(answer) if "box" in answer else None) or answer
+  answer = re.sub(r"\\!|\\?\$|\\(?:left|right)(?![A-Za-z])\.?", "", _join_thousands(answer))
+  answer = re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"(?<!\\)\\[,;: ]|~", " ", answer))
+  # Space stays where it tells things apart: `3 1/2` is not `31/2`, `1, 200` is not `1,200`.
+  answer = re.sub(r"(?<![A-Za-z0-9,])\s+|\s+(?![A-Za-z0-9])", "", answer)
+  return answer.removesuffix(".")
+
+
+def _number(normal):
+  """(exact value, has a percent sign) of a string that is one plain number, else None."""
+  match = WHOLE_NUMBER.fullmatch(normal) if len(normal) <= 100 else None
+  return match and (Fraction(match[1] + match[2].replace(",", "")), bool(match[3]))
+
+
+def compare(gold: str, answer: str) -> str | None:
+  """Verdict on two bare answers, or None when only math-verify can tell. Starts nothing."""
+  gold, answer = _normal(gold), _normal(answer)
+  if not gold or not answer:
+    return "wrong" if gold else "unverifiable"
+  a, b = _number(gold), _number(answer)
+  if gold == answer or (a and b and a[0] == b[0]):
+    return "right"
+  if not a or not b or a[1] or b[1]:
+    return None
+  # math-verify rounds to 6 places, so closer decimals are left to it.
+  whole = a[0].denominator == b[0].denominator == 1
+  return "wrong" if whole or abs(a[0] - b[0]) > Fraction(1, 10**6) else None
+
+
+def verdict(gold: str, text: str) -> str | None:
+  """Verdict on a whole text by its boxed answer, or None when only math-verify can tell.
+
+  The rule for keeping traces: no complete box is 'wrong', whatever the last number is. A text cut
+  off at the length limit is 'wrong' too, so count truncation apart.
+  """
+  return compare(gold, extract_boxed(text) or "")
+
+
+def last_number_right(gold: str, text: str) -> bool | None:
+  """Boxed, else last number equals gold; None: gold is no number. Only for scoring models."""
+  if not _number(_normal(gold)):
+    return None
+  box = extract_boxed(text) or ""
+  number = box if _number(_normal(box)) else extract_last_number(box) or extract_last_number(text)
+  return compare(gold, number or "") == "right"
+
+
+def _kill(child):
+  with contextlib.suppress(OSError), child:  # leaving a Popen closes its pipes and reaps it
+    child.kill()
+
+
+class Grader:
+  """Compares answers; what the fast path cannot decide goes to math-verify in one child process.
+
+  The child is a fresh interpreter (never a fork; no JAX in it), made when first needed, killed
+  after `seconds` on one pair (then 'unverifiable') and made again for the next. Use `with` or
+  `close`; one thread at a time. `counts`: fast, slow, timeouts, crashes. ValueError: seconds <= 0.
+  """
+
+  def __init__(self, seconds: float = 10.0):
+    if not seconds > 0:
+      raise ValueError(f"seconds is {seconds}; it must be above 0")
+    self.seconds, self.counts, self._cache, self._child = seconds, Counter(), {}, None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  def close(self) -> None:
+    """Kills and reaps the child, if there is one. The grader stays usable."""
+    if self._child:
+      self._child = None
+      self._end()
+
+  def grade(self, gold: str, text: str) -> str:
+    """Verdict on a whole text by its boxed answer; no complete box is 'wrong', as in `verdict`."""
+    return self.compare(gold, extract_boxed(text) or "")
+
+  def grade_all(self, pairs) -> list[str]:
+    """`grade` on every (gold, text), in order."""
+    return [self.grade(gold, text) for gold, text in pairs]
+
+  def equivalent(self, a: str, b: str) -> bool:
+    """Whether two bare answers are equal, asked in both directions: math-verify is one-sided."""
+    return self.compare(a, b) == "right" or self.compare(b, a) == "right"
+
+  def compare(self, gold: str, answer: str) -> str:
+    """Verdict on two bare answers. Raises RuntimeError if math-verify cannot be started."""
+    pair = _normal(gold), _normal(answer)
+    if result := compare(*pair):
+      self.counts["fast"] += 1
+      return result
+    if pair not in self._cache:
+      self.counts["slow"] += 1
+      self._cache[pair] = self._ask(pair)
+    return self._cache[pair]
+
+  def _ask(self, pair):
+    reply, late = b"", False
+    try:
+      child = self._child or self._start()
+      with contextlib.suppress(BrokenPipeError):  # the child has died
+        child.stdin.write(json.dumps([*pair, self.seconds]).encode() + b"\n")
+        child.stdin.flush()
+        late = not wait([child.stdout], self.seconds)
+        reply = b"" if late else child.stdout.readline()
+    finally:  # after Ctrl-C too: a reply that comes late must not answer the next pair
+      if not reply:
+        self.close()
+        self.counts["timeouts" if late else "crashes"] += 1
+    return reply.decode().strip() or "unverifiable"
+
+  def _start(self):
+    # -P: no module beside it may hide one of Python's own. Its own session: Ctrl-C stays with us.
+    command = [sys.executable, "-P", "-W", "ignore", CHILD]
+    child = self._child = Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True)
+    self._end = weakref.finalize(self, _kill, child)  # when nobody closes, and at exit
+    if not wait([child.stdout], 120) or child.stdout.readline() != b"ready\n":
+      raise RuntimeError(f"math-verify did not start; is it installed for {sys.executable}?")
+    return child
+
+
+def majority(answers, grader: Grader) -> str | None:
+  """First member of the largest class of equal answers (ties: first seen). None does not vote."""
+  votes = Counter()
+  for answer in (a for a in answers if a is not None):
+    votes[next((seen for seen in votes if grader.equivalent(seen, answer)), answer)] += 1
+  return max(votes, key=votes.get, default=None)
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+  """Unbiased chance that one of k samples is right, from c right of n. ValueError if impossible."""
+  if not (0 <= c <= n and 1 <= k <= n):
+    raise ValueError(f"n={n}, c={c}, k={k}: need 0 <= c <= n and 1 <= k <= n")
+  return 1 - math.prod(1 - k / i for i in range(n - c + 1, n + 1)) if n - c >= k else 1.0

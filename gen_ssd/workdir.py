@@ -1,0 +1,127 @@
+"""The files of a run: whose a workdir is, names of its folders, files that appear whole."""
+
+import hashlib
+import json
+import pathlib
+
+from gen_ssd import config as config_lib
+
+
+def short_hash(s):
+  """Name of the folder of a collection or calibration by the Select `s`: 10 hex digits.
+
+  Settings at their default do not count, so that a new one renames no folder.
+  """
+  changed = {
+    name: x for name, x in config_lib.plain(s).items() if x != getattr(config_lib.Select(), name)
+  }
+  return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def claim(workdir, config, models=None):
+  """Makes `workdir` the home of this config, or raises ValueError naming the field that differs.
+
+  Stages may differ between runs of one workdir; nothing else may. `models` is {who: identity of
+  its files}, so that weights replaced under the same path are noticed. A setting that came after
+  the workdir was made counts as at its default there.
+  """
+  plain = {**config_lib.settings(config), "models": models or {}}
+  path = pathlib.Path(workdir) / "config.json"
+  if path.exists():
+    old = json.loads(path.read_text())
+    try:
+      now = config_lib.parse({name: x for name, x in old.items() if name != "models"})
+      old = {**config_lib.settings(now), "models": old.get("models", {})}
+    except ValueError:  # a setting that is gone or not possible here: it will be named below
+      pass
+    differ = _differences(plain, old, "")
+    for field, mine, theirs in sorted(differ, key=lambda d: d[0].startswith("models.")):
+      if field.startswith("models."):  # and no setting differs
+        who = field.removeprefix("models.")
+        raise ValueError(
+          f"workdir {workdir} belongs to other weights: the files of {who}.path are "
+          f"{theirs!r} there and {mine!r} here; put the old ones back, or name "
+          "another --workdir"
+        )
+      if field != "stages":
+        raise ValueError(
+          f"workdir {workdir} belongs to another config: {field} is {theirs!r} "
+          f"there and {mine!r} here; name another --workdir"
+        )
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_atomically(path, json.dumps(plain, indent=1))
+
+
+def _differences(a, b, where):
+  for key in sorted({*a, *b}):
+    x, y, path = a.get(key), b.get(key), f"{where}{key}"
+    if isinstance(x, dict) and isinstance(y, dict):
+      yield from _differences(x, y, f"{path}.")
+    elif x != y:
+      yield path, x, y
+
+
+def write_atomically(path, text):
+  """The file is there whole or not at all."""
+  partial = path.with_name(path.name + ".partial")
+  partial.write_text(text)
+  partial.replace(path)
+
+
+def read_jsonl(path):
+  """(rows of a JSONL file of traces or candidates, number of unreadable lines).
+
+  A missing file counts as one unreadable line.
+  """
+  try:
+    lines = pathlib.Path(path).read_bytes().splitlines()
+  except FileNotFoundError:
+    return [], 1
+  good = []
+  for line in lines:
+    try:
+      found = json.loads(line)
+      found["uuid"], found["attempt"]
+      good.append(found)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+      pass
+  return good, len(lines) - len(good)
+
+
+def finished_rows(folder):
+  """Rows of the finished traces of a collection on disk; nothing is repaired or written."""
+  try:
+    count = json.loads((folder / "in_flight.json").read_text())["shards"]
+  except FileNotFoundError:
+    return []
+  except (ValueError, KeyError, TypeError):
+    count = len(list(folder.glob("traces-*.jsonl")))
+  return [r for i in range(count) for r in read_jsonl(folder / f"traces-{i:05d}.jsonl")[0]]
+
+
+def lost_candidates(folder):
+  """Rows of the candidates of a collection that were not kept, in the order they were written."""
+  for shard in sorted(folder.glob("candidates-*.jsonl")):
+    yield from read_jsonl(shard)[0]
+
+
+def collection(workdir, name):
+  """The folder of the collection an arm took its traces from."""
+  pointer = json.loads((workdir / "arms" / name / "traces.json").read_text())
+  return workdir / "traces" / pointer["collection"]
+
+
+def arm_rows(workdir, name):
+  """(all rows, kept rows) of an arm whose traces are collected."""
+  pairs = json.loads((workdir / "arms" / name / "kept.json").read_text())
+  rows = finished_rows(collection(workdir, name))
+  by_pair = {(r["uuid"], r["attempt"]): r for r in rows}
+  return rows, [by_pair[tuple(pair)] for pair in pairs]
+
+
+def arm_answers(workdir, name):
+  """The answers of an arm's students, of all tests: a list of rows for every seed."""
+  homes = sorted((workdir / "arms" / name).glob("seed-*"), key=lambda p: int(p.name[5:]))
+  return [
+    [r for folder in sorted(home.glob("answers*")) for r in finished_rows(folder)] for home in homes
+  ]

@@ -1,0 +1,255 @@
+"""Trace files: fences, damage, resume, the filter for training and the table."""
+
+import dataclasses
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from gen_ssd.collect import traces
+from gen_ssd.problems import problem as problem_lib
+
+
+def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text"):
+  """A finished row as traces.row makes it."""
+  problem = problem_lib.Problem(uuid, "made", "train", f"What is {uuid}?", "7", 2)
+  trace = traces.Trace(
+    uuid,
+    attempt,
+    ids=[4, 5, 6],
+    teacher_logprobs=[-0.5, -1.5, -1.0],
+    student_nlls=[nll] * 3,
+    chunks=[
+      {
+        "count": 2,
+        "choice": 1,
+        "score": 0.25,
+        "scores": [0.5, 0.25, None],
+        "resamples": 1,
+        "text": "4 5",
+      },
+      {
+        "count": 1,
+        "choice": 0,
+        "score": 0.5,
+        "scores": [0.5, 0.75, 0.75],
+        "resamples": 0,
+        "text": " 6",
+      },
+    ],
+    teacher_tokens=14,
+    rounds=3,
+  )
+  return traces.row(trace, problem, text, stop, verdict)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_a_row_by_hand():
+  found = row("ab", 1, nll=2.0)
+  assert (found["uuid"], found["attempt"], found["level"], found["answer"]) == ("ab", 1, 2, "7")
+  assert (found["num_tokens"], found["teacher_tokens"], found["rounds"]) == (3, 14, 3)
+  assert (found["student_nll"], found["teacher_nll"]) == (2.0, 1.0)
+  assert json.loads(json.dumps(found)) == found
+
+
+def test_a_row_without_student_or_tokens():
+  problem = problem_lib.Problem("ab", "made", "train", "?", "7")
+  found = traces.row(traces.Trace("ab", 0), problem, "", "pruned", "wrong")
+  assert (found["student_nll"], found["teacher_nll"], found["num_tokens"]) == (None, None, 0)
+
+
+# ---------------------------------------------------------------- what is trained on
+
+ROWS = [
+  row("b", 1, nll=2.0),
+  row("b", 0, nll=3.0),
+  row("a", 1, nll=1.0, verdict="wrong"),
+  row("a", 0, nll=4.0),
+  row("c", 0, verdict="unverifiable"),
+  row("d", 0, stop="length"),
+  row("e", 0, stop="pruned", verdict="wrong"),
+  row("f", 1, nll=5.0),
+  row("f", 0, nll=5.0),
+]
+
+
+@pytest.mark.parametrize(
+  "keep,want",
+  [("right", ["a0", "b0", "b1", "f0", "f1"]), ("all", ["a0", "a1", "b0", "b1", "c0", "f0", "f1"])],
+)  # only what ended by itself
+@pytest.mark.parametrize("order", [1, -1])
+def test_kept(keep, want, order):
+  found = traces.kept(ROWS[::order], keep=keep)
+  assert [f"{r['uuid']}{r['attempt']}" for r in found] == want
+
+
+def test_prefixes_of_pruned_traces_are_kept_when_asked_for():
+  empty = {**row("g", stop="pruned", verdict="wrong"), "ids": []}
+  names = lambda **how: [f"{r['uuid']}{r['attempt']}" for r in traces.kept([empty, *ROWS], **how)]
+  assert names(keep="right", pruned="keep") == ["a0", "b0", "b1", "e0", "f0", "f1"]
+  for pruned in ("drop", "retry"):
+    assert names(keep="right", pruned=pruned) == names(keep="right")
+
+
+# ---------------------------------------------------------------- files
+
+FLIGHT = [
+  traces.Trace(
+    "cd",
+    2,
+    [4, 9],
+    [-0.125, -2.5],
+    [0.1, 0.30000001],
+    [{"count": 2, "choice": 0, "score": 0.2, "scores": [0.2], "resamples": 0}],
+    [{"chunk": 0, "branch": 1, "ids": [4]}],
+    1,
+    12,
+    3,
+  ),
+  None,
+]
+
+
+def written(folder):
+  """Two fences: rows a, b, c and d (the last two of the second), one trace in flight."""
+  shards = traces.Shards(folder)
+  rows = [row("a"), row("b", text="tränen\u2028"), row("c"), row("d")]
+  shards.write(rows[:2], [{"uuid": "a", "branch": 1}], [None, None])
+  shards.write(rows[2:], [], FLIGHT)
+  return rows
+
+
+def test_a_resumed_collection_is_what_was_written(tmp_path):
+  want = written(tmp_path / "new")
+  shards = traces.Shards(tmp_path / "new")
+  assert shards.resume() == (want, FLIGHT) and shards.count == 2
+  assert all(isinstance(t, traces.Trace) for t in FLIGHT if t)
+  shards.write([row("e")], [], [None, None])  # and it goes on behind
+  assert traces.Shards(tmp_path / "new").resume() == ([*want, row("e")], [None, None])
+  assert not list((tmp_path / "new").glob("*.partial"))
+
+
+def test_nothing_there_yet(tmp_path):
+  assert traces.Shards(tmp_path / "nowhere").resume() == ([], None)
+  assert traces.Shards(tmp_path).resume() == ([], None)
+
+
+def test_losers_are_beside_the_traces(tmp_path):
+  written(tmp_path)
+  assert (tmp_path / "candidates-00000.jsonl").read_text() == '{"uuid": "a", "branch": 1}\n'
+  assert (tmp_path / "candidates-00001.jsonl").read_text() == ""
+
+
+def test_what_a_kill_left_after_the_last_fence_does_not_count_and_is_overwritten(tmp_path, capsys):
+  want = written(tmp_path)
+  (tmp_path / "traces-00002.jsonl").write_text(json.dumps(row("late")) + "\n")
+  (tmp_path / "traces-00003.jsonl.partial").write_text("half a li")
+  shards = traces.Shards(tmp_path)
+  assert shards.resume() == (want, FLIGHT)
+  shards.write([row("e")], [], [None, None])
+  assert traces.Shards(tmp_path).resume()[0] == [*want, row("e")]
+  assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+  "damage,lost",
+  [
+    (lambda lines: [lines[0], lines[1][:40]], "d"),  # cut off by a full disk
+    (lambda lines: [b"\x00\xff\xfe\x80 garbage", lines[1]], "c"),
+    (lambda lines: [b"17", lines[1]], "c"),  # JSON, but no trace
+    (lambda lines: [b'{"uuid": "c"}', lines[1]], "c"),
+    (lambda lines: [b"\xff", b"\xfe"], "cd"),
+  ],
+)
+def test_a_damaged_shard_is_named_kept_and_mended(tmp_path, capsys, damage, lost):
+  want = written(tmp_path)
+  path = tmp_path / "traces-00001.jsonl"
+  bad = b"\n".join(damage(path.read_bytes().splitlines()))
+  path.write_bytes(bad)
+  found, flight = traces.Shards(tmp_path).resume()
+  assert found == [r for r in want if r["uuid"] not in lost] and flight == FLIGHT
+  said = capsys.readouterr().err
+  assert f"{path} is damaged in {len(lost)} line" in said and "traces-00000" not in said
+  assert (tmp_path / "traces-00001.jsonl.damaged").read_bytes() == bad
+  assert traces.Shards(tmp_path).resume() == (found, FLIGHT)  # said once: it is mended
+  assert capsys.readouterr().err == ""
+
+
+def test_a_missing_shard_is_named(tmp_path, capsys):
+  want = written(tmp_path)
+  (tmp_path / "traces-00000.jsonl").unlink()
+  assert traces.Shards(tmp_path).resume()[0] == want[2:]
+  assert "traces-00000.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    b"",
+    b'{"shards": 2, "ro',
+    b"\xff\xfe\x00 garbage",
+    b"[]",
+    b"{}",
+    b'{"shards": 2, "rows": [{"uuid": "a", "colour": 3}]}',
+  ],
+)
+def test_a_damaged_in_flight_file_loses_only_what_was_under_way(tmp_path, capsys, text):
+  want = written(tmp_path)
+  (tmp_path / "in_flight.json").write_bytes(text)
+  shards = traces.Shards(tmp_path)
+  assert shards.resume() == (want, None) and shards.count == 2
+  said = capsys.readouterr().err
+  assert f"{tmp_path / 'in_flight.json'} is damaged" in said
+
+
+def test_trace_fields_survive_json():
+  assert traces.Trace(**json.loads(json.dumps(dataclasses.asdict(FLIGHT[0])))) == FLIGHT[0]
+
+
+# ---------------------------------------------------------------- the table
+
+
+def table(tmp_path, rows, **options):
+  traces.write_parquet(tmp_path / "t.parquet", rows, **options)
+  assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
+  return pq.read_table(tmp_path / "t.parquet").to_pylist()
+
+
+def test_the_table_has_one_row_a_problem_and_the_columns_of_openr1(tmp_path):
+  rows = [
+    row("b", 1, text="b1"),
+    row("a", 2, stop="length", verdict="wrong", text="a2"),
+    row("a", 0, verdict="wrong", text="a0"),
+    row("a", 1, text="a1"),
+    row("b", 0, verdict="unverifiable", stop="pruned", text="b0"),
+  ]
+  a, b = table(tmp_path, rows)
+  assert (a["uuid"], a["source"], a["problem"], a["answer"]) == ("a", "made", "What is a?", "7")
+  assert a["generations"] == ["a0", "a1", "a2"] and b["generations"] == ["b0", "b1"]
+  assert a["correctness_math_verify"] == [False, True, False] and a["correctness_count"] == 1
+  assert a["is_reasoning_complete"] == [True, True, False]
+  assert a["finish_reasons"] == ["stop", "stop", "length"]
+  assert b["finish_reasons"] == ["pruned", "stop"]
+  user = {"role": "user", "content": "What is a?"}
+  assert a["messages"] == [user, {"role": "assistant", "content": "a1"}]  # a right one
+  assert a["prompt"] == [user] and a["completion"] == "a1" and b["completion"] == "b1"
+  assert a["verdict"] == ["wrong", "right", "wrong"] and a["num_tokens"] == [3, 3, 3]
+  assert a["student_nll"] == [1.0] * 3 and a["teacher_tokens"] == [14] * 3
+  assert [c["text"] for c in a["chunks"][0]] == ["4 5", " 6"]
+  assert a["chunks"][0][0]["scores"] == [0.5, 0.25, None]
+  assert {"split", "level", "teacher_nll"} <= a.keys()
+
+
+def test_without_a_right_answer_the_first_is_the_completion(tmp_path):
+  (one,) = table(
+    tmp_path, [row("a", 1, verdict="wrong", text="a1"), row("a", 0, verdict="wrong", text="a0")]
+  )
+  assert one["completion"] == "a0" and one["correctness_count"] == 0
+
+
+def test_the_system_message_comes_first(tmp_path):
+  (one,) = table(tmp_path, [row("a")], system="Be brief.")
+  assert [m["role"] for m in one["messages"]] == ["system", "user", "assistant"]
+  assert one["prompt"][0]["content"] == "Be brief."

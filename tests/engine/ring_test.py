@@ -1,0 +1,68 @@
+"""The ring that a model reads into: order, wrapping, reading again."""
+
+import numpy as np
+
+from gen_ssd.models import attention
+from tests import tiny
+from tests.engine.step_test import full_nll
+from tests.engine.step_test import play
+from tests.engine.step_test import reference
+from tests.engine.step_test import start
+
+
+def test_the_ring_wraps():
+  start()
+  engine = play(stagger=True, slots=40, block=8)
+  assert engine.texts == reference().texts
+
+
+def test_reading_a_half_written_trace_again_continues_it():
+  """Kill and resume: caches are never saved, a trace is its tokens."""
+  want = reference().texts
+  start()
+  half = play(rounds=2)
+  engine = tiny.Engine()
+  entries = {7 - i: (half.texts[name], name) for i, name in enumerate(half.names)}
+  engine.admit(entries, kept=2)
+  for _ in range(3):
+    engine.round()
+  assert all(engine.texts[n] == want[n] for n in want if len(half.texts[n]) < len(want[n]))
+
+
+def test_caches_after_rounds_are_those_of_a_fresh_prefill():
+  start()
+  engine = play(rounds=3)
+  fresh = tiny.Engine()
+  fresh.admit({i: (engine.texts[n], n) for i, n in enumerate(engine.names)})
+  for mine, theirs in (
+    (engine.state.teacher, fresh.state.teacher),
+    (engine.state.student, fresh.state.student),
+  ):
+    np.testing.assert_array_equal(mine.length, theirs.length)
+    np.testing.assert_array_equal(mine.last, theirs.last)
+    for row in range(8):
+
+      def tokens(p, slot):  # keys and values in the order of admission, oldest first
+        held = np.roll(np.asarray(p.valid)[row], -int(slot))
+        last = lambda axis, x: np.moveaxis(np.asarray(x)[:, row], axis, -1)
+        kv = attention.each(last, p.kv)
+        return [np.roll(x, -int(slot), axis=-1)[..., held] for x in (kv.k, kv.v)]
+
+      order = np.roll(np.asarray(mine.position)[row], -int(engine.state.slot))
+      np.testing.assert_array_equal(order[order >= 0], np.arange(mine.length[row]))
+      for a, b in zip(tokens(mine, engine.state.slot), tokens(theirs, fresh.state.slot)):
+        assert a.shape[-1] == mine.length[row]
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_chunk_drawn_again_leaves_no_hole():
+  """After an unsuitable round the row goes on as if nothing had been in the slots."""
+  start()
+  engine = tiny.Engine(knob=tiny.knobs(threshold=np.float32(5.3), resamples=np.int32(50)), slots=96)
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  rounds = [engine.round() for _ in range(10)]
+  choices = np.stack([r.choice for r in rounds])
+  assert (choices == -1).any() and (choices >= 0).any()
+  want = full_nll(tiny.STUDENT, engine.texts.values(), tiny.prompts(8))
+  for name, nll in enumerate(want):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)

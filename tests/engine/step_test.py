@@ -1,0 +1,534 @@
+"""The invariants of the compiled step. Each fails when its property is broken."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_ssd import mesh
+from gen_ssd.engine import scores
+from gen_ssd.engine import step as step_lib
+from gen_ssd.models import attention
+from gen_ssd.models import decoder
+from gen_ssd.training import objectives
+from tests import tiny
+
+
+def start(parallel=1, devices=1):
+  mesh.start(parallel, jax.devices()[:devices])
+
+
+def play(rounds=5, stagger=False, n=8, wanted=None, **kwargs):
+  """Texts and nll after `rounds` rounds a trace; `stagger` admits at different times and rows."""
+  engine = tiny.Engine(**kwargs)
+  todo = [(ids, name) for name, ids in enumerate(tiny.prompts(n))]
+  todo = [t for t in todo if wanted is None or t[1] in wanted]
+  if not stagger:
+    engine.admit(dict(enumerate(todo)))
+    for _ in range(rounds):
+      engine.round()
+    return engine
+  todo, age = todo[::-1], {}
+  for turn in range(60):
+    free = [i for i in range(engine.b) if engine.names[i] is None][::-1]
+    new = {i: todo.pop() for i in free[: 1 + turn % 2] if todo}
+    if new:
+      engine.admit(new)
+      age |= dict.fromkeys((name for _, name in new.values()), 0)
+    if not any(n is not None for n in engine.names):
+      return engine
+    engine.round()
+    for i, name in enumerate(engine.names):
+      if name is not None:
+        age[name] += 1
+        if age[name] == rounds:
+          engine.names[i] = None  # harvested; the row is overwritten by a later admission
+  raise AssertionError("traces left over")
+
+
+@functools.cache
+def reference():
+  start()
+  return play()
+
+
+@jax.jit
+def forced_nll(net, tokens, mask, segments):
+  """Teacher-forced nll f32[b,t] of whole texts, from the training forward."""
+  b, t = tokens.shape
+  positions = jnp.broadcast_to(jnp.arange(t), (b, t))
+  hidden = decoder.forward_packed(
+    net, tokens, positions, lambda q, k, v: attention.attend_packed(q, k, v, segments, block=t)
+  )
+  targets, weights = objectives.shift_targets(tokens, mask, segments)
+  return objectives.token_nll(decoder.logits(net, hidden)[:, 0], targets) * weights
+
+
+def full_nll(shape, texts, prompts):
+  """Nll of every token after the prompt, without any cache, for a tiny model of `shape`."""
+  net = tiny.build(shape.__class__(**{**shape.__dict__, "rows": None, "tensor": None}))
+  found = []
+  for text, prompt in zip(texts, prompts):
+    tokens = np.zeros((1, 64), np.int32)
+    tokens[0, : len(text)] = text
+    live = (np.arange(64) < len(text)).astype(np.int32)[None]
+    mask = live * (np.arange(64) >= len(prompt))
+    nll = np.asarray(forced_nll(net, *map(mesh.place, (tokens, mask.astype(np.int32), live))))[0]
+    found.append(nll[len(prompt) - 1 : len(text) - 1])
+  return found
+
+
+def test_cached_chunk_nll_is_the_teacher_forced_nll_of_the_whole_text():
+  start()
+  engine = reference()
+  want = full_nll(tiny.STUDENT, engine.texts.values(), tiny.prompts(8))
+  for name, nll in enumerate(want):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+
+
+def test_teacher_log_probs_are_of_the_unfiltered_distribution_at_temperature_one():
+  start()
+  engine = tiny.Engine(
+    k=1,
+    student=None,
+    knob=tiny.knobs(temperature=np.float32(0.7), top_k=np.int32(5), vocab=np.int32(192)),
+  )
+  engine.admit({0: (tiny.prompts(1)[0], 0)})
+  got = np.concatenate(
+    [r.teacher_nll[0, 0, : r.count[0, 0]] for r in (engine.round() for _ in range(4))]
+  )
+  want = full_nll(tiny.TEACHER, [engine.texts[0]], tiny.prompts(1))[0]
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("parallel,devices,unroll", [(2, 4, False), (2, 8, False), (2, 4, True)])
+def test_same_tokens_on_every_mesh(parallel, devices, unroll):
+  want = reference().texts
+  start(parallel, devices)
+  before = tiny.compiled("select_step"), tiny.compiled("admit")
+  engine = play(unroll=unroll)
+  assert engine.texts == want
+  assert (tiny.compiled("select_step"), tiny.compiled("admit")) == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [dict(unroll=True), dict(block=8), dict(slots=64, block=16), dict(unroll=True, block=12)],
+)
+def test_layers_unrolled_and_prefix_in_blocks_change_nothing(options):
+  want = reference().texts
+  start()
+  assert play(**options).texts == want
+
+
+@pytest.mark.parametrize("tile,unroll", [(1, True), (2, False)])
+def test_scoring_in_tiles_of_tokens_changes_nothing(monkeypatch, tile, unroll):
+  want = reference()
+  start()
+  slots = 64 + 4 * tile  # not compiled by another test
+  monkeypatch.setattr(step_lib, "SCORES", {unroll: tile * 8 * 3 * 2 * slots})
+  assert (
+    step_lib._tile(
+      tiny.STUDENT.__class__(**{**tiny.STUDENT.__dict__, "unroll": unroll}),
+      tiny.put(np.zeros((8, 3, 4), np.int32)),
+      slots,
+    )
+    == tile
+  )
+  engine = play(slots=slots, unroll=unroll)
+  assert engine.texts == want.texts
+  for name, nll in want.nll.items():
+    np.testing.assert_allclose(engine.nll[name], nll, atol=1e-5)
+
+
+def test_same_tokens_in_any_row_in_any_company_at_any_time():
+  want = reference().texts
+  start()
+  assert play(stagger=True).texts == want
+  alone = play(wanted={3}).texts
+  assert alone[3] == want[3]
+
+
+def test_one_candidate_is_plain_teacher_sampling():
+  """The token at each place is the inverse-CDF draw from the teacher's full forward."""
+  start()
+  engine = tiny.Engine(k=1, knob=tiny.knobs(vocab=np.int32(192)))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  plain = tiny.Engine(k=1, student=None, knob=tiny.knobs(vocab=np.int32(192)))
+  plain.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  for _ in range(4):
+    engine.round()
+    plain.round()
+  assert engine.texts == plain.texts
+
+
+def test_the_first_of_k_candidates_does_not_depend_on_k():
+  start()
+  found = []
+  for k in (1, 3, 5):
+    engine = tiny.Engine(k=k)
+    engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+    found.append(engine.round().tokens[:, 0])
+  np.testing.assert_array_equal(found[0], found[1])
+  np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_random_choice_has_the_token_marginals_of_one_candidate():
+  """Chi-square on the first kept token over many traces; perplexity's choice must not pass."""
+  start()
+  prompt = tiny.prompts(1)[0]
+  b, draws, edges = 64, 12, None
+  counts = {}
+  for label, k, scorer in (
+    ("one", 1, scores.perplexity),
+    ("random", 3, scores.random),
+    ("perplexity", 3, scores.perplexity),
+  ):
+    tokens = []
+    for turn in range(draws):
+      engine = tiny.Engine(b=b, k=k, scorer=scorer)
+      base = turn * b + (1 << 20) * (label != "one")  # other traces: independent samples
+      engine.admit({i: (prompt, base + i) for i in range(b)})
+      report = engine.round()
+      tokens += [report.tokens[i, report.choice[i], 0] for i in range(b)]
+    if edges is None:
+      edges = np.quantile(tokens, np.linspace(0, 1, 9)[1:-1])
+    counts[label] = np.bincount(np.searchsorted(edges, tokens), minlength=8)
+  chi = lambda a, b: np.sum((a - b) ** 2 / np.maximum(a + b, 1))
+  assert chi(counts["one"], counts["random"]) < 24.3  # 99.9 % of chi-square, 7 degrees
+  assert chi(counts["one"], counts["perplexity"]) > 24.3
+
+
+def test_one_chunk_of_the_whole_trace_is_post_hoc_best_of_k():
+  start()
+  k, length = 4, 16
+  engine = tiny.Engine(k=k, c=length, slots=48, room=length)
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  report = engine.round()
+  for i, prompt in enumerate(tiny.prompts(8)):
+    traces = [prompt + report.tokens[i, j, : report.count[i, j]].tolist() for j in range(k)]
+    nll = [x.mean() for x in full_nll(tiny.STUDENT, traces, [prompt] * k)]
+    np.testing.assert_allclose(report.score[i], nll, atol=1e-4)
+    assert report.choice[i] == np.argmin(nll)
+  assert set(report.why) <= {step_lib.ENDED, step_lib.LENGTH}
+
+
+def test_nothing_after_eos_is_scored_kept_or_counted():
+  start()
+  loud = lambda name, x: x * 0 if name == "head" else x  # uniform over few ids: EOS comes soon
+  ends = np.zeros(192, np.int8)
+  ends[:40] = step_lib.EOS
+  engine = tiny.Engine(teacher=tiny.build(tiny.TEACHER, loud), knob=tiny.knobs(ends=ends))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  reports = [engine.round() for _ in range(5)]
+  stopped = 0
+  for report in reports:
+    for i in range(8):
+      for k in range(3):
+        n = report.count[i, k]
+        assert (report.tokens[i, k, n:] == 0).all() and (report.student_nll[i, k, n:] == 0).all()
+        assert (report.teacher_nll[i, k, n:] == 0).all()
+        assert (report.tokens[i, k, : max(n - 1, 0)] >= 40).all()
+  for name, text in engine.texts.items():
+    new = text[len(tiny.prompts(8)[name]) :]
+    assert all(t >= 40 for t in new[:-1])
+    stopped += new[-1] < 40
+  assert stopped >= 6
+  np.testing.assert_array_equal(
+    reports[-1].count[np.asarray(engine.state.why) != step_lib.RUNNING],
+    reports[-1].count[np.asarray(engine.state.why) != step_lib.RUNNING],
+  )
+  done = [i for i in range(8) if reports[-2].why[i] == step_lib.ENDED]
+  assert done and (reports[-1].count[done] == 0).all()
+
+
+def test_early_exit_when_every_branch_ended():
+  start()
+  ends = np.full(192, step_lib.EOS, np.int8)
+  engine = tiny.Engine(knob=tiny.knobs(ends=ends))
+  engine.admit({0: (tiny.prompts(1)[0], 0)})
+  assert engine.round().steps == 1
+
+
+def test_a_delimiter_ends_the_candidate_and_not_the_trace():
+  start()
+  ends = np.zeros(192, np.int8)
+  ends[:90] = step_lib.DELIMITER
+  engine = tiny.Engine(knob=tiny.knobs(ends=ends))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  report = engine.round()
+  for i in range(8):
+    for k in range(3):
+      n = report.count[i, k]
+      ended = report.tokens[i, k, n - 1] < 90
+      assert ended or n == 4
+      assert (report.tokens[i, k, : n - 1] >= 90).all()
+  assert (report.why == step_lib.RUNNING).all() and (report.count < 4).any()
+  engine.round()
+  want = full_nll(tiny.STUDENT, engine.texts.values(), tiny.prompts(8))
+  for name, nll in enumerate(want):  # the unused slots of short chunks are invisible
+    np.testing.assert_allclose(engine.nll[name], nll, atol=1e-4)
+
+
+def test_length_limit_is_exact():
+  start()
+  engine = tiny.Engine(room=6)
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  engine.round()
+  report = engine.round()
+  for name, text in engine.texts.items():
+    assert len(text) - len(tiny.prompts(8)[name]) <= 6
+  assert (
+    set(report.why) <= {step_lib.LENGTH, step_lib.ENDED} and (report.why == step_lib.LENGTH).any()
+  )
+
+
+def test_a_row_stops_before_the_ring_overwrites_its_own_tokens():
+  start()
+  engine = tiny.Engine(slots=24)
+  ids = tiny.prompts(8)
+  engine.admit({i: (p, i) for i, p in enumerate(ids)})
+  reports = [engine.round() for _ in range(5)]
+  assert (reports[-1].why != step_lib.RUNNING).all() and (reports[-1].why == step_lib.LENGTH).any()
+  assert all(len(engine.texts[i]) <= 25 for i in range(8))
+  for name, nll in enumerate(full_nll(tiny.STUDENT, engine.texts.values(), ids)):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+
+
+def test_unsuitable_candidates_are_drawn_again_and_then_pruned():
+  start()
+  engine = tiny.Engine(knob=tiny.knobs(threshold=np.float32(0.01), resamples=np.int32(2)))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  reports = [engine.round() for _ in range(3)]
+  assert all((r.choice == -1).all() for r in reports)
+  assert (reports[0].why == step_lib.RUNNING).all() and (reports[1].why == step_lib.RUNNING).all()
+  assert (reports[2].why == step_lib.PRUNED).all()
+  assert (reports[0].tokens != reports[1].tokens).any()  # other keys
+  assert all(engine.texts[n] == ids for n, ids in enumerate(tiny.prompts(8)))
+
+
+def test_different_templates_keep_their_own_lengths():
+  start()
+  other = lambda ids: [7, 8, 9, *ids]
+  engine = tiny.Engine()
+  engine.admit(
+    {i: (ids, i) for i, ids in enumerate(tiny.prompts(8)) if len(ids) <= 8}, student=other
+  )
+  for _ in range(4):
+    engine.round()
+  names = list(engine.texts)
+  prompts = [tiny.prompts(8)[n] for n in names]
+  texts = [other(engine.texts[n]) for n in names]
+  want = full_nll(tiny.STUDENT, texts, [other(p) for p in prompts])
+  for name, nll in zip(names, want):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+
+
+def test_ids_beyond_the_shared_vocabulary_are_never_drawn():
+  start()
+  engine = tiny.Engine(knob=tiny.knobs(vocab=np.int32(20)))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  assert max(engine.round().tokens.max() for _ in range(4)) < 20
+
+
+def test_numbers_that_are_not_finite_are_reported():
+  start()
+  broken = lambda name, x: (
+    np.where(np.arange(x.shape[-1]) == 3, np.nan, x).astype(np.float32) if name == "down" else x
+  )
+  for options in (
+    dict(teacher=tiny.build(tiny.TEACHER, broken)),
+    dict(student=tiny.build(tiny.STUDENT, broken)),
+  ):
+    engine = tiny.Engine(**options)
+    engine.admit({0: (tiny.prompts(1)[0], 0)})
+    report = engine.round()
+    assert report.bad[0] and not report.bad[1:].any()
+
+
+def test_a_context_that_holds_everything_changes_nothing():
+  start()
+  far = tiny.Engine(local=True, knob=tiny.knobs(context=np.int32(1000)))
+  plain = tiny.Engine()
+  for engine in (far, plain):
+    engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  for _ in range(3):
+    a, b = far.round(), plain.round()
+    np.testing.assert_allclose(a.score, b.score, atol=1e-5)
+  assert far.texts == plain.texts
+
+
+def test_local_scores_are_those_of_the_prompt_and_the_newest_tokens():
+  """By hand in a one-layer student, where it is exact; all else of the student stays whole."""
+  start()
+  shape = dataclasses.replace(tiny.STUDENT, layers=1)
+  engine = tiny.Engine(local=True, knob=tiny.knobs(context=np.int32(4)), student=tiny.build(shape))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  for _ in range(3):
+    before = {name: list(text) for name, text in engine.texts.items()}
+    report = engine.round()
+  net, differ = tiny.build(dataclasses.replace(shape, rows=None, tensor=None)), 0
+  for i, prompt in enumerate(tiny.prompts(8)):
+    text, n = before[i] + report.tokens[i, 1, : report.count[i, 1]].tolist(), len(before[i])
+    at = np.arange(len(text))
+    far = (at[None] >= len(prompt)) & (at[None] < n - 4) & (at[:, None] >= n - 1)
+
+    def attend(q, k, v):
+      s = jnp.einsum("bktngh,bksnh->bkngts", q, k)
+      s = jnp.where((at[None] <= at[:, None]) & ~far, s * q.shape[-1] ** -0.5, -1e30)
+      return jnp.einsum("bkngts,bksnh->bktngh", jax.nn.softmax(s, -1), v)
+
+    hidden = decoder.forward_packed(net, mesh.place(np.int32([text])), mesh.place(at[None]), attend)
+    nll = objectives.token_nll(decoder.logits(net, hidden)[0, 0, :-1], jnp.array(text[1:]))
+    np.testing.assert_allclose(report.score[i, 1], np.asarray(nll)[n - 1 :].mean(), atol=2e-4)
+    differ += abs(report.score[i, 1] - report.student_nll[i, 1, : report.count[i, 1]].mean()) > 1e-3
+  assert differ > 4
+  want = full_nll(shape, engine.texts.values(), tiny.prompts(8))
+  for name, nll in enumerate(want):
+    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+
+
+def test_a_running_mean_prunes_and_counts_kept_chunks_only():
+  start()
+  engine = tiny.Engine(knob=tiny.knobs(running=np.float32(0.02)))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  kept, pruned = {i: [] for i in range(8)}, set()
+  for _ in range(5):
+    report = engine.round()
+    for i in {*range(8)} - pruned:
+      best = report.score[i].min()
+      fits = not kept[i] or best <= 1.02 * np.float32(np.mean(kept[i]))
+      assert (report.choice[i] >= 0) == fits
+      kept[i] += [best] * bool(fits)
+      if not fits:
+        pruned.add(i)
+        assert report.why[i] == step_lib.PRUNED
+      np.testing.assert_allclose(report.total[i], sum(kept[i]), rtol=1e-6)
+  assert 0 < len(pruned) and any(len(x) == 5 or len(x) > 1 for x in kept.values())
+
+
+def test_after_the_closing_token_the_first_candidate_is_kept_as_it_is():
+  prompts = tiny.prompts(8)
+  closing = np.int32(reference().texts[0][len(prompts[0]) + 2])
+  start()
+  engine, alone = tiny.Engine(knob=tiny.knobs(closing=closing)), tiny.Engine(k=1)
+  engine.admit({i: (ids, i) for i, ids in enumerate(prompts)})
+  report = engine.round()
+  assert report.valid.any(1).all() and (report.count > 0).all()
+  free = [closing in engine.texts[i][len(ids) :] for i, ids in enumerate(prompts)]
+  assert free[0] and not all(free)
+  alone.admit({i: (engine.texts[i], i) for i in range(8)}, kept=1)
+  engine.knob = tiny.knobs(closing=closing, threshold=np.float32(0.01))  # suits nobody
+  for _ in range(3):
+    running = np.asarray(engine.state.why) == step_lib.RUNNING
+    report = engine.round()
+    alone.round()
+    for i in np.flatnonzero(running):
+      assert not report.valid[i].any() or not free[i]
+      assert report.choice[i] == (0 if free[i] else -1)
+      assert (report.count[i] > 0).tolist() == [True, not free[i], not free[i]]
+      assert free[i] or report.why[i] == step_lib.PRUNED
+  assert all(engine.texts[i] == alone.texts[i] for i in range(8) if free[i])
+
+
+def test_one_program_whatever_the_knobs():
+  start()
+  engine = tiny.Engine(slots=44)
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  before = tiny.compiled("select_step"), tiny.compiled("admit")
+  for change in (
+    {},
+    dict(temperature=np.float32(0.3)),
+    dict(top_p=np.float32(0.8)),
+    dict(top_k=np.int32(9)),
+    dict(threshold=np.float32(6)),
+    dict(margin=np.float32(0.1)),
+    dict(resamples=np.int32(3)),
+    dict(running=np.float32(0.2)),
+    dict(steps=np.arange(192) % 9 == 0),
+    dict(closing=np.int32(7)),
+  ):
+    engine.knob = tiny.knobs(**change)
+    engine.round()
+  engine.admit({3: (tiny.prompts(1)[0], 9)})
+  assert (tiny.compiled("select_step"), tiny.compiled("admit")) == (before[0] + 1, before[1])
+
+
+def compiled_text(parallel, devices, c=4, block=64, **options):
+  start(parallel, devices)
+  engine = tiny.Engine(slots=704, c=c, block=block, **options)
+  return step_lib.select_step.lower(
+    engine.teacher, engine.student, engine.state, engine.knob, **engine.static
+  ).compile().as_text(), engine
+
+
+@pytest.mark.parametrize("parallel,devices", [(1, 1), (2, 8)])
+def test_no_copy_and_no_gather_of_a_cache_in_the_compiled_step(parallel, devices):
+  """The ring is 704 slots, a size nothing else has: no instruction may move it whole."""
+  text, _ = compiled_text(parallel, devices)
+  moving = re.compile(
+    r"= \S*\[[0-9,]*\b704\b[0-9,]*\]\S* "
+    r"(copy|all-gather|all-to-all|collective-permute|transpose|concatenate)\("
+  )
+  found = [
+    line.strip()[:160]
+    for line in text.splitlines()
+    if moving.search(line) and not re.search(r"= (pred|s32)\[", line)
+  ]  # bool[b,s] is not a cache
+  assert not found, found
+
+
+def loop_lines(text, carried):
+  """Instructions of the while bodies that carry an array of this type, and of all they call."""
+  parts = dict(re.findall(r"^(?:ENTRY )?%(\S+) .*\{\n((?:.*\n)*?)\}", text, re.M))
+  todo = re.findall(rf" = \(.*{re.escape(carried)}.* while\(.*body=%([\w.-]+)", text)
+  seen = set()
+  while todo:
+    if (name := todo.pop()) not in seen:
+      seen.add(name)
+      todo += [n for n in re.findall(r"%([\w.-]+)", parts[name]) if n in parts]
+  return [line.strip() for name in seen for line in parts[name].splitlines()]
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+def test_no_token_copies_its_chunk_or_transposes_a_weight(unroll):
+  """Chunks are 44 tokens and weights have sizes that nothing else has."""
+  text, engine = compiled_text(1, 1, c=44, block=88, unroll=unroll)
+  weights = {
+    x.size // (1 if unroll else tiny.TEACHER.layers)
+    for x in jax.tree.leaves(engine.teacher.blocks)
+    if x.size >= 512
+  }
+  weights |= {engine.teacher.head.size}
+  moving = re.compile(r"= f32\[([0-9,]*)\]\S* (?:copy|transpose|concatenate)\(")
+  lines = loop_lines(text, "s32[8,3,44]")  # the candidates' tokens: one pass a token
+  found = [
+    line[:160]
+    for line in lines
+    if (m := moving.search(line))
+    for dims in [[int(d) for d in m[1].split(",") if d]]
+    if (44 in dims and len(dims) >= 4) or np.prod(dims) in weights
+  ]
+  assert len(lines) > 500 and not found, found
+
+
+def test_donated_state_is_written_in_place():
+  _, engine = compiled_text(1, 1)
+  caches = jax.tree.leaves((engine.state.teacher.kv, engine.state.student.kv))
+  where = [x.unsafe_buffer_pointer() for x in caches]
+  engine.admit({0: (tiny.prompts(1)[0], 0)})
+  engine.round()
+  now = jax.tree.leaves((engine.state.teacher.kv, engine.state.student.kv))
+  assert [x.unsafe_buffer_pointer() for x in now] == where
+  assert all(x.is_deleted() for x in caches)
+
+
+def test_choosing_needs_a_student():
+  start()
+  engine = tiny.Engine(k=2, student=None)
+  with pytest.raises(ValueError, match="select.k is 2"):
+    engine.round()

@@ -1,0 +1,229 @@
+"""What a Hugging Face directory says: facts of config.json, hub names, identity."""
+
+import dataclasses
+import json
+import shutil
+
+import huggingface_hub
+from huggingface_hub import errors
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from safetensors.numpy import save_file
+
+from gen_ssd.models import hf
+from tests.models.decoder_test import golden
+
+
+def edit_config(folder, **changes):
+  config = json.loads((folder / "config.json").read_text())
+  (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+# ---------------------------------------------------------------- config.json
+
+
+def test_shapes_of_both_config_formats(tmp_path):
+  old = hf.read_shape(golden("llama", tmp_path / "llama")[0], dtype="bfloat16", rows=None)
+  assert (old.theta, old.head, old.kv_heads, old.groups) == (5e5, 4, 2, 2)
+  assert old.rope == (
+    "llama3",
+    ("factor", 8.0),
+    ("high_freq_factor", 4.0),
+    ("low_freq_factor", 1.0),
+    ("original_max_position_embeddings", 16),
+  )
+  assert (old.dtype, old.rows, old.bias, old.qk_norm, old.tied) == (
+    "bfloat16",
+    None,
+    False,
+    False,
+    False,
+  )
+  hash(old)
+  new = hf.read_shape(golden("qwen3", tmp_path / "qwen3")[0])
+  assert (new.theta, new.head, new.qk_norm, new.bias, new.rope) == (
+    5e6,
+    8,
+    True,
+    False,
+    ("default",),
+  )
+  qwen2 = hf.read_shape(golden("qwen2", tmp_path / "qwen2")[0])
+  assert (qwen2.bias, qwen2.tied, qwen2.head, qwen2.theta) == (True, True, 4, 3e5)
+  source, _, _ = golden("llama", tmp_path / "mistral")
+  edit_config(source, model_type="mistral", sliding_window=None)
+  assert hf.read_shape(source) == dataclasses.replace(old, dtype="float32", rows="data")
+  distill = hf.read_shape(golden("r1_distill_qwen", tmp_path / "r1")[0])
+  assert (distill.bias, distill.tied, distill.local, distill.groups) == (True, False, (), 3)
+
+
+def test_shapes_of_both_gemma_formats(tmp_path):
+  old = hf.read_shape(golden("gemma3", tmp_path / "old")[0])
+  assert (old.act, old.qk_norm, old.post_norms, old.norm_offset) == ("gelu_tanh", True, True, 1)
+  assert (old.embed_scale, old.query_scale) == (4, (6 / 11) ** 0.5)
+  assert (old.local, old.window) == ((True, True, False, True), 7)
+  assert (old.theta, old.rope) == (3e5, ("linear", ("factor", 8.0)))
+  assert (old.local_theta, old.local_rope) == (2e3, ("default",))
+  new = hf.read_shape(golden("gemma3_nested", tmp_path / "new")[0])
+  assert new.local == (False, True, True) and new.query_scale == 1
+  assert (new.theta, new.rope) == (4e4, ("default",))
+  assert (new.local_theta, new.local_rope) == (5e2, ("linear", ("factor", 2.0)))
+  hash(new)
+
+
+REFUSED = {
+  "model_type 'mixtral'.*llama, mistral, qwen2, qwen3, gemma3_text": dict(model_type="mixtral"),
+  "model_type 'qwen3_moe'": dict(model_type="qwen3_moe"),
+  "model_type 'gemma3'.*those without images": dict(model_type="gemma3"),
+  "model_type 'never_heard_of_it'": dict(model_type="never_heard_of_it"),
+  "model_type None": dict(model_type=None),
+  "rope type 'dynamic'.*default, linear, llama3, yarn": dict(
+    rope_scaling=dict(rope_type="dynamic", factor=2.0)
+  ),
+  "rope type 'longrope'": dict(
+    rope_scaling=dict(
+      rope_type="longrope", short_factor=[1.0] * 2, long_factor=[1.0] * 2, factor=2.0
+    )
+  ),
+  "partial_rotary_factor 0.5": dict(partial_rotary_factor=0.5),
+  "hidden_act 'gelu'": dict(hidden_act="gelu"),
+  "attention_bias": dict(attention_bias=True),
+  "mlp_bias": dict(mlp_bias=True),
+  "quantised": dict(quantization_config=dict(quant_method="gptq", bits=4)),
+  "sliding window": dict(model_type="qwen2", use_sliding_window=True, max_window_layers=1),
+  "sliding window in use": dict(model_type="mistral", sliding_window=32),
+  "layer_types.*sliding_attention": dict(
+    model_type="qwen3", head_dim=4, layer_types=["full_attention", "sliding_attention"]
+  ),
+  "attention_bias.*o_proj": dict(model_type="qwen3", head_dim=4, attention_bias=True),
+}
+
+
+REFUSED_GEMMA = {
+  "final_logit_softcapping is not supported": dict(final_logit_softcapping=30.0),
+  "attn_logit_softcapping": dict(attn_logit_softcapping=50.0),
+  "use_bidirectional_attention": dict(use_bidirectional_attention=True),
+  "rope type 'dynamic'": dict(
+    rope_parameters={
+      "full_attention": dict(rope_type="default"),
+      "sliding_attention": dict(rope_type="dynamic", factor=2.0),
+    }
+  ),
+  "sliding_attention with sliding_window None": dict(sliding_window=None),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED_GEMMA)
+def test_what_gemma_may_not_ask_for(message, tmp_path):
+  source, _, _ = golden("gemma3_nested", tmp_path)
+  edit_config(source, **REFUSED_GEMMA[message])
+  with pytest.raises(ValueError, match=message):
+    hf.read_shape(source)
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_would_compute_something_else_is_refused(message, tmp_path):
+  source, _, _ = golden("llama", tmp_path)
+  edit_config(source, **REFUSED[message])
+  with pytest.raises(ValueError, match=message):
+    hf.read_shape(source)
+
+
+def test_no_config_says_where_to_get_one(tmp_path):
+  with pytest.raises(ValueError, match="no config.json.*hf download"):
+    hf.read_shape(tmp_path / "nowhere")
+
+
+# ---------------------------------------------------------------- hub names
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+  """An empty hub cache and no network; its folder."""
+  hf.locate.cache_clear()
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+  yield tmp_path / "hub"
+  hf.locate.cache_clear()
+
+
+def cached(hub, name, revision="main", commit="a" * 40):
+  """Puts a snapshot of the golden Qwen3 into the cache; returns its folder."""
+  home = hub / f"models--{name.replace('/', '--')}"
+  snapshot = home / "snapshots" / commit
+  snapshot.parent.mkdir(parents=True, exist_ok=True)
+  golden("qwen3", snapshot)
+  (home / "refs").mkdir(exist_ok=True)
+  (home / "refs" / revision).write_text(commit)
+  return snapshot
+
+
+def test_a_hub_name_is_found_in_the_cache_without_a_network(hub):
+  snapshot = cached(hub, "some-org/Tiny-1.5B")
+  assert hf.locate("some-org/Tiny-1.5B") == str(snapshot)
+  other = cached(hub, "some-org/Tiny-1.5B", "v2", "b" * 40)
+  assert hf.locate("some-org/Tiny-1.5B@v2") == str(other)
+  assert hf.read_shape(hf.locate("some-org/Tiny-1.5B")).qk_norm
+
+
+def test_a_hub_name_that_cannot_be_had_offline(hub):
+  with pytest.raises(
+    ValueError,
+    match="some-org/Tiny: no such directory, and as a hub name: the hub "
+    "cannot be reached and its cache does not have it.*hf download some-org/Tiny",
+  ):
+    hf.locate("some-org/Tiny")
+
+
+@pytest.mark.parametrize(
+  "error,message",
+  [
+    (errors.GatedRepoError, "licence accepted"),
+    (errors.RepositoryNotFoundError, "no such model"),
+    (errors.RevisionNotFoundError, "no revision 'v9'"),
+    (ConnectionError, "cannot be reached"),
+  ],
+)
+def test_what_the_hub_says_in_plain_words(error, message, hub, monkeypatch):
+
+  def refuse(*args, **kwargs):
+    raise error.__new__(error)
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+  with pytest.raises(ValueError, match=f"some-org/Tiny@v9: no such directory.*{message}"):
+    hf.locate("some-org/Tiny@v9")
+
+
+def test_a_directory_is_a_directory(hub, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "runs" / "teacher").mkdir(parents=True)
+  for path in ("runs/teacher", str(tmp_path), "/no/such/place", "nowhere"):
+    assert hf.locate(path) == path
+
+
+# ---------------------------------------------------------------- identity
+
+
+def test_identity_follows_what_is_inside_and_not_where_it_is(tmp_path):
+  source, _, _ = golden("qwen3", tmp_path / "a")
+  name = hf.identity(source)
+  (source / "README.md").write_text("says nothing")
+  shutil.copytree(source, tmp_path / "b")
+  assert hf.identity(tmp_path / "b") == name
+  seen = {name}
+
+  def changed():
+    seen.add(hf.identity(source))
+    return len(seen)
+
+  edit_config(source, rope_theta=3.0)
+  assert changed() == 2
+  (source / "tokenizer.json").write_text("{}")
+  assert changed() == 3
+  found = load_file(source / "model.safetensors")
+  save_file(
+    {k: v + np.float32(k == "model.layers.1.mlp.up_proj.weight") for k, v in found.items()},
+    source / "model.safetensors",
+  )
+  assert changed() == 4

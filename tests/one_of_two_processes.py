@@ -1,0 +1,72 @@
+"""What each process of two_processes_test.py runs: OUT, its index or `alone`, PORT, SOURCE."""
+
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+if sys.argv[2] != "alone":
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[2]))
+
+from gen_ssd import config
+from gen_ssd import mesh
+from gen_ssd.collect import loop
+from gen_ssd.models import decoder
+from gen_ssd.models import hf
+from gen_ssd.models import tokenization
+from gen_ssd.models import weights
+from gen_ssd.problems import answers
+from gen_ssd.problems import bundled
+from gen_ssd.training import packing
+from gen_ssd.training import train
+from tests import tiny
+from tests.collect import translate_test
+
+out = pathlib.Path(sys.argv[1])
+mesh.start(2)
+tokenizer = tokenization.load_tokenizer(hf.locate("bundled/teacher"))
+writer = loop.Writer(
+  tiny.build(tiny.TEACHER),
+  tokenizer,
+  (tokenizer.eos_token_id, 7, 9, 11),
+  tiny.build(tiny.STUDENT),
+  tokenizer,
+)
+select = config.Select(k=2, c=4, slots=8, prompt=40, max_tokens=16, shard_rounds=3, loop_window=8)
+with answers.Grader() as grader:
+  rows = loop.collect(writer, bundled.problems("test", 12), select, out / "traces", grader=grader)
+  other = dataclasses.replace(
+    writer,
+    student=tiny.build(dataclasses.replace(tiny.STUDENT, vocab=304)),
+    student_tokenizer=translate_test.byte_level(40),
+    translate=True,
+  )
+  loop.collect(
+    other,
+    bundled.problems("test", 8),
+    dataclasses.replace(select, prompt=88),
+    out / "translated",
+    grader=grader,
+  )
+shape = dataclasses.replace(tiny.STUDENT, rows=train.AXES, tensor=None)
+net = decoder.Transformer(
+  shape,
+  lambda name, dims: mesh.place(
+    tiny.arrays(dataclasses.replace(shape, rows=None))[name], decoder.spec(shape, name, train.AXES)
+  ),
+)
+settings = config.Train(steps=3, batch_size=8, length=24, warmup_steps=1, block=24, save_every=2)
+pairs = [([6] * 3, r["ids"][:12]) for r in rows]
+net = train.fit(net, packing.Rows(pairs, 24), settings, out / "train")
+whole = jax.jit(lambda x: jax.sharding.reshard(x, jax.P()))(net.embed[...])
+if jax.process_index() == 0:
+  np.save(out / "embed.npy", np.asarray(whole))
+read, fill = [], weights._fill
+weights._fill = lambda part, *a: read.append(part.size) or fill(part, *a)
+for weights.PIECE in (1 << 26, 0):  # whole leaves, then a few layers at a time
+  net = weights.load(sys.argv[-1], weights.read_shape(sys.argv[-1]), train.AXES)
+weights.save(out / "export", net, sys.argv[-1])
+(out / f"read-{jax.process_index()}").write_text(str(sum(read) // 2))

@@ -1,0 +1,450 @@
+"""The page of a run: complete, unfinished, broken and hostile input."""
+
+from html.parser import HTMLParser
+import json
+import random
+import re
+
+import pytest
+
+from gen_ssd.report.page import write_report
+
+K = 4
+NAMES = ("Mia", "Tom", "Ada", "Omar", "Lena", "Raj")
+THINGS = ("apples", "marbles", "stickers", "books", "shells")
+CONFIG = {
+  "name": "bundled-sums",
+  "stages": ["collect", "train", "evaluate", "report"],
+  "seed": 7,
+  "teacher": {"path": "bundled/teacher"},
+  "student": {"path": "bundled/student"},
+  "select": {
+    "k": K,
+    "c": 16,
+    "rows": 32,
+    "max_tokens": 96,
+    "temperature": 0.8,
+    "scorer": "perplexity",
+    "tau": 1.4,
+  },
+  "arms": {
+    "standard_kd": {"k": 1},
+    "random": {"scorer": "random"},
+    "posthoc": {"c": 96},
+    "gen_ssd": {},
+  },
+}
+RESULTS = {
+  "arms": {
+    "standard_kd": {
+      "accuracy": 0.672,
+      "ci": [0.62, 0.722],
+      "n": 320,
+      "mean_tokens": 44.2,
+      "truncated": 0.022,
+      "student_nll": 0.61,
+      "kept": 118,
+      "problems": 150,
+      "teacher_tokens": 6912,
+      "pruned": 0.0,
+    },
+    "random": {
+      "accuracy": 0.669,
+      "ci": [0.616, 0.719],
+      "n": 320,
+      "mean_tokens": 43.7,
+      "truncated": 0.019,
+      "student_nll": 0.60,
+      "kept": 117,
+      "problems": 150,
+      "teacher_tokens": 27648,
+      "pruned": 0.0,
+    },
+    "posthoc": {
+      "accuracy": 0.703,
+      "ci": [0.653, 0.751],
+      "n": 320,
+      "mean_tokens": 39.5,
+      "truncated": 0.012,
+      "student_nll": 0.47,
+      "kept": 124,
+      "problems": 150,
+      "teacher_tokens": 27511,
+      "pruned": 0.0,
+    },
+    "gen_ssd": {
+      "accuracy": 0.738,
+      "ci": [0.688, 0.783],
+      "n": 320,
+      "mean_tokens": 36.1,
+      "truncated": 0.009,
+      "student_nll": 0.38,
+      "kept": 126,
+      "problems": 150,
+      "teacher_tokens": 26804,
+      "pruned": 0.053,
+    },
+  },
+  "paired": {
+    "random-standard_kd": {"difference": -0.003, "ci": [-0.04, 0.034]},
+    "posthoc-standard_kd": {"difference": 0.031, "ci": [-0.006, 0.069]},
+    "gen_ssd-standard_kd": {"difference": 0.066, "ci": [0.025, 0.106]},
+    "gen_ssd-posthoc": {"difference": 0.035, "ci": [-0.001, 0.07]},
+  },
+}
+
+
+def _steps(rng, total, add, who, what):
+  """Ways in which a teacher might write `total + add`, from plain to laborious."""
+  new = total + add
+  return rng.sample(
+    [
+      f"{who} has {total} {what} and gets {add} more . {total} + {add} = {new} .",
+      f"{total} + {add} = {new} .",
+      f"So we add {add} to {total} , that is {total} + {add} = {new} {what} .",
+      f"Adding , we see that {total} + {add} comes to {new} .",
+      f"Let x be the {what} . Then x = {total} + {add} , hence x = {new} .",
+      f"{add} + {total} = {new} , so now there are {new} {what} altogether .",
+    ],
+    K,
+  )
+
+
+def _trace(rng, arm, number, branches, ease):
+  who, what, total = rng.choice(NAMES), rng.choice(THINGS), rng.randrange(4, 30)
+  adds = [rng.randrange(2, 20) for _ in range(rng.randrange(2, 5))]
+  problem = (
+    f"{who} has {total} {what} . "
+    + " ".join(f"Then {who} gets {a} {what} from {rng.choice(NAMES)} ." for a in adds)
+    + f" How many {what} does {who} have now ?"
+  )
+  uuid, chunks, losers, texts = f"sums-{number:05d}", [], [], []
+  lost = arm == "gen_ssd" and number % 19 == 3
+  wrong = number % 6 == 5
+  for i, add in enumerate(adds):
+    options = _steps(rng, total, add, who, what)[:branches]
+    scores = [
+      round(max(0.05, rng.gauss(ease, 0.28)) + 0.012 * len(o) * rng.random(), 4) for o in options
+    ]
+    if branches > 2 and rng.random() < 0.2:
+      scores[0], options[0] = None, f"{total} + {total} + {total} + {total} + {total} + {total}"
+    choice = min((j for j in range(branches) if scores[j] is not None), key=lambda j: scores[j])
+    if arm == "random" and scores[choice := rng.randrange(branches)] is None:
+      choice = 1
+    if lost and i == len(adds) - 1:
+      choice, scores = -1, [s if s is None else round(s + 1.5, 4) for s in scores]
+    kept = options[choice] if choice >= 0 else ""
+    chunks.append(
+      {
+        "count": len(kept.split()),
+        "text": kept,
+        "choice": choice,
+        "score": scores[choice] if choice >= 0 else None,
+        "scores": scores,
+        "resamples": 1 if choice < 0 else 0,
+      }
+    )
+    losers += [
+      {
+        "uuid": uuid,
+        "attempt": 0,
+        "chunk": i,
+        "branch": j,
+        "text": o,
+        "count": len(o.split()),
+        "score": s,
+        "student_nll": s or 2.0,
+      }
+      for j, (o, s) in enumerate(zip(options, scores))
+      if j != choice
+    ]
+    texts.append(kept)
+    total += add
+  if not lost:
+    said = total + 1 if wrong else total
+    chunks.append(
+      {
+        "count": 5,
+        "text": f"The answer is \\boxed{{{said}}} .",
+        "choice": 0,
+        "score": 0.04,
+        "scores": [0.04] * branches,
+        "resamples": 0,
+      }
+    )
+    losers += [
+      {
+        "uuid": uuid,
+        "attempt": 0,
+        "chunk": len(adds),
+        "branch": j,
+        "count": 5,
+        "text": chunks[-1]["text"],
+        "score": 0.04,
+        "student_nll": 0.04,
+      }
+      for j in range(1, branches)
+    ]
+    texts.append(chunks[-1]["text"])
+  count = sum(c["count"] for c in chunks)
+  known = [c["score"] for c in chunks if c["score"] is not None]
+  return {
+    "uuid": uuid,
+    "source": "sums",
+    "split": "train",
+    "level": len(adds),
+    "attempt": 0,
+    "problem": problem,
+    "answer": str(total),
+    "text": "\n".join(texts),
+    "ids": [1] * count,
+    "num_tokens": count,
+    "stop": "pruned" if lost else "ended",
+    "verdict": "unverifiable" if lost else "wrong" if wrong else "right",
+    "student_nll": sum(known) / len(known) if known else None,
+    "teacher_nll": 0.3,
+    "chunks": chunks,
+    "teacher_tokens": count * branches,
+  }, losers
+
+
+def _lines(path, records):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def _run(path, problems=150):
+  """A finished run with four arms, two shards of traces each."""
+  (path / "config.json").write_text(json.dumps(CONFIG))
+  (path / "results.json").write_text(json.dumps(RESULTS))
+  for arm, branches, ease in (
+    ("standard_kd", 1, 0.62),
+    ("random", K, 0.6),
+    ("posthoc", 1, 0.48),
+    ("gen_ssd", K, 0.5),
+  ):
+    rng = random.Random(3)
+    both = [_trace(rng, arm, n, branches, ease) for n in range(problems)]
+    folder = path / "traces" / (home := arm.replace("_", ""))
+    _lines(path / "arms" / arm / "traces.json", [{"collection": home}])
+    for shard in range(2):
+      _lines(folder / f"traces-{shard:05d}.jsonl", [t for t, _ in both[shard::2]])
+      losers = [loser for _, mine in both[shard::2] for loser in mine]
+      if losers:
+        _lines(folder / f"candidates-{shard:05d}.jsonl", losers)
+  return path
+
+
+def _page(path):
+  text = write_report(path).read_text(encoding="utf-8")
+  _check(text)
+  return text.replace("<wbr>", "")
+
+
+def _check(text):
+  """Tags balance, and nothing in the page can load or run anything but our own script."""
+  stack, void = [], {"meta", "circle", "path", "polygon", "polyline", "wbr"}
+
+  class Check(HTMLParser):
+    def handle_starttag(self, tag, attrs):
+      for name, value in attrs:
+        assert not name.startswith("on") and name not in ("src", "href", "action", "xlink:href")
+        assert "javascript:" not in (value or "")
+      if tag not in void:
+        stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+      pass
+
+    def handle_endtag(self, tag):
+      assert stack.pop() == tag
+
+  Check().feed(text)
+  assert not stack
+  assert text.count("<script") == 1 and "url(" not in text and "@import" not in text
+  assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", text)
+
+
+def test_finished_run_shows_everything(tmp_path):
+  text = _page(_run(tmp_path))
+  for arm in CONFIG["arms"]:
+    assert f"{arm}<small>" in text or re.search(rf"</svg> {arm}</th>", text)
+  assert "73.8%" in text and "[68.8, 78.3]" in text and "27,648" in text
+  for part in (
+    "Paired difference",
+    "gen_ssd − standard_kd",
+    "Student perplexity",
+    "Trace length",
+    "bundled-sums",
+    "write_report",
+    "jax",
+    "median",
+  ):
+    assert part in text
+  assert text.count('<details class="tree') == 6
+  for outcome in ("right", "wrong", "pruned"):
+    assert f'data-outcome="{outcome}"' in text
+  assert "✕ invalid" in text and "✓ kept" in text and "Gold answer" in text
+  assert "Left out of this page" not in text
+
+
+def test_seeds_and_several_tests_are_drawn(tmp_path):
+  rings = _page(_run(tmp_path, problems=8)).count('class="ring"')
+  arm = lambda x, *seeds: {"accuracy": x, "ci": [x - 0.1, x + 0.1], "n": 30, "seeds": [*seeds]}
+  one = {"standard_kd": arm(0.2, 0.1, 0.3), "gen_ssd": arm(0.4, 0.4, 0.4)}
+  (tmp_path / "results.json").write_text(
+    json.dumps(
+      {"arms": one, "tests": {"aime24": {"arms": one}, "amc<23>": {"arms": {"gen_ssd": arm(0.7)}}}}
+    )
+  )
+  text = _page(tmp_path)
+  for title in (
+    "Accuracy on all tests",
+    "Accuracy on aime24, 30 problems",
+    "Accuracy on amc&lt;23&gt;, 30 problems",
+  ):
+    assert title in text
+  assert text.count("small rings: training seeds") == 2 and text.count('class="ring"') == rings + 8
+  (tmp_path / "results.json").write_text(
+    json.dumps(
+      {
+        "arms": one,
+        "tests": {
+          "a": 3,
+          "b": {"arms": {"gen_ssd": {"accuracy": 0.5, "seeds": 7, "n": "x"}}},
+          "c": None,
+        },
+      }
+    )
+  )
+  assert "Accuracy on b, 0 problems" in _page(tmp_path)
+
+
+def test_overlapping_intervals_are_not_called_best(tmp_path):
+  _run(tmp_path, problems=8)
+  text = _page(tmp_path)
+  assert "▲ highest" in text and "★ best" not in text and "can’t be told apart" in text
+  results = json.loads(json.dumps(RESULTS))
+  results["arms"]["gen_ssd"].update(accuracy=0.85, ci=[0.80, 0.89])
+  (tmp_path / "results.json").write_text(json.dumps(results))
+  text = _page(tmp_path)
+  assert "★ best" in text and "▲ highest" not in text and "can’t be told apart" not in text
+  # a wide interval further down the ranking counts too, and so does a missing one
+  for ci in ([0.3, 0.9], None):
+    results["arms"]["random"]["ci"] = ci
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    text = _page(tmp_path)
+    assert "★ best" not in text and "separate it from <b>random</b>:" in text
+
+
+def test_trace_text_is_escaped(tmp_path):
+  _run(tmp_path, problems=2)
+  evil = '<script>alert(1)</script><img src="http://x.example/a.png" onerror=alert(2)>\ud800\u202e'
+  trace, losers = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
+  trace.update(problem=evil, answer=evil, source=evil, level=evil, verdict=evil, stop=evil)
+  for part in [*trace["chunks"], *losers]:
+    part["text"] = evil
+  _lines(tmp_path / "traces" / "genssd" / "traces-00000.jsonl", [trace])
+  _lines(tmp_path / "traces" / "genssd" / "candidates-00000.jsonl", losers)
+  config = {**CONFIG, "name": evil, "arms": {evil: {"note": evil}}, "teacher": {"path": evil}}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  (tmp_path / "results.json").write_text(
+    json.dumps({"arms": {evil: RESULTS["arms"]["random"]}, "paired": {evil: {"difference": 0.1}}})
+  )
+  text = _page(tmp_path)
+  assert "<script>alert" not in text and "<img" not in text
+  assert "&lt;script&gt;alert(1)" in text
+
+
+@pytest.mark.parametrize("missing", ["results.json", "candidates", "traces", "arms"])
+def test_unfinished_run(tmp_path, missing):
+  _run(tmp_path, problems=30)
+  for path in sorted(tmp_path.glob("**/*"), reverse=True):
+    name = str(path.relative_to(tmp_path))
+    if path.is_file() and (missing in path.name or missing in name.split("/")):
+      path.unlink()
+  text = _page(tmp_path)
+  assert all(arm in text for arm in CONFIG["arms"])
+  if missing == "results.json":
+    assert "No accuracy has been measured yet" in text and "counted from the trace files" in text
+    assert "–" in text and "Student perplexity" in text
+  if missing == "candidates":
+    assert "text not stored" in text and text.count('<details class="tree') == 6
+  if missing in ("traces", "arms"):
+    assert '<details class="tree' not in text and "73.8%" in text
+
+
+def test_broken_files_are_skipped_and_named(tmp_path):
+  _run(tmp_path, problems=30)
+  shard = tmp_path / "traces" / "genssd" / "traces-00001.jsonl"
+  shard.write_bytes(shard.read_bytes()[:-400])
+  with (shard.parent / "traces-00000.jsonl").open("ab") as f:
+    f.write(b'\xff\xfe\n[1]\n{"uuid": "x"}\n{"uuid": "y", "chunks": [3]}\n\n')
+  with (shard.parent / "candidates-00000.jsonl").open("a") as f:
+    f.write('{"uuid": "sums-00003", "chunk": "a"}\n{')
+  (tmp_path / "arms" / "random" / "kept.json").write_text('{"not": "pairs"}')
+  (tmp_path / "results.json").write_text('{"arms": {"gen_ss')
+  text = _page(tmp_path)
+  assert "traces/genssd/traces-00001.jsonl: 1 broken line skipped" in text
+  assert "traces/genssd/traces-00000.jsonl: 2 broken lines skipped" in text
+  assert "2 traces without usable uuid or chunks skipped" in text
+  assert "candidates-00000.jsonl: 1 broken line skipped" in text
+  assert "results.json: not readable" in text and "random/kept.json: not pairs" in text
+
+
+def test_values_of_the_wrong_kind_become_dashes(tmp_path):
+  (tmp_path / "config.json").write_text('{"select": 3, "arms": ["a"], "teacher": "x"}')
+  (tmp_path / "results.json").write_text(
+    json.dumps(
+      {
+        "arms": {
+          "a": {"accuracy": "high", "ci": [None, 1], "n": float("nan"), "kept": True},
+          "b": 5,
+          "c": {"accuracy": 0.5, "ci": "?"},
+        },
+        "paired": [1],
+      }
+    )
+  )
+  text = _page(tmp_path)
+  assert "50.0%" in text and "Only <b>c</b> has been evaluated" in text and "nan" not in text
+
+
+def test_kept_json_decides_what_is_kept(tmp_path):
+  _run(tmp_path, problems=30)
+  (tmp_path / "arms" / "gen_ssd" / "kept.json").write_text('[["sums-00004", 0], ["sums-00005", 0]]')
+  (tmp_path / "results.json").unlink()
+  text = _page(tmp_path)
+  assert ">n 2</text>" in text and "2 / 30" in text
+
+
+def test_long_trees_fold_and_first_branching_arm_is_shown(tmp_path):
+  _run(tmp_path, problems=1)
+  for arm in ("gen_ssd", "random"):
+    for path in (tmp_path / "traces" / arm.replace("_", "")).iterdir():
+      path.unlink()
+  trace, _ = _trace(random.Random(0), "random", 0, K, 0.5)
+  trace["chunks"] *= 9
+  _lines(tmp_path / "traces" / "random" / "traces-00000.jsonl", [trace, trace])
+  text = _page(tmp_path)
+  assert f"{len(trace['chunks']) - 10} more rounds" in text
+  assert text.count('<details class="tree') == 1  # the repeated record counts once
+
+
+def test_many_candidates_or_long_texts_are_stacked(tmp_path):
+  _run(tmp_path, problems=12)
+  assert "class='rounds'" in _page(tmp_path)
+  trace, _ = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
+  for chunk in trace["chunks"]:
+    chunk["scores"] *= 2
+  shard = tmp_path / "traces" / "genssd" / "traces-00000.jsonl"
+  _lines(shard, [trace])
+  assert "class='rounds tall'" in _page(tmp_path)
+
+
+def test_config_is_required(tmp_path):
+  with pytest.raises(FileNotFoundError):
+    write_report(tmp_path)
+  (tmp_path / "config.json").write_text("[]")
+  with pytest.raises(ValueError, match="expected a JSON object"):
+    write_report(tmp_path)

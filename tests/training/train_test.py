@@ -1,0 +1,179 @@
+"""Training: exact resumption, global normalisation, FSDP, one program."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_ssd import config
+from gen_ssd import mesh
+from gen_ssd import progress
+from gen_ssd.models import decoder
+from gen_ssd.training import packing
+from gen_ssd.training import train
+from tests import tiny
+
+SHAPE = dataclasses.replace(tiny.STUDENT, rows=train.AXES, tensor=None)
+TRAIN = config.Train(
+  steps=6,
+  batch_size=8,
+  length=24,
+  learning_rate=5e-3,
+  warmup_steps=2,
+  save_every=2,
+  log_every=1,
+  block=24,
+)
+
+
+def pairs(n=40):
+  rng = np.random.default_rng(0)
+  return [
+    (rng.integers(6, 60, 4).tolist(), rng.integers(60, 90, rng.integers(3, 9)).tolist())
+    for _ in range(n)
+  ]
+
+
+def build():
+  return tiny.build(SHAPE)
+
+
+def leaves(tree):
+  return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def fit(folder, settings=TRAIN):
+  folder.mkdir(exist_ok=True)
+  return train.fit(build(), packing.Rows(pairs(), settings.length), settings, folder)
+
+
+def losses(folder):
+  return {r["step"]: r["loss"] for r in map(json.loads, open(folder / "metrics.jsonl"))}
+
+
+def start(devices=1):
+  mesh.start(devices=jax.devices()[:devices])
+
+
+def test_killed_and_run_again_it_ends_in_the_same_weights(tmp_path, monkeypatch):
+  start()
+  whole = fit(tmp_path / "whole")
+
+  class Killed(Exception):
+    pass
+
+  real, left = train.train_step, [5]
+
+  def step(*args, **kwargs):
+    if not left[0]:
+      raise Killed
+    left[0] -= 1
+    return real(*args, **kwargs)
+
+  monkeypatch.setattr(train, "train_step", step)
+  with pytest.raises(Killed):
+    fit(tmp_path / "killed")
+  monkeypatch.setattr(train, "train_step", real)
+  again = fit(tmp_path / "killed")
+  for a, b in zip(leaves(whole), leaves(again)):
+    np.testing.assert_array_equal(a, b)
+  assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+  assert any((a != b).any() for a, b in zip(leaves(whole), leaves(build())))
+
+
+def test_the_loss_falls_and_only_the_response_is_learned(tmp_path):
+  start()
+  settings = dataclasses.replace(TRAIN, steps=40, learning_rate=2e-2)
+  net = fit(tmp_path / "a", settings)
+  found = losses(tmp_path / "a")
+  assert found[40] < 0.8 * found[1]
+  prompts = packing.Rows(
+    [([], p) for p, _ in pairs()], 24
+  )  # the prompts, as if they were responses
+  batch = next(packing.batches(prompts, rows=8, length=24, seed=0))
+  put = jax.tree.map(mesh.place, batch)
+  plain = decoder.replace_shape(net, rows=train.AXES)
+  nll = lambda m: float(
+    jnp.divide(*jax.jit(train.loss_sum, static_argnames="config")(m, put, config=settings))
+  )
+  assert nll(plain) > nll(build()) - 0.3
+
+
+@pytest.mark.parametrize(
+  "options", [dict(accumulate=4, batch_size=2), dict(remat=True), dict(block=8), dict(unroll=True)]
+)
+def test_micro_batches_blocks_and_recomputation_change_nothing(options):
+  """The same 8 packed rows, cut differently, give the same update."""
+  start()
+  batch = next(packing.batches(packing.Rows(pairs(), 24), rows=8, length=24, seed=1))
+  batch["mask"][:2] *= 0  # micro-batches with few targets must not weigh as much as others
+  want = update(batch, TRAIN)
+  got = update(batch, dataclasses.replace(TRAIN, **options))
+  assert np.isclose(want[1]["loss"], got[1]["loss"], rtol=1e-5)
+  for a, b in zip(want[0], got[0]):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def update(batch, settings):
+  """Adam's moments after one update, which are the gradient, and the metrics."""
+  net = decoder.replace_shape(build(), unroll=settings.unroll)
+  state = train.start(net, config=settings)
+  parts = jax.tree.map(
+    lambda x: mesh.place(
+      x.reshape(settings.accumulate, -1, x.shape[1]), jax.P(None, train.AXES, None)
+    ),
+    batch,
+  )
+  state, row = train.train_step(state, parts, config=dataclasses.replace(settings, warmup_steps=0))
+  return leaves(state.optimizer), mesh.host(row)
+
+
+def test_fsdp_on_eight_devices_is_training_on_one(tmp_path):
+  start()
+  want = leaves(fit(tmp_path / "one"))
+  mesh.start(2, jax.devices())
+  assert train.fsdp_axes(SHAPE) == train.AXES
+  split = decoder.Transformer(
+    SHAPE,
+    lambda name, dims: mesh.place(
+      tiny.arrays(dataclasses.replace(SHAPE, rows=None))[name],
+      decoder.spec(SHAPE, name, train.AXES),
+    ),
+  )
+  net = train.fit(split, packing.Rows(pairs(), 24), TRAIN, tmp_path / "eight")
+  assert net.blocks.q[...].sharding.spec[1] == train.AXES
+  for a, b in zip(want, leaves(net)):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_a_run_is_one_program(tmp_path):
+  start()
+  settings = dataclasses.replace(TRAIN, steps=4, length=16, block=16)
+  before = tiny.compiled("train_step")
+  fit(tmp_path / "a", settings)
+  fit(tmp_path / "b", settings)
+  assert tiny.compiled("train_step") == before + 1
+  fit(tmp_path / "c", dataclasses.replace(settings, seed=1, log_every=2))
+  assert tiny.compiled("train_step") == before + 1  # a seed is not another program
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+  start()
+  with pytest.raises(FloatingPointError, match="training step"):
+    fit(
+      tmp_path / "a",
+      dataclasses.replace(TRAIN, learning_rate=1e20, warmup_steps=0, clip=1e20, steps=20),
+    )
+
+
+def test_progress_line_has_an_eta(capsys, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  line = progress.Progress("train", 100, every=5)
+  line.show(10)
+  now[0] = 10.0
+  line.show(20, "loss 1.0")
+  assert capsys.readouterr().err == "train 20/100  loss 1.0  80s left\n"
