@@ -194,31 +194,34 @@ def _check_select(s, where):
   ):
     if getattr(s, name) not in words:
       fail(f"{where}.{name}", getattr(s, name), " or ".join(words))
-  if s.granularity == "chunk" and s.scorer in scores.WHOLE:
-    right = ", ".join(n for n in scores.SCORERS if n not in scores.WHOLE)
+  rule = scores.SCORERS[s.scorer]
+  if missing := sorted(rule.needs - scores.AVAILABLE[s.granularity]):
+    able = [n for n, r in scores.SCORERS.items() if r.needs <= scores.AVAILABLE[s.granularity]]
     fail(
       f"{where}.scorer",
       s.scorer,
-      f"one of {right} when {where}.granularity is chunk: it needs whole traces",
+      f"one of {', '.join(able)} when {where}.granularity is {s.granularity}: "
+      f"it reads {' and '.join(missing)}",
     )
-  if s.running_margin != "off" and (s.running_margin < 0 or s.scorer in scores.NEGATIVE):
+  if s.running_margin != "off" and (s.running_margin < 0 or rule.negative):
+    signed = [n for n, r in scores.SCORERS.items() if r.negative]
     fail(
       f"{where}.running_margin",
       s.running_margin,
-      f"off, or 0 or more, and off with {where}.scorer "
-      f"{' and '.join(scores.NEGATIVE)}: their scores are below 0",
+      f"off, or 0 or more, and off with {where}.scorer {', '.join(signed)}: "
+      "their scores may be below 0",
     )
   if not 0 <= s.beta < math.inf:
     fail(f"{where}.beta", s.beta, "0 (at random) or more")
-  if s.context < 0 or (s.context and s.granularity == "trace" and s.scorer != "local"):
+  if s.context < 0 or (s.context and s.granularity == "trace" and not rule.short_context):
     fail(
       f"{where}.context",
       s.context,
       f"0 (everything) or more, and 0 when {where}.granularity is "
       f"trace, unless {where}.scorer is local",
     )
-  if s.scorer == "local" and not s.context:
-    fail(f"{where}.context", s.context, f"at least 1 when {where}.scorer is local")
+  if rule.short_context and not s.context:
+    fail(f"{where}.context", s.context, f"at least 1 when {where}.scorer is {s.scorer}")
   if s.granularity == "trace":
     for name in ("threshold", "margin", "running_margin"):
       if getattr(s, name) != "off":
@@ -265,15 +268,14 @@ def check_inputs(config):
     return
   for who in ("teacher", "student"):
     model = getattr(config, who)
-    weights.check_files(
-      hf.locate(model.path), weights.read_shape(hf.locate(model.path), dtype=model.dtype)
-    )
+    path = hf.locate(model.path)
+    weights.check_files(path, hf.read_architecture(path))
   pair = [inputs.tokenizer(config.teacher), inputs.tokenizer(config.student)]
   if not config.translate:
     tokenization.shared_vocabulary(*pair)
   elif tokenization.differences(*pair):
     for name, s in config.arms:
-      again = s.granularity == "trace" and s.scorer in posthoc.AGAIN
+      again = s.granularity == "trace" and posthoc.reads_again(s.scorer)
       for field, wrong in (("scorer", again), ("scoring_prompt", s.scoring_prompt == "teacher")):
         if wrong:  # both hand the teacher's ids to the student
           fail(f"arms.{name}.{field}", getattr(s, field), "another one when tokenizers differ")

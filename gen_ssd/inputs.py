@@ -6,9 +6,12 @@ from gen_ssd import mesh as mesh_lib
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
+from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import sets
 
-ALONE = dict(rows=mesh_lib.AXES, tensor=None)  # a student: replicated; slots over both mesh axes
+ALONE = dict(
+  batch_axes=mesh_lib.AXES, tensor_axis=None
+)  # a student: replicated; slots over both mesh axes
 
 
 def identities(config):
@@ -74,5 +77,5 @@ def tokenizer(model, path=None):
 
 def load(model, path, **placement):
   """Weights and tokenizer at `path`, run as the config's Model says."""
-  shape = weights.read_shape(path, dtype=model.dtype, unroll=model.unroll, **placement)
-  return weights.load(path, shape), tokenizer(model, path)
+  layout = Layout(dtype=model.dtype, unroll=model.unroll, **placement)
+  return weights.load(path, layout), tokenizer(model, path)

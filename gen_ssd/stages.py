@@ -24,9 +24,11 @@ from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import traces
 from gen_ssd.models import decoder
+from gen_ssd.models import export
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
+from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import answers
 from gen_ssd.report import page
 from gen_ssd.report import statistics
@@ -216,20 +218,23 @@ def _collect(config, workdir, select, folder, problems, *, student, title, teach
   """Rows of one collection, by the models at these paths, which are loaded if there is work left."""
   if (rows := loop.finished(problems, select, folder)) is not None:
     return rows
-  placement = inputs.ALONE if teacher else {}  # then a student answers
-  teacher = teacher or hf.locate(config.teacher.path)
-  mine, tokenizer = inputs.load(config.teacher, teacher, **placement)
+  if teacher is None:
+    teacher = hf.locate(config.teacher.path)
+    mine, tokenizer = inputs.load(config.teacher, teacher)
+  else:  # a student answers
+    mine, tokenizer = inputs.load(config.student, teacher, **inputs.ALONE)
   chooser, its_tokenizer = (
     (None, None) if student is None else inputs.load(config.student, student, **inputs.ALONE)
   )
+  differ = config.translate and bool(chooser)
   writer = loop.Writer(
-    decoder.unstacked(mine),
-    tokenizer,
-    tokenization.eos_ids(teacher, tokenizer),
-    chooser and decoder.unstacked(chooser),
-    its_tokenizer,
-    config.problems.system or None,
-    config.translate and bool(chooser) and bool(tokenization.differences(tokenizer, its_tokenizer)),
+    teacher=decoder.unstacked(mine),
+    teacher_tokenizer=tokenizer,
+    ends=tokenization.eos_ids(teacher, tokenizer),
+    student=chooser and decoder.unstacked(chooser),
+    student_tokenizer=its_tokenizer,
+    system=config.problems.system or None,
+    translate=differ and bool(tokenization.differences(tokenizer, its_tokenizer)),
   )
   threshold = math.inf if select.threshold == "off" else select.threshold
   if threshold == "calibrated":
@@ -311,22 +316,19 @@ def _train(config, rows, settings, folder, *, title, source=None):
       tokenizer, r["problem"], ids, config.problems.system or None, r["opened"]
     )
     pairs.append((row[:start], row[start:]))
-  shape = weights.read_shape(path, dtype="float32", rows=train_lib.AXES, tensor=None)
-  model = weights.load(source or path, shape, fsdp=train_lib.fsdp_axes(shape))
+  fsdp_axes = train_lib.fsdp_axes(hf.read_architecture(path))
+  layout = Layout(batch_axes=train_lib.AXES, tensor_axis=None, fsdp_axes=fsdp_axes)
+  model = weights.load(source or path, layout)
   model = train_lib.fit(
     model, packing.Rows(pairs, settings.length), settings, folder / "checkpoints", title=title
   )
-  plain = weights.read_shape(path, dtype=config.student.dtype)
-  weights.save(
+  own_template = config.student.chat_template or config.student.thinking
+  export.save(
     str(folder / "student"),
-    decoder.replace_shape(
-      model, **{f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
-    ),
+    model,
     path,
     dtype="float32",
-    chat_template=tokenizer.chat_template
-    if (config.student.chat_template or config.student.thinking)
-    else "",
+    chat_template=tokenizer.chat_template if own_template else "",
   )
 
 
@@ -342,7 +344,7 @@ def _chooser(config, workdir, select):
 def _best(config, workdir, select, rows):
   """The best whole trace of each problem; some scorers have the student read them again first."""
   options, difficulty = {}, None
-  if select.scorer in posthoc.AGAIN:
+  if posthoc.reads_again(select.scorer):
     student, tokenizer = inputs.load(
       config.student, _chooser(config, workdir, select), **inputs.ALONE
     )
@@ -352,5 +354,7 @@ def _best(config, workdir, select, rows):
   if select.scorer == "morsd":
     difficulty = posthoc.difficulties(student, tokenizer, rows, **options)
   elif select.scorer == "local":
-    rows = posthoc.nearby(student, tokenizer, rows, context=select.context * select.c, **options)
+    rows = posthoc.short_context(
+      student, tokenizer, rows, context=select.context * select.c, **options
+    )
   return posthoc.best(rows, select.scorer, seed=select.seed, difficulty=difficulty)

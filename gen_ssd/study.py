@@ -218,7 +218,7 @@ def examples(workdir, mine="gen_ssd", other="random", count=3):
   rows = lambda arm: {(r["uuid"], r["attempt"]): r for r in workdir_lib.arm_rows(workdir, arm)[0]}
   chosen, plain, losers = rows(mine), rows(other), collections.defaultdict(dict)
   for r in workdir_lib.lost_candidates(workdir_lib.collection(workdir, mine)):
-    losers[r["uuid"], r["attempt"]][r["chunk"], r["retry"], r["branch"]] = r["text"], r["score"]
+    losers[r["uuid"], r["attempt"]][r["chunk"], r["resample"], r["branch"]] = r["text"], r["score"]
   parts = []
   for title, good, bad in (("helped", chosen, plain), ("hurt", plain, chosen)):
     keys = [

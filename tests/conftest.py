@@ -1,4 +1,7 @@
-"""Eight fake devices for every test. All of this must happen before jax is imported."""
+"""Eight fake devices for every test, and run-time checks of every annotation of the package.
+
+All of this must happen before jax or the package is imported.
+"""
 
 import os
 
@@ -11,7 +14,11 @@ os.environ.setdefault(
 import gc
 
 import jax
+import jaxtyping
 import pytest
+
+ROOMS = ("engine", "models", "training", "collect")
+jaxtyping.install_import_hook([f"gen_ssd.{room}" for room in ROOMS], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,8 +16,10 @@ from gen_ssd import stages
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import traces
 from gen_ssd.models import decoder
+from gen_ssd.models import export
+from gen_ssd.models import hf
 from gen_ssd.models import tokenization
-from gen_ssd.models import weights
+from gen_ssd.models.architecture import Layout
 from tests import paths
 
 DATA = paths.DATA
@@ -48,9 +50,9 @@ def qwen3(folder, name, seed, **facts):
     )
   )
   (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ENDS}))
-  shape = weights.read_shape(str(source))
-  made = decoder.initialise(shape, jax.random.key(seed))
-  weights.save(str(folder / name), made, str(source))
+  arch = hf.read_architecture(str(source))
+  made = decoder.initialise(arch, Layout(), jax.random.key(seed))
+  export.save(str(folder / name), made, str(source))
   return str(folder / name)
 
 

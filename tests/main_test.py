@@ -19,6 +19,7 @@ from gen_ssd import stages
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.engine import step as step_lib
+from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
 from gen_ssd.models import safetensors_io
@@ -447,8 +448,12 @@ def test_the_bundled_teacher_solves_nine_in_ten_test_problems(tmp_path):
   mesh.start(devices=jax.devices()[:1])
   path = hf.locate("bundled/teacher")
   net, tokenizer = inputs.load(small().teacher, path)
-  assert decoder.parameters(net.shape) <= 3e6
-  writer = loop.Writer(decoder.unstacked(net), tokenizer, tokenization.eos_ids(path, tokenizer))
+  assert architecture.parameters(net.arch) <= 3e6
+  writer = loop.Writer(
+    teacher=decoder.unstacked(net),
+    teacher_tokenizer=tokenizer,
+    ends=tokenization.eos_ids(path, tokenizer),
+  )
   greedy = config_lib.Select(k=1, slots=64, prompt=40, max_tokens=80, temperature=0.0)
   with answers.Grader() as grader:
     rows = loop.collect(
@@ -468,9 +473,8 @@ def test_the_bundled_pair_is_ordinary_hugging_face(tmp_path):
   ):
     path = hf.locate(f"bundled/{who}")
     assert transformers.AutoConfig.from_pretrained(path).model_type == "qwen3"
-    from gen_ssd.models import weights
 
-    assert decoder.parameters(weights.read_shape(path)) <= most
+    assert architecture.parameters(hf.read_architecture(path)) <= most
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     text = bundled.problems("test", 1)[0].problem
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text

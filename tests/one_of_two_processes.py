@@ -14,10 +14,11 @@ if sys.argv[2] != "alone":
 from gen_ssd import config
 from gen_ssd import mesh
 from gen_ssd.collect import loop
-from gen_ssd.models import decoder
+from gen_ssd.models import export
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
+from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import answers
 from gen_ssd.problems import bundled
 from gen_ssd.training import packing
@@ -29,11 +30,11 @@ out = pathlib.Path(sys.argv[1])
 mesh.start(2)
 tokenizer = tokenization.load_tokenizer(hf.locate("bundled/teacher"))
 writer = loop.Writer(
-  tiny.build(tiny.TEACHER),
-  tokenizer,
-  (tokenizer.eos_token_id, 7, 9, 11),
-  tiny.build(tiny.STUDENT),
-  tokenizer,
+  teacher=tiny.build(tiny.TEACHER),
+  teacher_tokenizer=tokenizer,
+  ends=(tokenizer.eos_token_id, 7, 9, 11),
+  student=tiny.build(tiny.STUDENT),
+  student_tokenizer=tokenizer,
 )
 select = config.Select(k=2, c=4, slots=8, prompt=40, max_tokens=16, shard_rounds=3, loop_window=8)
 with answers.Grader() as grader:
@@ -51,13 +52,8 @@ with answers.Grader() as grader:
     out / "translated",
     grader=grader,
   )
-shape = dataclasses.replace(tiny.STUDENT, rows=train.AXES, tensor=None)
-net = decoder.Transformer(
-  shape,
-  lambda name, dims: mesh.place(
-    tiny.arrays(dataclasses.replace(shape, rows=None))[name], decoder.spec(shape, name, train.AXES)
-  ),
-)
+fsdp = dataclasses.replace(tiny.ALONE, fsdp_axes=train.AXES)
+net = tiny.build(tiny.STUDENT, fsdp)
 settings = config.Train(steps=3, batch_size=8, length=24, warmup_steps=1, block=24, save_every=2)
 pairs = [([6] * 3, r["ids"][:12]) for r in rows]
 net = train.fit(net, packing.Rows(pairs, 24), settings, out / "train")
@@ -67,6 +63,6 @@ if jax.process_index() == 0:
 read, fill = [], weights._fill
 weights._fill = lambda part, *a: read.append(part.size) or fill(part, *a)
 for weights.PIECE in (1 << 26, 0):  # whole leaves, then a few layers at a time
-  net = weights.load(sys.argv[-1], weights.read_shape(sys.argv[-1]), train.AXES)
-weights.save(out / "export", net, sys.argv[-1])
+  net = weights.load(sys.argv[-1], Layout(fsdp_axes=train.AXES))
+export.save(out / "export", net, sys.argv[-1])
 (out / f"read-{jax.process_index()}").write_text(str(sum(read) // 2))

@@ -12,17 +12,21 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from gen_ssd import checks
 from gen_ssd import config as config_lib
 from gen_ssd import inputs
 from gen_ssd import mesh
-from gen_ssd.engine import scores
+from gen_ssd.collect import loop
+from gen_ssd.engine import sampling
 from gen_ssd.engine import selectors
 from gen_ssd.engine import step as step_lib
+from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
+from gen_ssd.models.architecture import Layout
 from gen_ssd.training import train
 
-# What config.json of each model says, as far as its Shape needs it.
+# What config.json of each model says, as far as its Architecture needs it.
 QWEN2 = dict(
   model_type="qwen2",
   hidden_act="silu",
@@ -102,106 +106,77 @@ def parsed(name):
   return config_lib.parse(importlib.import_module(f"configs.{name}").get_config())
 
 
-def shape_of(path, folder, **placement):
+def architecture_of(path, folder):
   (folder / "config.json").write_text(json.dumps(MODELS[path][0]))
-  return hf.read_shape(str(folder), **placement)
-
-
-def abstract(x):
-  """Shapes, dtypes and shardings of a pytree, on the current mesh."""
-  put = lambda a: jax.ShapeDtypeStruct(
-    a.shape,
-    a.dtype,
-    sharding=NamedSharding(jax.sharding.get_mesh(), a.sharding.spec if a.sharding else P()),
-  )
-  return jax.tree.map(put, x)
-
-
-def transformer(shape, fsdp=None):
-  def make(name, dims):
-    dtype = jnp.float32 if name in decoder.NORMS else shape.dtype
-    return jnp.zeros(dims, dtype, out_sharding=decoder.spec(shape, name, fsdp))
-
-  made = jax.eval_shape(lambda: decoder.Transformer(shape, make))
-  return abstract(made)
+  return hf.read_architecture(str(folder))
 
 
 def array(dims, dtype, spec=P()):
   return jax.ShapeDtypeStruct(dims, dtype, sharding=NamedSharding(jax.sharding.get_mesh(), spec))
 
 
+def abstract(x):
+  """Shapes, dtypes and shardings of a pytree, on the current mesh."""
+  return jax.tree.map(lambda a: array(a.shape, a.dtype, a.sharding.spec if a.sharding else P()), x)
+
+
+def transformer(arch, layout):
+  def make(name, dims):
+    dtype = jnp.float32 if name in architecture.NORMS else layout.dtype
+    return jnp.zeros(dims, dtype, out_sharding=architecture.partition_spec(layout, name))
+
+  return abstract(jax.eval_shape(lambda: decoder.Transformer(arch, layout, make)))
+
+
 def trace_collection(teacher, student, s):
   """Traces admission and a round of one collection; returns what a round gives."""
-  slots = config_lib.ring_slots(s)
-  state = abstract(
-    jax.eval_shape(
-      functools.partial(
-        step_lib.blank_state,
-        teacher=teacher.shape,
-        student=student and student.shape,
-        b=s.slots,
-        s=slots,
-        window=s.loop_window,
-      )
-    )
-  )
-  rows = teacher.shape.rows
-  row = lambda dtype, *tail: array((s.slots, *tail), dtype, P(rows, *[None] * len(tail)))
-  text, one = functools.partial(row, jnp.int32, slots + 1), functools.partial(row, jnp.int32)
-  start = step_lib.Admission(
-    **{
-      f.name: {
-        "new": lambda: row(bool),
-        "free": lambda: row(bool),
-        "teacher": text,
-        "student": text,
-        "key": lambda: row(jnp.uint32, 2),
-        "total": lambda: row(jnp.float32),
-        "recent": lambda: one(s.loop_window - 1),
-      }.get(f.name, one)()
-      for f in dataclasses.fields(step_lib.Admission)
-    }
-  )
-  values = dict.fromkeys(
-    ("temperature", "top_p", "threshold", "margin", "running", "beta"), np.float32
-  )
-  masks = dict(ends=np.int8, steps=bool)
-  knobs = step_lib.Knobs(
-    **{
-      f.name: array((teacher.shape.vocab,), masks[f.name])
-      if f.name in masks
-      else array((), values.get(f.name, np.int32))
-      for f in dataclasses.fields(step_lib.Knobs)
-    }
-  )
-  step_lib.admit.trace(teacher, student, state, start, c=s.c, block=s.block)
-  return step_lib.select_step.trace(
-    teacher,
-    student,
-    state,
-    knobs,
-    k=s.k,
-    c=s.c,
-    scorer=scores.SCORERS[s.scorer],
-    selector=selectors.SELECTORS[s.selector],
-    block=s.block,
+  ring_slots = config_lib.ring_slots(s)
+  blank = functools.partial(
+    step_lib.blank_state,
+    teacher=teacher.spec,
+    student=student and student.spec,
+    b=s.slots,
+    s=ring_slots,
     window=s.loop_window,
-    local=s.context > 0,
-  ).out_info
+  )
+  state, batch = abstract(jax.eval_shape(blank)), teacher.layout.batch_axes
+  admission = jax.tree.map(
+    lambda x: array(x.shape, x.dtype, P(batch, *[None] * (x.ndim - 1))), loop.blank_admission(s)
+  )
+  scalar = lambda dtype: array((), dtype)
+  vocabulary = (teacher.arch.vocab,)
+  knobs = step_lib.Knobs(
+    filters=sampling.Filters(
+      temperature=scalar(np.float32),
+      top_k=scalar(np.int32),
+      top_p=scalar(np.float32),
+      vocab=scalar(np.int32),
+    ),
+    limits=selectors.Limits(
+      **{f.name: scalar(np.float32) for f in dataclasses.fields(selectors.Limits)}
+    ),
+    resamples=scalar(np.int32),
+    context=scalar(np.int32),
+    closing=scalar(np.int32),
+    token_kind=array(vocabulary, np.int8),
+    step_end=array(vocabulary, bool),
+  )
+  static = loop.round_of(s, ring_slots)
+  step_lib.admit.trace(teacher, student, state, admission, c=s.c, block=static.block)
+  return step_lib.select_step.trace(teacher, student, state, knobs, round=static).out_info
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_validates_and_traces_without_weights(name, tmp_path):
   config = parsed(name)
+  checks.check_settings(config)
   mesh.start(config.model_parallel)
-  read = lambda who, **placement: shape_of(
-    getattr(config, who).path, tmp_path, dtype=getattr(config, who).dtype, **placement
-  )
-  teacher, student = read("teacher"), read("student", **inputs.ALONE)
-  for who, shape in (("teacher", teacher), ("student", student)):
+  read = lambda who: architecture_of(getattr(config, who).path, tmp_path)
+  for who in ("teacher", "student"):
     billions = MODELS[getattr(config, who).path][1]
-    assert abs(decoder.parameters(shape) / 1e9 - billions) < 0.006 * billions
-  writer, chooser = transformer(teacher), transformer(student)
+    assert abs(architecture.parameters(read(who)) / 1e9 - billions) < 0.006 * billions
+  writer = transformer(read("teacher"), Layout(dtype=config.teacher.dtype))
+  chooser = transformer(read("student"), Layout(dtype=config.student.dtype, **inputs.ALONE))
   trace_collection(writer, None, config.cold_start)
   for plain in {config_lib.collection(arm) for _, arm in config.arms}:
     state, report = trace_collection(writer, chooser, plain)
@@ -210,11 +185,13 @@ def test_a_pair_validates_and_traces_without_weights(name, tmp_path):
   for _, e in config.tests:
     trace_collection(chooser, None, inputs.answering(config, e))
 
-  made = dataclasses.replace(
-    read("student"), rows=train.AXES, tensor=None, dtype=config.train.dtype
+  made = read("student")
+  layout = Layout(
+    batch_axes=train.AXES, tensor_axis=None, fsdp_axes=train.fsdp_axes(made), dtype="float32"
   )
-  learner = transformer(dataclasses.replace(made, dtype="float32"), train.fsdp_axes(made))
-  learner = decoder.replace_shape(learner, dtype=config.train.dtype)
+  learner = decoder.replace(
+    transformer(made, layout), layout=dataclasses.replace(layout, dtype=config.train.dtype)
+  )
   state = abstract(jax.eval_shape(functools.partial(train.start, config=config.train), learner))
   t = config.train
   part = array((t.accumulate, t.batch_size, t.length), jnp.int32, P(None, train.AXES, None))

@@ -1,5 +1,6 @@
 """A tiny random pair and the engine driven by hand, for tests."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,36 +8,33 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from gen_ssd import mesh
+from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
 from gen_ssd.engine import scores
+from gen_ssd.engine import selectors
 from gen_ssd.engine import step as step_lib
+from gen_ssd.models import architecture
 from gen_ssd.models import decoder
+from gen_ssd.models.architecture import Architecture
+from gen_ssd.models.architecture import Layout
 
 EOS = 5
-TEACHER = decoder.Shape(
+TEACHER = Architecture(
   vocab=192, width=32, layers=2, kv_heads=2, groups=2, head=8, hidden=64, theta=5e4, qk_norm=True
 )
-STUDENT = decoder.Shape(
-  vocab=256,
-  width=16,
-  layers=2,
-  kv_heads=2,
-  groups=1,
-  head=8,
-  hidden=32,
-  tied=True,
-  bias=True,
-  rows=("data", "model"),
-  tensor=None,
+STUDENT = Architecture(
+  vocab=256, width=16, layers=2, kv_heads=2, groups=1, head=8, hidden=32, tied=True, bias=True
 )
+SHARED = Layout()  # a teacher's: slots over `data`, heads over `model`
+ALONE = Layout(batch_axes=("data", "model"), tensor_axis=None)  # a student's: replicated
 PROMPT, WINDOW = 12, 8
 
 
 @functools.cache
-def arrays(shape):
+def arrays(arch):
   """Random weights on the host: {leaf: array}, the same on every mesh."""
-  rng = np.random.default_rng(shape.width)
-  top, layer = decoder.leaves(shape)
+  rng = np.random.default_rng(arch.width)
+  top, layer = architecture.leaves(arch)
 
   def draw(name, dims):
     if name in ("ln1", "ln2", "norm", "qn", "kn"):
@@ -45,20 +43,17 @@ def arrays(shape):
 
   return {
     **{n: draw(n, d) for n, d in top.items()},
-    **{n: draw(n, (shape.layers, *d)) for n, d in layer.items()},
+    **{n: draw(n, (arch.layers, *d)) for n, d in layer.items()},
   }
 
 
-def build(shape, change=lambda name, x: x):
+def build(arch, layout=None, change=lambda name, x: x):
   """The tiny model on the current mesh."""
-  found = arrays(
-    shape.__class__(**{**shape.__dict__, "unroll": False, "rows": None, "tensor": None})
+  layout = layout or (SHARED if arch == TEACHER else ALONE)
+  place = lambda name, dims: mesh.place(
+    change(name, arrays(arch)[name]), architecture.partition_spec(layout, name)
   )
-  return decoder.unstacked(
-    decoder.Transformer(
-      shape, lambda name, dims: mesh.place(change(name, found[name]), decoder.spec(shape, name))
-    )
-  )
+  return decoder.unstacked(decoder.Transformer(arch, layout, place))
 
 
 def prompts(n, seed=0):
@@ -66,26 +61,33 @@ def prompts(n, seed=0):
   return [rng.integers(6, 180, rng.integers(2, PROMPT + 1)).tolist() for _ in range(n)]
 
 
+FILTERS = dict(
+  temperature=np.float32(1), top_k=np.int32(0), top_p=np.float32(1), vocab=np.int32(180)
+)
+LIMITS = dict(
+  threshold=np.float32(np.inf),
+  margin=np.float32(-np.inf),
+  running_margin=np.float32(np.inf),
+  beta=np.float32(1),
+)
+
+
 def knobs(**changes):
-  ends = np.zeros(TEACHER.vocab, np.int8)
-  ends[EOS] = step_lib.EOS
-  steps = np.zeros(TEACHER.vocab, bool)
-  values = dict(
-    temperature=np.float32(1),
-    top_k=np.int32(0),
-    top_p=np.float32(1),
-    threshold=np.float32(np.inf),
-    margin=np.float32(-np.inf),
+  """Knobs with everything off but what is given, by the names of Knobs, Filters and Limits."""
+  kind = np.zeros(TEACHER.vocab, np.int8)
+  kind[EOS] = step_lib.EOS
+  own = dict(
     resamples=np.int32(0),
-    running=np.float32(np.inf),
-    beta=np.float32(1),
     context=np.int32(0),
-    vocab=np.int32(180),
     closing=np.int32(-1),
-    ends=ends,
-    steps=steps,
+    token_kind=kind,
+    step_end=np.zeros(TEACHER.vocab, bool),
   )
-  return step_lib.Knobs(**{k: mesh.place(v) for k, v in {**values, **changes}.items()})
+  assert changes.keys() <= {*own, *FILTERS, *LIMITS}
+  pick = lambda base: {n: mesh.place(np.asarray(changes.get(n, x))) for n, x in base.items()}
+  return step_lib.Knobs(
+    filters=sampling.Filters(**pick(FILTERS)), limits=selectors.Limits(**pick(LIMITS)), **pick(own)
+  )
 
 
 def put(x):
@@ -94,7 +96,7 @@ def put(x):
 
 
 def admission(b, size, entries, *, room=1000, student=None):
-  """An Admission of {row: (prompt ids, name, chunks kept)}; `student` maps ids to its prompt."""
+  """An Admission of {slot: (prompt ids, name, chunks kept)}; `student` maps ids to its prompt."""
   text, length = np.zeros((2, b, size), np.int32), np.ones((2, b), np.int32)
   new, key = np.zeros(b, bool), np.zeros((b, 2), np.uint32)
   chunk = np.zeros(b, np.int32)
@@ -102,32 +104,27 @@ def admission(b, size, entries, *, room=1000, student=None):
     for m, own in enumerate((ids, (student or list)(ids))):
       text[m, i, : len(own)], length[m, i] = own, len(own)
     new[i], chunk[i] = True, kept
-    key[i] = jax.random.key_data(sampling.row_key(0, f"{name:08x}", 0))
-  zeros = np.zeros(b, np.int32)
-  return step_lib.Admission(
-    *map(
-      put,
-      (
-        new,
-        text[0],
-        length[0],
-        text[1],
-        length[1],
-        key,
-        chunk,
-        zeros,
-        np.full(b, room, np.int32),
-        np.full((b, WINDOW - 1), -1, np.int32),
-        np.zeros(b, np.float32),
-        length[1],
-        np.zeros(b, bool),
-      ),
-    )
+    key[i] = jax.random.key_data(sampling.trace_key(0, f"{name:08x}", 0))
+  return jax.tree.map(
+    put,
+    step_lib.Admission(
+      new=new,
+      teacher=ring_lib.Text(tokens=text[0], length=length[0]),
+      student=ring_lib.Text(tokens=text[1], length=length[1]),
+      key=key,
+      chunk=chunk,
+      resample=np.zeros(b, np.int32),
+      budget=np.full(b, room, np.int32),
+      recent=np.full((b, WINDOW - 1), -1, np.int32),
+      score_sum=np.zeros(b, np.float32),
+      prompt_length=length[1],
+      after_thinking=np.zeros(b, bool),
+    ),
   )
 
 
 class Engine:
-  """Rows of the tiny pair; `texts` are prompt and kept tokens, by problem name."""
+  """Slots of the tiny pair; `texts` are prompt and kept tokens, by problem name."""
 
   def __init__(
     self,
@@ -145,24 +142,25 @@ class Engine:
     room=1000,
     **static,
   ):
-    shapes = [s.__class__(**{**s.__dict__, "unroll": unroll}) for s in (TEACHER, STUDENT)]
-    self.teacher = teacher or build(shapes[0])
-    self.student = build(shapes[1]) if student == "tiny" else student
+    layouts = [dataclasses.replace(layout, unroll=unroll) for layout in (SHARED, ALONE)]
+    self.teacher = teacher or build(TEACHER, layouts[0])
+    self.student = build(STUDENT, layouts[1]) if student == "tiny" else student
     self.state = step_lib.blank_state(
-      teacher=self.teacher.shape,
-      student=self.student and self.student.shape,
+      teacher=self.teacher.spec,
+      student=self.student and self.student.spec,
       b=b,
       s=slots,
       window=WINDOW,
     )
     self.knob = knob or knobs()
-    self.b, self.c, self.slots, self.room = b, c, slots, room
-    self.block = block or slots
-    self.static = dict(k=k, c=c, scorer=scorer, block=self.block, window=WINDOW, **static)
+    self.b, self.slots, self.room = b, slots, room
+    self.static = step_lib.Round(
+      k=k, c=c, scorer=scorer, block=block or slots, window=WINDOW, **static
+    )
     self.texts, self.names, self.nll = {}, [None] * b, {}
 
   def admit(self, entries, kept=0, student=None):
-    """Starts {row: (ids, name)}."""
+    """Starts {slot: (ids, name)}."""
     start = admission(
       self.b,
       self.slots,
@@ -171,7 +169,7 @@ class Engine:
       student=student,
     )
     self.state = step_lib.admit(
-      self.teacher, self.student, self.state, start, c=self.c, block=self.block
+      self.teacher, self.student, self.state, start, c=self.static.c, block=self.static.block
     )
     for i, (ids, name) in entries.items():
       self.names[i], self.texts[name], self.nll[name] = name, list(ids), []
@@ -179,7 +177,7 @@ class Engine:
   def round(self):
     """One round; returns its Report on the host."""
     self.state, report = step_lib.select_step(
-      self.teacher, self.student, self.state, self.knob, **self.static
+      self.teacher, self.student, self.state, self.knob, round=self.static
     )
     report = mesh.host(report)
     for i, name in enumerate(self.names):

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+import pathlib
 import time
+import typing
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -14,67 +16,114 @@ from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
 from gen_ssd.collect import traces as traces_lib
 from gen_ssd.collect import translate
+from gen_ssd.config import Select
+from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
 from gen_ssd.engine import scores
 from gen_ssd.engine import selectors
 from gen_ssd.engine import step as step_lib
+from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import tokenization
+from gen_ssd.problems.answers import Grader
+from gen_ssd.problems.problem import Problem
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Writer:
   """Who writes and who chooses: models (unstacked when they unroll) with their tokenizers."""
 
   teacher: decoder.Transformer
-  teacher_tokenizer: object
-  ends: tuple  # ids that end a trace
+  teacher_tokenizer: typing.Any
+  ends: tuple[int, ...]  # ids that end a trace
   student: decoder.Transformer | None = None
-  student_tokenizer: object = None
-  system: str | None = None
+  student_tokenizer: typing.Any = None
+  system: str | None = None  # system message of every prompt
   translate: bool = False  # their tokenizers differ: see translate.py
 
+  @property
+  def tokenizers(self) -> tuple:
+    return self.teacher_tokenizer, self.student_tokenizer or self.teacher_tokenizer
 
-def knobs(writer, select, threshold):
-  """The traced settings of a collection on the mesh; ids both tokenizers lack are never drawn."""
-  size = writer.teacher.shape.vocab
+
+def knobs(writer: Writer, select: Select, threshold: float) -> step_lib.Knobs:
+  """The traced settings of a collection, on the mesh; ids unknown to a tokenizer are never drawn."""
+  size = writer.teacher.arch.vocab
   if writer.student is None or writer.translate:
     shared = min(size, len(writer.teacher_tokenizer))
   else:
     shared = tokenization.shared_vocabulary(writer.teacher_tokenizer, writer.student_tokenizer)
-  ends = np.zeros(size, np.int8)
+  mask = functools.partial(tokenization.delimiter_mask, writer.teacher_tokenizer, size=size)
+  kind = np.zeros(size, np.int8)
   if select.delimiters:
-    ends[tokenization.delimiter_mask(writer.teacher_tokenizer, select.delimiters, size)] = (
-      step_lib.DELIMITER
-    )
-  ends[list(writer.ends)] = step_lib.EOS
-  steps = tokenization.delimiter_mask(writer.teacher_tokenizer, select.step_delimiters, size)
-  margin = -math.inf if select.margin == "off" else select.margin
-  running = math.inf if select.running_margin == "off" else select.running_margin
-  values = (
-    np.float32(select.temperature),
-    np.int32(select.top_k),
-    np.float32(select.top_p),
-    np.float32(threshold),
-    np.float32(margin),
-    np.float32(running),
-    np.float32(select.beta),
-    np.int32(select.context * select.c),
-    np.int32(select.resamples),
-    np.int32(shared),
-    np.int32(closing(writer.teacher_tokenizer, select)),
-    ends,
-    steps,
+    kind[mask(select.delimiters)] = step_lib.DELIMITER
+  kind[list(writer.ends)] = step_lib.EOS
+  off = lambda value, otherwise: np.float32(otherwise if value == "off" else value)
+  place = lambda x: jax.tree.map(mesh_lib.place, x)
+  return step_lib.Knobs(
+    filters=sampling.Filters(
+      temperature=mesh_lib.place(np.float32(select.temperature)),
+      top_k=mesh_lib.place(np.int32(select.top_k)),
+      top_p=mesh_lib.place(np.float32(select.top_p)),
+      vocab=mesh_lib.place(np.int32(shared)),
+    ),
+    limits=place(
+      selectors.Limits(
+        threshold=np.array(threshold, np.float32),
+        margin=np.array(off(select.margin, -math.inf)),
+        running_margin=np.array(off(select.running_margin, math.inf)),
+        beta=np.array(select.beta, np.float32),
+      )
+    ),
+    resamples=mesh_lib.place(np.int32(select.resamples)),
+    context=mesh_lib.place(np.int32(select.context * select.c)),
+    closing=mesh_lib.place(np.int32(closing(writer.teacher_tokenizer, select))),
+    token_kind=mesh_lib.place(kind),
+    step_end=mesh_lib.place(mask(select.step_delimiters)),
   )
-  return step_lib.Knobs(*map(mesh_lib.place, values))
 
 
-def closing(teacher_tokenizer, select):
+def round_of(select: Select, ring_slots: int) -> step_lib.Round:
+  """The static settings of a collection whose ring has this many ring slots."""
+  return step_lib.Round(
+    k=select.k,
+    c=select.c,
+    block=select.block or ring_slots,
+    window=select.loop_window,
+    scorer=scores.SCORERS[select.scorer],
+    selector=selectors.SELECTORS[select.selector],
+    short_context=select.context > 0,
+  )
+
+
+def blank_admission(select: Select) -> step_lib.Admission:
+  """An Admission on the host that starts nothing."""
+  slots, size = select.slots, config_lib.ring_slots(select) + 1
+  zeros = lambda *tail, dtype=np.int32: np.zeros((slots, *tail), dtype)
+  text = lambda: ring_lib.Text(tokens=zeros(size), length=zeros() + 1)
+  return step_lib.Admission(
+    new=zeros(dtype=bool),
+    teacher=text(),
+    student=text(),
+    key=zeros(2, dtype=np.uint32),
+    chunk=zeros(),
+    resample=zeros(),
+    budget=zeros(),
+    recent=zeros(select.loop_window - 1) - 1,
+    score_sum=zeros(dtype=np.float32),
+    prompt_length=zeros(),
+    after_thinking=zeros(dtype=bool),
+  )
+
+
+def closing(teacher_tokenizer: typing.Any, select: Select) -> int:
   """The id after which nothing is chosen, -1 for none. ValueError when there must be one."""
   return tokenization.closing_id(teacher_tokenizer) if select.covers == "thinking" else -1
 
 
-def check_prompts(problems, tokenizers, select, system):
+def check_prompts(
+  problems: list[Problem], tokenizers: tuple, select: Select, system: str | None
+) -> dict[str, tuple]:
   """{uuid: (teacher's prompt ids, student's)}; ValueError names the first that does not fit."""
   found = {}
   for p in problems:
@@ -90,10 +139,12 @@ def check_prompts(problems, tokenizers, select, system):
   return found
 
 
-def finished(problems, select, folder):
+def finished(
+  problems: list[Problem], select: Select, folder: pathlib.Path
+) -> list[traces_lib.Row] | None:
   """The rows of a collection in `folder` that has nothing left to do, as `collect` returns them.
 
-  None when there is something: then models are needed.
+  None when something is left to do: then models are needed.
   """
   rows, in_flight = traces_lib.Shards(folder).resume()
   done = {(r["uuid"], r["attempt"]) for r in rows}
@@ -102,41 +153,47 @@ def finished(problems, select, folder):
   return _ordered(problems, rows)
 
 
-def collect(writer, problems, select, folder, *, grader, threshold=math.inf, title="collect"):
-  """Writes `select.attempts` traces for every problem and returns their rows (see traces.row).
+def collect(
+  writer: Writer,
+  problems: list[Problem],
+  select: Select,
+  folder: pathlib.Path,
+  *,
+  grader: Grader,
+  threshold: float = math.inf,
+  title: str = "collect",
+) -> list[traces_lib.Row]:
+  """Writes `select.attempts` traces for every problem and returns their rows.
 
-  With `select.pruned` = "retry" a pruned trace is written anew, at most `select.retries` times, as
-  attempt n + attempts: later, when every problem has had its first attempts.
+  With `select.pruned` = "retry" a pruned trace is written again, at most `select.retries` times, as
+  attempt n + attempts, after every problem has had its first attempts.
 
-  Killed at any instant and called again, it continues to the same files: the loop has fences
-  every `select.shard_rounds` rounds where finished traces are written and every trace under way
-  is read again from its tokens, so a resumed run starts from what a fence leaves.
-  Raises ValueError for a prompt that does not fit, FloatingPointError (problem and round named)
-  when a model's numbers are not finite.
+  A collection that is killed at any instant and called again ends in the same files. The loop has
+  a fence every `select.shard_rounds` rounds: finished traces are written, and every trace under way
+  is read again from its tokens, so that a resumed run starts from what a fence leaves.
+
+  Raises:
+    ValueError: a prompt does not fit.
+    FloatingPointError: a model's numbers are not finite; names the problem and the round.
   """
-  loop = _Loop(writer, problems, select, folder, grader, threshold, title)
-  if loop.pending or any(loop.rows):
-    loop.run()
+  loop = _Loop(writer, problems, select, folder, grader, threshold)
+  if loop.pending or any(loop.slots):
+    loop.run(title)
   return _ordered(problems, loop.finished)
 
 
 def _jobs(problems, select, rows):
   """[(uuid, attempt)]: the traces that problems need, also because of those that ended as `rows`."""
   wanted = {p.uuid for p in problems}
-  return [
-    *((p.uuid, a) for p in problems for a in range(select.attempts)),
-    *(
-      job
-      for r in rows
-      if r["uuid"] in wanted
-      for job in _again(select, r["uuid"], r["attempt"], r["stop"])
-    ),
-  ]
+  first = [(p.uuid, a) for p in problems for a in range(select.attempts)]
+  again = (_retry(select, r["uuid"], r["attempt"], r["stop"]) for r in rows if r["uuid"] in wanted)
+  return [*first, *(job for jobs in again for job in jobs)]
 
 
-def _again(select, uuid, attempt, stop):
+def _retry(select, uuid, attempt, stop):
   """The (uuid, attempt) that is written because this one was pruned: a list of one or none."""
-  if select.pruned != "retry" or stop != "pruned" or attempt // select.attempts >= select.retries:
+  tried = attempt // select.attempts
+  if select.pruned != "retry" or stop != "pruned" or tried >= select.retries:
     return []
   return [(uuid, attempt + select.attempts)]
 
@@ -148,262 +205,209 @@ def _ordered(problems, rows):
   )
 
 
+class _Engine:
+  """The compiled step and its state; both models read the same tokens (else see translate.py)."""
+
+  def __init__(self, writer, select, traced):
+    self.writer, self.select, self.knobs = writer, select, traced
+    self.ring_slots = config_lib.ring_slots(select)
+    self.static = round_of(select, self.ring_slots)
+
+  def reset(self):
+    """Empty slots: a fence, after which a resumed run is in the same state."""
+    w = self.writer
+    self.state = step_lib.blank_state(
+      teacher=w.teacher.spec,
+      student=w.student and w.student.spec,
+      b=self.select.slots,
+      s=self.ring_slots,
+      window=self.select.loop_window,
+    )
+
+  def admit(self, admission):
+    w, static = self.writer, self.static
+    self.state = step_lib.admit(
+      w.teacher, w.student, self.state, admission, c=static.c, block=static.block
+    )
+
+  def round(self, slots):
+    """Dispatches one round; returns its Report, which is not waited for."""
+    w = self.writer
+    self.state, report = step_lib.select_step(
+      w.teacher, w.student, self.state, self.knobs, round=self.static
+    )
+    return report
+
+
 class _Loop:
   """State of one collection on the host."""
 
-  def __init__(self, writer, problems, select, folder, grader, threshold, title):
+  def __init__(self, writer, problems, select, folder, grader, threshold):
     self.writer, self.select, self.grader = writer, select, grader
     self.problems = {p.uuid: p for p in problems}
-    self.threshold, self.title = threshold, title
+    self.threshold = threshold
     self.closing = closing(writer.teacher_tokenizer, select)
     self.shards = traces_lib.Shards(folder)
     found, in_flight = self.shards.resume()
     self.finished = [r for r in found if r["uuid"] in self.problems]
     self.right = sum(r["verdict"] == "right" for r in self.finished)
-    self.slots = in_flight or [None] * select.slots
+    self.slots = in_flight or [None] * select.slots  # the Trace under way in each, or None
     jobs = _jobs(problems, select, self.finished)
-    gone = {(r["uuid"], r["attempt"]) for r in self.finished}
-    gone |= {(t.uuid, t.attempt) for t in self.slots if t}
-    self.pending = [j for j in jobs if j not in gone][::-1]
-    self.jobs = {*jobs} | gone
-    self.prompts = check_prompts(
-      problems,
-      (writer.teacher_tokenizer, writer.student_tokenizer or writer.teacher_tokenizer),
-      select,
-      writer.system,
-    )
-    self.new_rows, self.new_losers = [], []  # since the last fence
+    taken = {(r["uuid"], r["attempt"]) for r in self.finished}
+    taken |= {(t.uuid, t.attempt) for t in self.slots if t}
+    self.pending = [j for j in jobs if j not in taken][::-1]
+    self.jobs = {*jobs} | taken
+    self.prompts = check_prompts(problems, writer.tokenizers, select, writer.system)
+    self.new_rows, self.new_lost = [], []  # since the last fence
+    self.harvest = []  # (trace, cause) that stopped in the last round, not yet graded
+    self.proposed = self.rounds = 0
 
-  def run(self):
-    s, w = self.select, self.writer
-    student = None if w.translate else w.student  # else another keeps the student's ring
-    translator = translate.Translator(w, s, self.prompts) if w.translate and w.student else None
-    shapes = dict(teacher=w.teacher.shape, student=student and student.shape)
-    slots = config_lib.ring_slots(s)
-    blank = lambda: step_lib.blank_state(**shapes, b=s.slots, s=slots, window=s.loop_window)
-    knob = knobs(w, s, self.threshold)
-    title = self.title + " (translated: slower)" * bool(translator)
+  def run(self, title):
+    w = self.writer
+    traced = knobs(w, self.select, self.threshold)
+    if w.translate and w.student is not None:
+      engine = translate.Translator(w, self.select, self.prompts, traced)
+      title += " (translated: slower)"
+    else:
+      engine = _Engine(w, self.select, traced)
     line = progress.Progress(title, len(self.jobs))
-    start, proposed, rounds, state = time.monotonic(), 0, 0, None
-    first, harvest = len(self.finished), []
+    start, done_before = time.monotonic(), len(self.finished)
     while True:
-      fence = state is None or rounds % s.shard_rounds == 0
+      fence = self.rounds % self.select.shard_rounds == 0
       if fence:
-        if state is not None:
+        if self.rounds:
           self._write()
-        state = blank()
-        if translator:
-          translator.reset()
-      free = [i for i, t in enumerate(self.slots) if t is None]
-      new = [i for i, t in enumerate(self.slots) if t] if fence else []
-      if self.pending and (fence or len(free) >= max(1, s.slots // 4)):
-        for i in free[: len(self.pending)]:
-          self.slots[i] = traces_lib.Trace(*self.pending.pop())
-          new.append(i)
+        engine.reset()
+      new = self._fill(fence)
       if not any(self.slots):
         break
       if new:
-        state = step_lib.admit(
-          w.teacher, student, state, self._admission(new), c=s.c, block=s.block or slots
-        )
-      if translator:
-        state, report = translator.round(state, knob, self.slots)
-      else:
-        state, report = step_lib.select_step(
-          w.teacher,
-          student,
-          state,
-          knob,
-          k=s.k,
-          c=s.c,
-          scorer=scores.SCORERS[s.scorer],
-          selector=selectors.SELECTORS[s.selector],
-          block=s.block or slots,
-          window=s.loop_window,
-          local=s.context > 0,
-        )
-      self._finish(harvest)  # verified and put into words while the devices work
+        engine.admit(self._admission(new))
+      report = engine.round(self.slots)
+      self._finish()  # traces of the last round are graded while the devices work
       report = mesh_lib.host(report)
-      rounds += 1
-      harvest = self._advance(report)
-      if rounds % s.shard_rounds == 0 or not (self.pending or any(self.slots)):
-        self._finish(harvest)  # a fence, or the end, writes all that is finished
-        harvest = []
-      proposed += int(report.count.sum())
-      done, line.total = len(self.finished), len(self.jobs)
-      good = self.right / max(done, 1)
-      rate = proposed / (time.monotonic() - start)
-      line.show(
-        done, f"right {good:.0%}  {rate:,.0f} tok/s  scoring {self._share(report):.0%} of FLOPs "
-      )
+      self.rounds += 1
+      self.harvest = self._advance(report)
+      if self.rounds % self.select.shard_rounds == 0 or not (self.pending or any(self.slots)):
+        self._finish()  # a fence, or the end, writes all that is finished
+      self._show(line, start, f"scoring {self._student_share(report):.0%} of FLOPs ")
     self._write()
-    line.show(
-      len(self.finished),
-      f"right {good:.0%}  {rate:,.0f} tok/s ({len(self.finished) - first} traces, {rounds} rounds)",
-      final=True,
-    )
+    made = len(self.finished) - done_before
+    self._show(line, start, f"({made} traces, {self.rounds} rounds)", final=True)
 
-  def _share(self, report):
+  def _show(self, line, start, text, final=False):
+    done, line.total = len(self.finished), len(self.jobs)
+    rate = self.proposed / (time.monotonic() - start)
+    good = self.right / max(done, 1)
+    line.show(done, f"right {good:.0%}  {rate:,.0f} tok/s  {text}", final=final)
+
+  def _student_share(self, report):
     """The student's part of the round's multiplications."""
     if self.writer.student is None:
       return 0.0
-    mine, theirs = (decoder.parameters(m.shape) for m in (self.writer.teacher, self.writer.student))
-    spent = mine * max(int(report.steps), 1)
-    return theirs * self.select.c / (spent + theirs * self.select.c)
+    teacher, student = (
+      architecture.parameters(m.arch) for m in (self.writer.teacher, self.writer.student)
+    )
+    spent = teacher * max(int(report.decoded), 1)
+    return student * self.select.c / (spent + student * self.select.c)
+
+  # ---------------------------------------------------------------- admit
+
+  def _fill(self, fence):
+    """Gives free slots pending traces; returns the slots to read. At a fence all are read again.
+
+    Between fences, slots are filled when a quarter of them is free: an admission costs a prefill.
+    """
+    free = [i for i, t in enumerate(self.slots) if t is None]
+    new = [i for i, t in enumerate(self.slots) if t] if fence else []
+    if self.pending and (fence or len(free) >= max(1, self.select.slots // 4)):
+      for i in free[: len(self.pending)]:
+        self.slots[i] = traces_lib.Trace(*self.pending.pop())
+        new.append(i)
+    return new
 
   def _admission(self, new):
-    """The Admission of rows `new`, on the mesh."""
-    s = self.select
-    size = config_lib.ring_slots(s) + 1
-    text = np.zeros((2, s.slots, size), np.int32)
-    length, key = np.ones((2, s.slots), np.int32), np.zeros((s.slots, 2), np.uint32)
-    mark, free = np.zeros((2, s.slots), bool)
-    chunk, retry, room, question = (np.zeros(s.slots, np.int32) for _ in range(4))
-    total = np.zeros(s.slots, np.float32)
-    recent = np.full((s.slots, s.loop_window - 1), -1, np.int32)
+    """The Admission of slots `new`, on the mesh."""
+    s, a = self.select, blank_admission(self.select)
     for i in new:
       trace = self.slots[i]
-      mark[i] = True
-      for m, prompt in enumerate(self.prompts[trace.uuid]):
+      a.new[i] = True
+      prompts = self.prompts[trace.uuid]
+      for to, prompt in zip((a.teacher, a.student), prompts):
         ids = [*prompt, *trace.ids]
-        text[m, i, : len(ids)], length[m, i] = ids, len(ids)
-      key[i] = jax.random.key_data(sampling.row_key(s.seed, trace.uuid, trace.attempt))
-      chunk[i], retry[i], total[i] = len(trace.chunks), trace.retry, trace.total
-      question[i], free[i] = len(self.prompts[trace.uuid][1]), self.closing in trace.ids
-      room[i] = s.max_tokens - len(trace.ids)
-      tail = trace.ids[-(s.loop_window - 1) :]
-      if tail:
-        recent[i, -len(tail) :] = tail
-    rows = self.writer.teacher.shape.rows
-    put = lambda x: mesh_lib.place(x, P(rows, *[None] * (x.ndim - 1)))
-    return step_lib.Admission(
-      *map(
-        put,
-        (
-          mark,
-          text[0],
-          length[0],
-          text[1],
-          length[1],
-          key,
-          chunk,
-          retry,
-          room,
-          recent,
-          total,
-          question,
-          free,
-        ),
-      )
-    )
+        to.tokens[i, : len(ids)], to.length[i] = ids, len(ids)
+      a.key[i] = jax.random.key_data(sampling.trace_key(s.seed, trace.uuid, trace.attempt))
+      a.chunk[i], a.resample[i] = len(trace.chunks), trace.resample
+      a.score_sum[i] = trace.score_sum
+      a.prompt_length[i], a.after_thinking[i] = len(prompts[1]), self.closing in trace.ids
+      a.budget[i] = s.max_tokens - len(trace.ids)
+      if tail := trace.ids[-(s.loop_window - 1) :]:
+        a.recent[i, -len(tail) :] = tail
+    batch = self.writer.teacher.layout.batch_axes
+    put = lambda x: mesh_lib.place(x, P(batch, *[None] * (x.ndim - 1)))
+    return jax.tree.map(put, a)
+
+  # ---------------------------------------------------------------- harvest
 
   def _advance(self, report):
-    """Adds a round to every running trace; returns those that stopped, with the cause."""
+    """Adds a round to every trace under way; returns those that stopped, with the cause."""
+    self.proposed += int(report.count.sum())
     stopped = []
     for i, trace in enumerate(self.slots):
       if trace is None:
         continue
-      if report.bad[i]:
+      if report.not_finite[i]:
         raise FloatingPointError(
           f"problem {trace.uuid}, round {trace.rounds}: a model's numbers are "
           "not finite; try dtype float32, or check the weights"
         )
-      count, choice = report.count[i], int(report.choice[i])
-      drawn = np.count_nonzero(count)  # one where nothing is chosen, else k
-      score = [
-        _number(x) if ok else None for x, ok in zip(report.score[i, :drawn], report.valid[i])
-      ]
-      trace.teacher_tokens += int(count.sum())
-      trace.rounds += 1
-      for k in range(drawn):
-        if k != choice:
-          trace.losers.append(
-            {
-              "chunk": len(trace.chunks),
-              "branch": k,
-              "retry": trace.retry,
-              "ids": report.tokens[i, k, : count[k]].tolist(),
-              "count": int(count[k]),
-              "score": score[k],
-              "student_nll": _mean(report.student_nll[i, k, : count[k]]),
-            }
-          )
-      if choice < 0:
-        trace.retry += 1
-      else:
-        n, kept = int(count[choice]), (i, choice, slice(int(count[choice])))
-        trace.chunks.append(
-          {
-            "count": n,
-            "choice": choice,
-            "score": score[choice],
-            "scores": score,
-            "resamples": trace.retry,
-          }
-        )
-        trace.starts += (len(trace.ids) + np.flatnonzero(report.start[kept])).tolist()
-        trace.ids += report.tokens[kept].tolist()
-        trace.teacher_logprobs += [-float(x) for x in report.teacher_nll[kept]]
-        if self.writer.student is not None:
-          trace.student_nlls += [float(x) for x in report.student_nll[kept]]
-          trace.student_ranks += report.student_rank[kept].tolist()
-        trace.retry, trace.total = 0, float(report.total[i])
-      if report.why[i] != step_lib.RUNNING:
-        stop = step_lib.STOPS[int(report.why[i])]
+      trace.add_round(report, i, scored=self.writer.student is not None)
+      if report.status[i] != step_lib.RUNNING:
+        stop = step_lib.STOPS[int(report.status[i])]
         stopped.append((trace, stop))
         self.slots[i] = None
-        again = _again(self.select, trace.uuid, trace.attempt, stop)
-        again = [j for j in again if j not in self.jobs]
-        self.pending = again + self.pending  # last, as a resumed run has them
-        self.jobs |= {*again}
+        retry = _retry(self.select, trace.uuid, trace.attempt, stop)
+        retry = [j for j in retry if j not in self.jobs]
+        self.pending = retry + self.pending  # last, as a resumed run has them
+        self.jobs |= {*retry}
     return stopped
 
-  def _finish(self, stopped):
-    """(trace, cause) pairs become rows: decoded, verified."""
-    for trace, stop in stopped:
-      self._row(trace, stop)
+  def _finish(self):
+    """Traces that stopped become rows: decoded and graded."""
+    for trace, stop in self.harvest:
+      problem, tokenizer = self.problems[trace.uuid], self.writer.teacher_tokenizer
+      opened = tokenizer.decode(tokenization.opening(tokenizer, self.prompts[trace.uuid][0]))
+      text = opened + tokenizer.decode(trace.ids, skip_special_tokens=True)
+      verdict = self.grader.grade(problem.answer, text) if stop == "ended" else "wrong"
+      chunks, lost = self._texts(trace)
+      row = traces_lib.row(trace, problem, chunks, text, stop, verdict, opened)
+      self.finished.append(row)
+      self.right += verdict == "right"
+      self.new_rows.append(row)
+      self.new_lost += lost
+    self.harvest = []
 
-  def _row(self, trace, stop):
-    problem, tokenizer = self.problems[trace.uuid], self.writer.teacher_tokenizer
-    opened = tokenizer.decode(tokenization.opening(tokenizer, self.prompts[trace.uuid][0]))
-    text = opened + tokenizer.decode(trace.ids, skip_special_tokens=True)
-    verdict = self.grader.grade(problem.answer, text) if stop == "ended" else "wrong"
-    at = 0
-    starts = []
-    for chunk in trace.chunks:
-      starts.append(at)
-      chunk["text"] = self._words(trace, at, trace.ids[at : at + chunk["count"]])
-      at += chunk["count"]
-    starts.append(at)
-    row = traces_lib.row(trace, problem, text, stop, verdict, opened)
-    self.finished.append(row)
-    self.right += verdict == "right"
-    self.new_rows.append(row)
-    for loser in trace.losers:
-      self.new_losers.append(
-        {
-          "uuid": trace.uuid,
-          "attempt": trace.attempt,
-          **loser,
-          "text": self._words(trace, starts[loser["chunk"]], loser["ids"]),
-        }
-      )
+  def _texts(self, trace):
+    """The trace's chunks and its lost candidates with their texts."""
+    ends = np.cumsum([0, *(c["count"] for c in trace.chunks)]).tolist()
+    text = lambda start, ids: self._text_of(trace, start, ids)
+    chunks = [
+      {**c, "text": text(start, trace.ids[start:end])}
+      for c, start, end in zip(trace.chunks, ends, ends[1:])
+    ]
+    lost = [
+      {"uuid": trace.uuid, "attempt": trace.attempt, **x, "text": text(ends[x["chunk"]], x["ids"])}
+      for x in trace.lost
+    ]
+    return chunks, lost
 
-  def _words(self, trace, at, ids):
-    """Text of `ids` that follow the trace's first `at` tokens, spaces in front included."""
+  def _text_of(self, trace, start, ids):
+    """Text of `ids` that follow the trace's first `start` tokens, leading spaces included."""
     decode = functools.partial(self.writer.teacher_tokenizer.decode, skip_special_tokens=True)
-    before = trace.ids[max(at - 4, 0) : at] or self.prompts[trace.uuid][0][-1:]
+    before = trace.ids[max(start - 4, 0) : start] or self.prompts[trace.uuid][0][-1:]
     return decode([*before, *ids])[len(decode(before)) :]
 
   def _write(self):
     if jax.process_index() == 0:
-      self.shards.write(self.new_rows, self.new_losers, self.slots)
-    self.new_rows, self.new_losers = [], []
-
-
-def _number(x):
-  return round(float(x), 5)
-
-
-def _mean(x):
-  return _number(np.mean(x)) if len(x) else None
+      self.shards.write(self.new_rows, self.new_lost, self.slots)
+    self.new_rows, self.new_lost = [], []

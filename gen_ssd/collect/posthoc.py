@@ -2,13 +2,16 @@
 
 import functools
 import math
+import typing
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
 import numpy as np
 
 from gen_ssd import mesh
+from gen_ssd.collect.traces import Row
 from gen_ssd.engine import scores
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
@@ -16,32 +19,44 @@ from gen_ssd.models import tokenization
 from gen_ssd.problems import problem as problem_lib
 
 BATCH = 64  # traces scored at a time
-AGAIN = ("morsd", "local")  # scorers for which the student reads whole traces again
+
+Difficulty = dict[tuple[str, int], float]  # by (uuid, attempt)
 
 
-def best(rows, scorer, **options):
+def reads_again(scorer: str) -> bool:
+  """Does the student read whole traces again before this scorer can judge them?"""
+  rule = scores.SCORERS[scorer]
+  return rule.short_context or "difficulty" in rule.needs
+
+
+def best(
+  rows: list[Row], scorer: str, *, seed: int = 0, difficulty: Difficulty | None = None
+) -> list[Row]:
   """The trace of lowest score of each problem, ties to the first attempt: post-hoc best-of-n.
 
-  See `score` for the arguments. Returns one row a problem, ordered by problem.
+  See `score` for the arguments. Returns one row per problem, ordered by problem.
   """
   found = {}
   rows = sorted(rows, key=lambda r: (r["uuid"], r["attempt"]))
-  for r, s in zip(rows, score(rows, scorer, **options)):
+  for r, s in zip(rows, score(rows, scorer, seed=seed, difficulty=difficulty)):
     if r["uuid"] not in found or s < found[r["uuid"]][0]:
       found[r["uuid"]] = (s, r)
   return [r for _, r in found.values()]
 
 
-def score(rows, scorer, *, seed=0, difficulty=None):
-  """f32[n]: the scores of whole traces, lower is better.
+def score(
+  rows: list[Row], scorer: str, *, seed: int = 0, difficulty: Difficulty | None = None
+) -> Float[np.ndarray, " n"]:
+  """The scores of whole traces, lower is better.
 
   Args:
     rows: traces as traces.row makes them, of collections with a student.
-    scorer: a name of scores.SCORERS. seed: of the scorer `random`.
-    difficulty: {(uuid, attempt): Rationale Difficulty} for the scorer `morsd`: see `difficulties`.
+    scorer: a name of scores.SCORERS.
+    seed: of the scorer `random`.
+    difficulty: Rationale Difficulty of every trace, for `morsd`: see `difficulties`.
   """
   longest = max((r["num_tokens"] for r in rows), default=0)
-  run = jax.jit(scores.SCORERS[scorer])  # one shape, so one compilation
+  run = jax.jit(scores.SCORERS[scorer].rule)  # one shape, so one compilation
   found = [
     np.asarray(run(*_candidates(rows[i : i + BATCH], longest, seed, difficulty)))[0]
     for i in range(0, len(rows), BATCH)
@@ -58,29 +73,38 @@ def _candidates(rows, longest, seed, difficulty):
       x[0, i, : r["num_tokens"]] = values(r)
     return x
 
-  whole = lambda value, dtype=np.float32: np.array(
+  per_trace = lambda value, dtype=np.float32: np.array(
     [[value(r) for r in rows] + [0] * (BATCH - len(rows))], dtype
   )
   statistics = scores.Statistics(
-    table(lambda r: r["student_nlls"]),
-    table(lambda r: r["student_ranks"]),
-    teacher_nll=-table(lambda r: r["teacher_logprobs"]),
-    start=table(lambda r: np.isin(np.arange(r["num_tokens"]), r["starts"]), bool),
-    long=whole(lambda r: _uniform(r["uuid"]) < 0.2, bool),
-    difficulty=difficulty and whole(lambda r: difficulty[r["uuid"], r["attempt"]]),
+    nll=table(lambda r: r["student_nlls"]),
+    rank=table(lambda r: r["student_ranks"]),
+    teacher_nll=table(lambda r: r["teacher_nlls"]),
+    step_start=table(lambda r: np.isin(np.arange(r["num_tokens"]), r["step_starts"]), bool),
+    long=per_trace(lambda r: _uniform(r["uuid"]) < 0.2, bool),
+    difficulty=difficulty and per_trace(lambda r: difficulty[r["uuid"], r["attempt"]]),
   )
-  noise = whole(lambda r: _uniform(f"{seed} {r['uuid']} {r['attempt']}"))
+  noise = per_trace(lambda r: _uniform(f"{seed} {r['uuid']} {r['attempt']}"))
   return statistics, table(lambda r: True, bool), noise
 
 
-def difficulties(student, tokenizer, rows, *, batch, system=None):
+def difficulties(
+  student: decoder.Transformer,
+  tokenizer: typing.Any,
+  rows: list[Row],
+  *,
+  batch: int,
+  system: str | None = None,
+) -> Difficulty:
   """{(uuid, attempt): PPL(answer | q, r) / PPL(answer | q)}: MoRSD's Rationale Difficulty.
 
-  The answer is the trace's sentence with the last box, as the ids the teacher wrote; the rationale
-  r is what stands before it. Below 1, the rationale makes the answer likelier to the student.
+  The answer is the sentence of the trace with the last box, in the teacher's ids; the rationale r
+  is what stands before it. Below 1, the rationale makes the answer likelier to the student.
 
   Args:
-    student: Transformer (stacked) on the current mesh. rows: traces as traces.row makes them.
+    student: stacked, on the current mesh.
+    tokenizer: the one whose chat template the student reads.
+    rows: traces as traces.row makes them.
     batch: texts read at a time; a multiple of the devices.
   """
   texts, tails = [], []
@@ -98,7 +122,15 @@ def difficulties(student, tokenizer, rows, *, batch, system=None):
   }
 
 
-def nearby(student, tokenizer, rows, *, context, batch, system=None):
+def short_context(
+  student: decoder.Transformer,
+  tokenizer: typing.Any,
+  rows: list[Row],
+  *,
+  context: int,
+  batch: int,
+  system: str | None = None,
+) -> list[Row]:
   """The rows with `student_nlls` of shortened texts, for the scorer `local`: LALP (2510.03988).
 
   Each step (or chunk, see traces.row) is read after the prompt and the `context` tokens before it,
@@ -108,11 +140,11 @@ def nearby(student, tokenizer, rows, *, context, batch, system=None):
   for r in rows:
     prompt, body = _read(tokenizer, r, system)
     opened = len(body) - r["num_tokens"]  # what the prompt had opened
-    for at, end in zip(r["starts"], [*r["starts"][1:], r["num_tokens"]]):
+    for at, end in zip(r["step_starts"], [*r["step_starts"][1:], r["num_tokens"]]):
       texts.append([*prompt, *body[:opened], *body[opened + max(at - context, 0) : opened + end]])
       tails.append(end - at)
   found = (nll[-n:].tolist() for nll, n in zip(_nlls(student, texts, batch), tails))
-  return [{**r, "student_nlls": sum((next(found) for _ in r["starts"]), [])} for r in rows]
+  return [{**r, "student_nlls": sum((next(found) for _ in r["step_starts"]), [])} for r in rows]
 
 
 def _read(tokenizer, r, system):
@@ -127,7 +159,7 @@ def _nlls(student, texts, batch):
   """The student's nll of the tokens of each text, f32[len], in order; the first token's is 0."""
   size = max(map(len, texts), default=1)
   size = -(-size // 64) * 64 if size <= 1024 else -(-size // 1024) * 1024
-  place = lambda x: mesh.place(x, P(student.shape.rows, *[None] * (x.ndim - 1)))
+  place = lambda x: mesh.place(x, P(student.layout.batch_axes, *[None] * (x.ndim - 1)))
   for i in range(0, len(texts), batch):
     part = texts[i : i + batch]
     ids, length = np.zeros((batch, size), np.int32), np.ones(batch, np.int32)
@@ -137,7 +169,7 @@ def _nlls(student, texts, batch):
     yield from (row[: len(text)] for row, text in zip(nll, part))
 
 
-def answer_start(tokenizer, ids):
+def answer_start(tokenizer: typing.Any, ids: list[int]) -> int:
   """Index where the sentence with the last box begins (the last sentence when there is no box)."""
   box = len(ids) - 1
   for i in range(len(ids) - 1, -1, -1):

@@ -4,41 +4,149 @@ import dataclasses
 import json
 import pathlib
 import sys
+import typing
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen_ssd import workdir as workdir_lib
+from gen_ssd.engine import step as step_lib
+from gen_ssd.problems.problem import Problem
 
 KINDS = ("traces", "candidates")
+SCHEMA = 1  # of the rows of both kinds; a reader of other files can tell
+
+
+class Chunk(typing.TypedDict):
+  """A round that kept a chunk."""
+
+  count: int  # tokens
+  choice: int  # branch that was kept
+  score: float | None  # of the chunk; None where nothing was chosen
+  scores: list[float | None]  # of every candidate; None where it was not valid
+  resamples: int  # how often the chunk was drawn again
+  text: str
+
+
+class Lost(typing.TypedDict):
+  """A row of a candidates shard: a candidate that was not kept."""
+
+  uuid: str
+  attempt: int
+  chunk: int  # place of the chunk in its trace
+  branch: int
+  resample: int  # how often the chunk had been drawn before
+  ids: list[int]
+  count: int
+  score: float | None
+  student_nll: float | None  # mean, nats
+  text: str
+
+
+class Row(typing.TypedDict):
+  """A row of a traces shard: a finished trace. Lists hold one number per kept token."""
+
+  schema: int
+  uuid: str
+  source: str
+  split: str
+  level: int
+  attempt: int
+  problem: str
+  answer: str
+  text: str
+  opened: str  # the start of text that the prompt wrote (tokenization.opening): not among the ids
+  ids: list[int]
+  num_tokens: int
+  stop: str  # ended, pruned or length
+  verdict: str  # right, wrong or unverifiable
+  student_nll: float | None  # mean, nats
+  teacher_nll: float | None
+  teacher_nlls: list[float]  # nats at temperature 1
+  student_nlls: list[float]  # nats
+  student_ranks: list[int]  # at most 100
+  step_starts: list[int]  # places in ids where a step begins
+  chunks: list[Chunk]
+  teacher_tokens: int  # proposed for it, kept or not
+  rounds: int  # it was in, kept or not
 
 
 @dataclasses.dataclass
 class Trace:
-  """One chain of thought, being written or finished. Scores and nll in the units of scores.py."""
+  """One chain of thought under way; the fields are those of Row and Lost."""
 
   uuid: str
   attempt: int
-  ids: list = dataclasses.field(default_factory=list)  # kept tokens
-  teacher_logprobs: list = dataclasses.field(default_factory=list)  # one a kept token, nats
-  student_nlls: list = dataclasses.field(default_factory=list)  # one a kept token, nats
-  student_ranks: list = dataclasses.field(default_factory=list)  # one a kept token, at most 100
-  starts: list = dataclasses.field(default_factory=list)  # places of ids where a step begins
-  chunks: list = dataclasses.field(default_factory=list)  # a dict a round that kept a chunk
-  losers: list = dataclasses.field(default_factory=list)  # a dict a candidate that lost
-  total: float = 0.0  # sum of the kept chunks' scores, exactly as the engine has it
-  retry: int = 0  # times the coming chunk was drawn and found unsuitable
-  teacher_tokens: int = 0  # proposed for it, kept or not
-  rounds: int = 0  # rounds it was in, kept or not
+  ids: list = dataclasses.field(default_factory=list)
+  teacher_nlls: list = dataclasses.field(default_factory=list)
+  student_nlls: list = dataclasses.field(default_factory=list)
+  student_ranks: list = dataclasses.field(default_factory=list)
+  step_starts: list = dataclasses.field(default_factory=list)
+  chunks: list = dataclasses.field(default_factory=list)  # without texts
+  lost: list = dataclasses.field(default_factory=list)  # without uuid, attempt and texts
+  score_sum: float = 0.0  # of the kept chunks, exactly as the engine has it
+  resample: int = 0  # how often the coming chunk was drawn and found unsuitable
+  teacher_tokens: int = 0
+  rounds: int = 0
+
+  def add_round(self, report: step_lib.Report, slot: int, scored: bool) -> None:
+    """Adds what a round did in `slot`; `scored` says whether there is a student."""
+    count, choice = report.count[slot], int(report.choice[slot])
+    drawn = np.count_nonzero(count)  # one where nothing is chosen, else k
+    pairs = zip(report.score[slot, :drawn], report.valid[slot])
+    score = [_rounded(x) if valid else None for x, valid in pairs]
+    self.teacher_tokens += int(count.sum())
+    self.rounds += 1
+    for k in range(drawn):
+      if k != choice:
+        self.lost.append(
+          {
+            "chunk": len(self.chunks),
+            "branch": k,
+            "resample": self.resample,
+            "ids": report.tokens[slot, k, : count[k]].tolist(),
+            "count": int(count[k]),
+            "score": score[k],
+            "student_nll": _mean(report.student_nll[slot, k, : count[k]]),
+          }
+        )
+    if choice < 0:
+      self.resample += 1
+      return
+    n = int(count[choice])
+    kept = slot, choice, slice(n)
+    self.chunks.append(
+      {
+        "count": n,
+        "choice": choice,
+        "score": score[choice],
+        "scores": score,
+        "resamples": self.resample,
+      }
+    )
+    self.step_starts += (len(self.ids) + np.flatnonzero(report.step_start[kept])).tolist()
+    self.ids += report.tokens[kept].tolist()
+    self.teacher_nlls += [float(x) for x in report.teacher_nll[kept]]
+    if scored:
+      self.student_nlls += [float(x) for x in report.student_nll[kept]]
+      self.student_ranks += report.student_rank[kept].tolist()
+    self.resample, self.score_sum = 0, float(report.score_sum[slot])
 
 
-def row(trace, problem, text, stop, verdict, opened=""):
-  """The finished trace as a JSON-ready dict: a line of a shard.
-
-  `opened` is the start of `text` that the prompt wrote (tokens.opening): it is not among the ids.
-  """
+def row(
+  trace: Trace,
+  problem: Problem,
+  chunks: list[Chunk],
+  text: str,
+  stop: str,
+  verdict: str,
+  opened: str = "",
+) -> Row:
+  """The finished trace as a line of a shard."""
   mean = lambda x: sum(x) / len(x) if x else None
   return {
+    "schema": SCHEMA,
     "uuid": trace.uuid,
     "source": problem.source,
     "split": problem.split,
@@ -53,15 +161,23 @@ def row(trace, problem, text, stop, verdict, opened=""):
     "stop": stop,
     "verdict": verdict,
     "student_nll": mean(trace.student_nlls),
-    "teacher_nll": mean([-x for x in trace.teacher_logprobs]),
-    "teacher_logprobs": [round(x, 5) for x in trace.teacher_logprobs],
+    "teacher_nll": mean(trace.teacher_nlls),
+    "teacher_nlls": [round(x, 5) for x in trace.teacher_nlls],
     "student_nlls": [round(x, 5) for x in trace.student_nlls],
     "student_ranks": trace.student_ranks,
-    "starts": trace.starts,
-    "chunks": trace.chunks,
+    "step_starts": trace.step_starts,
+    "chunks": chunks,
     "teacher_tokens": trace.teacher_tokens,
     "rounds": trace.rounds,
   }
+
+
+def _rounded(x):
+  return round(float(x), 5)
+
+
+def _mean(x):
+  return _rounded(np.mean(x)) if len(x) else None
 
 
 class Shards:
@@ -71,32 +187,34 @@ class Shards:
   count. Whatever a killed run left after its last fence is written again, identically.
   """
 
-  def __init__(self, folder):
+  def __init__(self, folder: pathlib.Path):
     self.folder = pathlib.Path(folder)
     self.count = 0
 
-  def path(self, kind, index):
+  def path(self, kind: str, index: int) -> pathlib.Path:
     return self.folder / f"{kind}-{index:05d}.jsonl"
 
-  def write(self, finished, losers, in_flight):
-    """One fence: rows of finished traces, their losing candidates, and the traces under way."""
+  def write(self, finished: list[Row], lost: list[Lost], in_flight: list[Trace | None]) -> None:
+    """One fence: rows of finished traces, their lost candidates, and the traces under way."""
     self.folder.mkdir(parents=True, exist_ok=True)
-    for kind, rows in zip(KINDS, (finished, losers)):
+    for kind, rows in zip(KINDS, (finished, lost)):
       lines = "".join(json.dumps(r) + "\n" for r in rows)
       workdir_lib.write_atomically(self.path(kind, self.count), lines)
     self.count += 1
-    state = {"shards": self.count, "rows": [t and dataclasses.asdict(t) for t in in_flight]}
+    state = {"shards": self.count, "slots": [t and dataclasses.asdict(t) for t in in_flight]}
     workdir_lib.write_atomically(self.folder / "in_flight.json", json.dumps(state))
 
-  def resume(self):
-    """(finished rows, traces in flight a row or None) of an earlier run; ([], None) at first.
+  def resume(self) -> tuple[list[Row], list[Trace | None] | None]:
+    """(finished rows, the trace under way in each slot or None) of an earlier run.
 
-    A shard with lines that are not readable is named, its good lines are kept, and the others'
-    problems are missing from the result, so that they are written again.
+    ([], None) when there was none.
+
+    A shard with unreadable lines is named on stderr. Its good lines are kept; the traces of the
+    others are missing from the result, so that they are written again.
     """
     try:
       state = json.loads((self.folder / "in_flight.json").read_text())
-      self.count, in_flight = state["shards"], [t and Trace(**t) for t in state["rows"]]
+      self.count, in_flight = state["shards"], [t and Trace(**t) for t in state["slots"]]
     except FileNotFoundError:
       return [], None
     except (ValueError, KeyError, TypeError):  # bytes that are no text are a ValueError too
@@ -124,7 +242,7 @@ class Shards:
     return good
 
 
-def kept(rows, *, keep, pruned="drop"):
+def kept(rows: list[Row], *, keep: str, pruned: str = "drop") -> list[Row]:
   """The traces to train on, ordered by problem: `right` (verified) or `all` that ended.
 
   With pruned = "keep" also what was written of pruned ones, which no answer verifies.
@@ -141,7 +259,9 @@ def kept(rows, *, keep, pruned="drop"):
   return sorted(good, key=lambda r: (r["uuid"], r["attempt"]))
 
 
-def write_parquet(path, rows, *, kept=(), system=""):
+def write_parquet(
+  path: pathlib.Path, rows: list[Row], *, kept: typing.Iterable = (), system: str = ""
+) -> None:
   """One row a problem, with the columns OpenR1-Math readers expect and ours beside them.
 
   The completion is the first of `kept`, (uuid, attempt) pairs; of others the first right one.

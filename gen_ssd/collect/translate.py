@@ -1,11 +1,13 @@
 """Rounds of a teacher and a student whose tokenizers differ: text goes between them, on the host.
 
-A round is two programs instead of one. Between them the host writes out the candidates and cuts them
-into the student's tokens. Text may be cut otherwise once more of it is there, so the student is first
-rolled back over the tokens that changed. Only the end of a trace is cut again: a round costs the host
-the same however long the trace is. What it finds is spread over the teacher's tokens by their
-characters: sums are kept, scorers and files see one number a teacher token, and with equal
-tokenizers it is what the fused step finds (which is what they get: see stages).
+A round is two programs instead of one. Between them the host decodes the candidates and encodes
+them in the student's tokens. More text can change how earlier text is tokenized, so the student's
+ring is first rewound over the tokens that changed. Only the end of a trace is encoded again: a
+round costs the host the same however long the trace is.
+
+Student statistics are then assigned to the teacher's tokens by their characters: nll and entropy
+are summed, ranks take their maximum, so that scorers and files see one number per teacher token.
+With equal tokenizers the result is that of the fused step, which is what they get (see loop.py).
 """
 
 import bisect
@@ -17,23 +19,27 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
+from jaxtyping import Bool
+from jaxtyping import Int
 import numpy as np
 
 from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
+from gen_ssd.arrays import Array
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import scores
 from gen_ssd.engine import selectors
 from gen_ssd.engine import step as step_lib
+from gen_ssd.models import decoder
 
-TAIL = 48  # newest student tokens of a row that are cut again with every candidate
-AGREE = 8  # tokens in a row that must come out as before, for the older ones to stay
+TAIL = 48  # newest student tokens of a trace that are encoded again with every candidate
+AGREE = 8  # consecutive tokens that must come out as before, for the older ones to stay
 TURN = 8  # newest teacher tokens that a decoder is given before new ones
 
 
 @dataclasses.dataclass
 class Held:
-  """What the student has been given of a row."""
+  """What the student has been given of a slot."""
 
   ids: list  # its tokens of the prompt and the trace
   first: int  # how many are the prompt's
@@ -43,7 +49,7 @@ class Held:
 
 @dataclasses.dataclass
 class Branch:
-  """A row's tokens when a candidate follows: the first `stay` that are held, and these."""
+  """The tokens of a slot when a candidate follows: the first `stay` that are held, and these."""
 
   stay: int
   ids: list
@@ -53,105 +59,152 @@ class Branch:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Moved:
-  """Candidates in the student's tokens, behind what it keeps of the row."""
+  """Candidates in the student's tokens, behind what it keeps of the trace."""
 
-  tokens: jax.Array  # int32[b,k,e]
-  count: jax.Array  # int32[b,k]
-  home: jax.Array  # int32[b,k,e] teacher token of the chunk that a token ends in, -1 for none
-  length: jax.Array  # int32[b] tokens of the row before `last`; later ones are taken back
-  last: jax.Array  # int32[b]
+  tokens: Int[Array, "b k e"]
+  count: Int[Array, "b k"]
+  home: Int[Array, "b k e"]  # teacher token of the chunk that a token ends in, -1 for none
+  length: Int[Array, " b"]  # tokens of the slot before `last`; later ones are taken back
+  last: Int[Array, " b"]
 
 
-@functools.partial(jax.jit, static_argnames=("k", "c", "block"))
-def propose(teacher, state, knobs, *, k, c, block):
+@functools.partial(jax.jit, static_argnames="round")
+def propose(
+  teacher: decoder.Transformer,
+  state: step_lib.State,
+  knobs: step_lib.Knobs,
+  *,
+  round: step_lib.Round,
+) -> tuple[step_lib.Proposal, tuple]:
   """(Proposal, its tokens, counts and ends for the host); `state` is not donated."""
-  p = step_lib.propose(teacher, state, knobs, k, c, block)
-  return p, jax.tree.map(lambda x: reshard(x, P(*[None] * x.ndim)), (p.tokens, p.count, p.ended))
+  p = step_lib.propose(teacher, state, knobs, round)
+  replicate = lambda x: reshard(x, P(*[None] * x.ndim))
+  return p, tuple(map(replicate, (p.candidates.tokens, p.candidates.count, p.ended)))
 
 
 @functools.partial(jax.jit, static_argnames=("c", "block"), donate_argnums=1)
-def read(student, prefix, new, tokens, length, slot, *, c, block):
-  """The student reads int32[b,p] `tokens` into the rows marked new, as select.admit does."""
-  pieces = (jnp.max(jnp.where(new, length - 1, 0)) + c - 1) // c
-  return ring_lib.read(student, prefix, new, tokens, length, slot - pieces * c, pieces, c, block)
+def read(
+  student: decoder.Transformer,
+  ring: ring_lib.Ring,
+  new: Bool[Array, " b"],
+  text: ring_lib.Text,
+  *,
+  c: int,
+  block: int,
+) -> ring_lib.Ring:
+  """The student reads `text` into the slots marked new, as step.admit does."""
+  chunks = (jnp.max(jnp.where(new, text.length - 1, 0)) + c - 1) // c
+  return ring_lib.read(student, ring, new, text, chunks, c, block)
 
 
-@functools.partial(
-  jax.jit, static_argnames=("scorer", "selector", "block", "window", "local"), donate_argnums=(1, 2)
-)
+@functools.partial(jax.jit, static_argnames=("round", "block"), donate_argnums=(1, 2))
 def settle(
-  student, state, prefix, knobs, proposal, moved, slot, *, scorer, selector, block, window, local
-):
-  """Rolls the student back, scores, chooses, commits: (State, Prefix, Report).
+  student: decoder.Transformer,
+  state: step_lib.State,
+  ring: ring_lib.Ring,
+  knobs: step_lib.Knobs,
+  proposal: step_lib.Proposal,
+  moved: Moved,
+  *,
+  round: step_lib.Round,
+  block: int,
+) -> tuple[step_lib.State, ring_lib.Ring, step_lib.Report, Int[Array, " b"]]:
+  """Rewinds the student's ring, scores, chooses and commits.
 
-  `slot` is where the student's own ring goes on; knobs.context counts its tokens here.
+  `block` is that of the student's ring, and knobs.context counts the student's tokens. Returns
+  (State, Ring, Report, the age of the slots in the student's ring).
   """
-  c = proposal.tokens.shape[2]
-  there = lambda x: reshard(x, P(student.shape.rows, *[None] * (x.ndim - 1)))
-  running = there(state.why == step_lib.RUNNING)
-  length = jnp.where(running, moved.length, prefix.length)
-  position = jnp.where(prefix.position < length[:, None], prefix.position, -1)
-  prefix = ring_lib.Prefix(prefix.kv, position, length, jnp.where(running, moved.last, prefix.last))
+  c = proposal.candidates.tokens.shape[2]
+  local = lambda x: reshard(x, P(student.layout.batch_axes, *[None] * (x.ndim - 1)))
+  running = local(state.status == step_lib.RUNNING)
+  ring = ring_lib.rewind(ring, running, moved.length, moved.last)
 
-  hot = moved.home[..., None] == jnp.arange(c)  # [b,k,e,c]
-  spread = lambda x: jnp.sum(jnp.where(hot, x[..., None], 0), 2)
-  top = lambda x: jnp.max(jnp.where(hot, x[..., None], 0), 2)
-  live = there(jnp.arange(c) < proposal.count[..., None])
-  teacher_nll, start = there(proposal.teacher_nll), there(proposal.start)
+  belongs = moved.home[..., None] == jnp.arange(c)  # [b,k,e,c]
+  total = lambda x: jnp.sum(jnp.where(belongs, x[..., None], 0), 2)
+  highest = lambda x: jnp.max(jnp.where(belongs, x[..., None], 0), 2)
+  theirs = jax.tree.map(local, proposal.candidates)
 
   def by_teacher_token(found, _, noise):
-    return scorer(
-      scores.Statistics(
-        spread(found.nll), top(found.rank), spread(found.entropy), teacher_nll, start
-      ),
-      live,
-      noise,
+    statistics = scores.Statistics(
+      nll=total(found.nll),
+      rank=highest(found.rank),
+      entropy=total(found.entropy),
+      teacher_nll=theirs.teacher_nll,
+      step_start=theirs.step_start,
     )
+    return round.scorer(statistics, theirs.live, noise)
 
   nothing = jnp.zeros_like(moved.tokens)
-  nll, rank, score, branches = step_lib.score(
-    student,
-    prefix,
-    moved.tokens,
-    moved.count,
-    running,
-    there(proposal.noise),
-    by_teacher_token,
-    block,
-    nothing.astype(jnp.float32),
-    nothing.astype(bool),
-    (state.question, knobs.context) if local else None,
+  candidates = step_lib.Candidates(
+    tokens=moved.tokens,
+    count=moved.count,
+    teacher_nll=nothing.astype(jnp.float32),
+    step_start=nothing.astype(bool),
+    noise=theirs.noise,
   )
+  near = (state.prompt_length, knobs.context) if round.short_context else None
+  scored = step_lib.score(student, ring, candidates, running, by_teacher_token, block, near)
   seen = jnp.any(moved.home >= 0, -1)  # else it has no character of its own: as good as empty
-  seen = reshard(seen, P(jax.typeof(proposal.count).sharding.spec[0], None))
+  seen = reshard(seen, P(jax.typeof(proposal.candidates.count).sharding.spec[0], None))
   state, report = step_lib.settle(
-    state, knobs, proposal, spread(nll), top(rank), score, None, selector, window, seen
+    state,
+    knobs,
+    proposal,
+    step_lib.Scored(
+      nll=total(scored.nll), rank=highest(scored.rank), score=scored.score, cache=None
+    ),
+    round,
+    seen,
   )
-  choice = there(report.choice)
-  pick = lambda x: jnp.take_along_axis(
-    x, jnp.maximum(choice, 0).reshape((-1,) + (1,) * (x.ndim - 1)), 1
-  )[:, 0]
+  choice = local(report.choice)
+  winner = jnp.maximum(choice, 0)
+  pick = lambda x: jnp.take_along_axis(x, winner.reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
   kept = jnp.where(running & (choice >= 0), pick(moved.count), 0)
-  prefix = ring_lib.grow(prefix, branches, jnp.maximum(choice, 0), kept, pick(moved.tokens), slot)
-  return state, prefix, report
+  ring = ring_lib.advance(ring, running, scored.cache, winner, kept, pick(moved.tokens))
+  return state, ring, report, reshard(ring.age, P(None))
 
 
 class Translator:
-  """The student's side of a collection: its ring and the tokens it has read, a row."""
+  """A collection's engine when tokenizers differ: the teacher's state, the student's ring.
 
-  def __init__(self, writer, select, prompts):
-    self.writer, self.select, self.prompts = writer, select, prompts
-    self.reset()
+  It has the methods of loop._Engine.
+  """
+
+  def __init__(self, writer, select, prompts, traced):
+    self.writer, self.select, self.prompts, self.knobs = writer, select, prompts, traced
+    self.static = step_lib.Round(
+      k=select.k,
+      c=select.c,
+      block=select.block or config_lib.ring_slots(select),
+      window=select.loop_window,
+      scorer=scores.SCORERS[select.scorer],
+      selector=selectors.SELECTORS[select.selector],
+      short_context=select.context > 0,
+    )
 
   def reset(self):
-    """As at the start: a fence, after which a resumed run is in the same state."""
-    # Most tokens of a candidate, and ring slots: two to a teacher token at first, and they grow.
-    self.wide, self.ring_slots = 2 * self.select.c, 0
-    self.names = [None] * self.select.slots  # which trace a row writes
-    self.held = [None] * self.select.slots  # its Held
-    self._resize(2 * config_lib.ring_slots(self.select))
+    """Empty slots: a fence, after which a resumed run is in the same state."""
+    s = self.select
+    self.state = step_lib.blank_state(
+      teacher=self.writer.teacher.spec,
+      student=None,
+      b=s.slots,
+      s=config_lib.ring_slots(s),
+      window=s.loop_window,
+    )
+    # Most tokens of a candidate, and ring slots: two per teacher token at first, and they grow.
+    self.wide, self.ring_slots = 2 * s.c, 0
+    self.names = [None] * s.slots  # which trace a slot holds
+    self.held = [None] * s.slots  # its Held
+    self._resize(2 * config_lib.ring_slots(s))
+
+  def admit(self, admission):
+    """The teacher reads at once; the student reads in the next round, from the texts."""
+    self.state = step_lib.admit(
+      self.writer.teacher, None, self.state, admission, c=self.static.c, block=self.static.block
+    )
 
   def _resize(self, slots):
     unit = math.lcm(self.wide, self.select.block or 1)
@@ -159,17 +212,14 @@ class Translator:
     self._empty()
 
   def _empty(self):
-    """A blank ring: every row has to be read again."""
-    s, self.slot, self.inside = self.select, 0, set()
-    self.age = np.zeros(s.slots, int)  # ring slots passed since the row was read
-    self.prefix = _blank(shape=self.writer.student.shape, b=s.slots, s=self.ring_slots)
+    """A blank ring: every slot has to be read again."""
+    s, self.inside = self.select, set()
+    self.age = np.zeros(s.slots, int)  # Ring.age as the last round left it
+    self.ring = _blank(spec=self.writer.student.spec, b=s.slots, s=self.ring_slots)
 
-  def round(self, state, knob, traces):
-    """One round of the running `traces` (a Trace or None a row): (State, Report)."""
-    s, w = self.select, self.writer
-    proposal, found = propose(
-      w.teacher, state, knob, k=s.k, c=s.c, block=s.block or config_lib.ring_slots(s)
-    )
+  def round(self, traces):
+    """One round of the `traces` under way (a Trace or None per slot); returns its Report."""
+    proposal, found = propose(self.writer.teacher, self.state, self.knobs, round=self.static)
     for i, trace in enumerate(traces):
       name = trace and (trace.uuid, trace.attempt)
       if name != self.names[i]:
@@ -182,26 +232,21 @@ class Translator:
     }
     self._make_room(cut, stay)
     self._read(cut)
-    state, self.prefix, report = settle(
-      w.student,
-      state,
-      self.prefix,
-      knob,
+    self.state, self.ring, report, age = settle(
+      self.writer.student,
+      self.state,
+      self.ring,
+      self.knobs,
       proposal,
       self._moved(cut, stay),
-      mesh_lib.place(np.int32(self.slot)),
-      scorer=scores.SCORERS[s.scorer],
-      selector=selectors.SELECTORS[s.selector],
-      block=s.block or self.ring_slots,
-      window=s.loop_window,
-      local=s.context > 0,
+      round=self.static,
+      block=self.select.block or self.ring_slots,
     )
-    for i, at in enumerate(mesh_lib.host(report.choice)):
+    choice, self.age = mesh_lib.host((report.choice, age))
+    for i, at in enumerate(choice):
       if i in cut:
         self._keep(i, cut[i][at] if at >= 0 else Branch(stay[i], [], [], [], self.held[i].text))
-    self.slot = (self.slot + self.wide) % self.ring_slots
-    self.age += self.wide
-    return state, report
+    return report
 
   # ---------------------------------------------------------------- text
 
@@ -318,25 +363,24 @@ class Translator:
       self._empty()
 
   def _read(self, cut):
-    """Reads the rows that are not inside the ring."""
-    rows, c = sorted(cut.keys() - self.inside), self.select.c
-    if not rows:
+    """Reads the slots that are not inside the ring."""
+    slots, c = sorted(cut.keys() - self.inside), self.select.c
+    if not slots:
       return
-    text = np.zeros((self.select.slots, self.ring_slots + 1), np.int32)
+    tokens = np.zeros((self.select.slots, self.ring_slots + 1), np.int32)
     new, length = np.zeros(self.select.slots, bool), np.ones(self.select.slots, np.int32)
-    for i in rows:
+    for i in slots:
       new[i], length[i] = True, len(self.held[i].ids)
-      text[i, : length[i]] = self.held[i].ids
-    self.prefix = read(
+      tokens[i, : length[i]] = self.held[i].ids
+    self.ring = read(
       self.writer.student,
-      self.prefix,
-      *map(self._place, (new, text, length)),
-      mesh_lib.place(np.int32(self.slot)),
+      self.ring,
+      self._place(new),
+      ring_lib.Text(tokens=self._place(tokens), length=self._place(length)),
       c=c,
       block=self.select.block or self.ring_slots,
     )
-    self.age[rows] = -(-(max(length) - 1) // c) * c
-    self.inside |= {*rows}
+    self.inside |= {*slots}
 
   def _moved(self, cut, stay):
     b, k, e = self.select.slots, self.select.k, self.wide
@@ -346,20 +390,21 @@ class Translator:
       held, common = self.held[i].ids, stay[i]
       length[i], last[i] = common - 1, held[common - 1]
       for j, branch in enumerate(branches):
-        here = max(branch.stay, common)  # what is held between the two comes first
-        ids = [*held[common:here], *branch.ids[here - branch.stay :]]
+        begin = max(branch.stay, common)  # what is held between the two comes first
+        ids = [*held[common:begin], *branch.ids[begin - branch.stay :]]
         n = count[i, j] = len(ids)
         tokens[i, j, :n] = ids
-        home[i, j, here - common : n] = branch.homes[here - branch.stay :]
-    return Moved(*map(self._place, (tokens, count, home, length, last)))
+        home[i, j, begin - common : n] = branch.homes[begin - branch.stay :]
+    arrays = dict(tokens=tokens, count=count, home=home, length=length, last=last)
+    return Moved(**{name: self._place(x) for name, x in arrays.items()})
 
   def _place(self, x):
-    return mesh_lib.place(x, P(self.writer.student.shape.rows, *[None] * (x.ndim - 1)))
+    return mesh_lib.place(x, P(self.writer.student.layout.batch_axes, *[None] * (x.ndim - 1)))
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "b", "s"))
-def _blank(*, shape, b, s):
-  return ring_lib.blank(shape, b, s)
+@functools.partial(jax.jit, static_argnames=("spec", "b", "s"))
+def _blank(*, spec, b, s):
+  return ring_lib.blank(spec, b, s)
 
 
 def _meet(held, at, ids, ends):

@@ -1,4 +1,12 @@
-"""What one model has read: a ring of chunk slots, shared by the branches of a row."""
+"""What one model has read of every slot's trace: a ring of chunks, shared by the branches of a slot.
+
+A chunk goes in at the cursor, at the same place for every slot, so that one scalar index writes all
+of them. The order of ring slots does not matter to attention, which goes by positions.
+
+    cursor -> 8        | chunk 0 | chunk 1 | . . . . |     every round: cursor += c (around the end)
+    slot 0  position   | 0 1 2 3 | 4 5 6 - | - - - - |     last = token 7, not read yet; length 7
+    slot 1  position   | - - - - | 0 1 2 - | - - - - |     last = token 3; length 3
+"""
 
 import dataclasses
 import functools
@@ -8,107 +16,185 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
+from jaxtyping import Bool
+from jaxtyping import Int
 
+from gen_ssd.arrays import Array
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
+from gen_ssd.models.architecture import Spec
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Prefix:
-  """One model's view of the rows: what it has read, and the newest token, which it has not."""
+@dataclasses.dataclass(kw_only=True)
+class Ring:
+  """One model's cache of every slot, and the newest token of each, which it has not read yet."""
 
-  kv: attention.KV  # ring of chunk slots [L,b,n,*] (a tuple a layer when unrolled)
-  position: jax.Array  # int32[b,s] position of the token in each slot, -1 where there is none
-  length: jax.Array  # int32[b]   tokens in the ring, which is the position of `last`
-  last: jax.Array  # int32[b]   newest token, not yet in the ring
-
-  @property
-  def valid(self):
-    return self.position >= 0
+  kv: attention.Cache  # [L,b,n,*], or a tuple of layers when they are unrolled
+  position: Int[Array, "b s"]  # of the token in each ring slot, -1 where there is none
+  length: Int[Array, " b"]  # tokens in the ring, which is the position of `last`
+  last: Int[Array, " b"]  # newest token, not yet in the ring
+  age: Int[Array, " b"]  # ring slots the cursor has passed since the trace was admitted
+  cursor: Int[Array, ""]  # where the next chunk goes
 
 
-def blank(shape, b, s):
-  spec = P(shape.rows)
-  zeros = functools.partial(jnp.zeros, dtype=jnp.int32, out_sharding=spec)
-  return Prefix(
-    attention.blank_prefix(shape, b, s),
-    jnp.full((b, s), -1, jnp.int32, out_sharding=P(shape.rows, None)),
-    zeros((b,)),
-    zeros((b,)),
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(kw_only=True)
+class Text:
+  """What one model is to read of the traces that are admitted."""
+
+  tokens: Int[Array, "b p"]  # prompt and kept tokens
+  length: Int[Array, " b"]
+
+
+def blank(spec: Spec, b: int, s: int) -> Ring:
+  """An empty ring of s ring slots for b batch slots."""
+  sharding = P(spec.layout.batch_axes)
+  zeros = functools.partial(jnp.zeros, dtype=jnp.int32, out_sharding=sharding)
+  return Ring(
+    kv=attention.blank_prefix(spec, b, s),
+    position=jnp.full((b, s), -1, jnp.int32, out_sharding=P(spec.layout.batch_axes, None)),
+    length=zeros((b,)),
+    last=zeros((b,)),
+    age=zeros((b,)),
+    cursor=jnp.zeros((), jnp.int32, out_sharding=P()),
   )
 
 
-def used_blocks(valid, block):
-  """Blocks of the ring that hold anything: int32 scalar."""
-  top = jnp.max(jnp.where(valid, jnp.arange(1, valid.shape[1] + 1, dtype=jnp.int32), 0))
+def prefix(
+  ring: Ring,
+  attending: Bool[Array, " b"],
+  block: int,
+  visible: Bool[Array, "b s"] | None = None,
+) -> attention.Prefix:
+  """The ring as branches attend to it; blocks count as used where an `attending` slot has tokens.
+
+  `visible` is which ring slots are seen (default: all that hold a token).
+  """
+  held = ring.position >= 0
+  return attention.Prefix(
+    kv=ring.kv,
+    position=ring.position,
+    visible=held if visible is None else visible,
+    used=used_blocks(held & attending[:, None], block),
+    block=block,
+  )
+
+
+def used_blocks(held: Bool[Array, "b s"], block: int) -> Int[Array, ""]:
+  """Blocks of the ring up to the last one that holds anything."""
+  top = jnp.max(jnp.where(held, jnp.arange(1, held.shape[1] + 1, dtype=jnp.int32), 0))
   return (top + block - 1) // block
 
 
-def read(model, prefix, new, tokens, length, first, pieces, c, block):
-  """`select.admit` for one model: `pieces` chunks of tokens int32[b,p] from ring slot `first` on."""
-  shape = model.shape
-  new, length = reshard(new, P(shape.rows)), reshard(length, P(shape.rows))
-  tokens = reshard(tokens, P(shape.rows, None))
-  b, slots = prefix.position.shape
-  position = jnp.where(new[:, None], -1, prefix.position)
+def read(
+  model: decoder.Transformer,
+  ring: Ring,
+  new: Bool[Array, " b"],
+  text: Text,
+  chunks: Int[Array, ""],
+  c: int,
+  block: int,
+) -> Ring:
+  """The ring after `model` has read `text` into the slots marked new; other slots stay as they are.
+
+  The text ends right before the cursor, which does not move: it fills `chunks` chunks of c tokens.
+  The newest token is not read but kept as `last`. `length - 1` tokens must fit the ring.
+  """
+  spec = model.spec
+  batch = P(spec.layout.batch_axes)
+  new, length = reshard(new, batch), reshard(text.length, batch)
+  tokens = reshard(text.tokens, P(spec.layout.batch_axes, None))
+  b, slots = ring.position.shape
   index = jnp.arange(c, dtype=jnp.int32)
   causal = index[None, :] <= index[:, None]
+  first = ring.cursor - chunks * c
 
-  def piece(i, carry):
+  def read_chunk(i, carry):
     position, kv = carry
-    valid = position >= 0
     at = (first + i * c) % slots
-    text = lax.dynamic_slice_in_dim(tokens, i * c, c, 1)[:, None]
-    positions = jnp.broadcast_to(i * c + index, (b, 1, c))
-    used = used_blocks(valid & new[:, None], block)
-    attend = functools.partial(
-      attention.attend_branches,
-      causal=causal,
-      valid=valid,
-      used=used,
-      block=block,
-      position=position,
-    )
+    seen = prefix(dataclasses.replace(ring, kv=kv, position=position), new, block)
     _, chunk = decoder.forward(
-      model, text, positions, attention.blank_chunk(shape, b, 1, c), jnp.int32(0), kv, attend
+      model,
+      lax.dynamic_slice_in_dim(tokens, i * c, c, 1)[:, None],
+      jnp.broadcast_to(i * c + index, (b, 1, c)),
+      attention.blank_chunk(spec, b, 1, c),
+      jnp.int32(0),
+      seen,
+      causal,
     )
 
     def put(axis, buffer, fresh):  # [(L),b,n,*], [(L),b,1,n,*]
       fresh = lax.squeeze(fresh, [fresh.ndim - 4])
       old = lax.dynamic_slice_in_dim(buffer, at, c, axis)
-      mine = new.reshape((1,) * (buffer.ndim - 4) + (b, 1, 1, 1))
-      return lax.dynamic_update_slice_in_dim(buffer, jnp.where(mine, fresh, old), at, axis)
+      is_new = new.reshape((1,) * (buffer.ndim - 4) + (b, 1, 1, 1))
+      return lax.dynamic_update_slice_in_dim(buffer, jnp.where(is_new, fresh, old), at, axis)
 
     kv = attention.each(put, kv, chunk)
-    here = (i * c + index)[None]
-    fresh = jnp.where(here < (length - 1)[:, None], here, -1)
+    places = (i * c + index)[None]
+    fresh = jnp.where(places < (length - 1)[:, None], places, -1)
     old = lax.dynamic_slice_in_dim(position, at, c, 1)
-    position = lax.dynamic_update_slice_in_dim(position, jnp.where(new[:, None], fresh, old), at, 1)
-    return position, kv
+    fresh = jnp.where(new[:, None], fresh, old)
+    return lax.dynamic_update_slice_in_dim(position, fresh, at, 1), kv
 
-  position, kv = lax.fori_loop(0, pieces, piece, (position, prefix.kv))
+  empty = jnp.where(new[:, None], -1, ring.position)
+  position, kv = lax.fori_loop(0, chunks, read_chunk, (empty, ring.kv))
   newest = jnp.arange(tokens.shape[1]) == (length - 1)[:, None]
   last = jnp.sum(jnp.where(newest, tokens, 0), 1)
-  return Prefix(
-    kv, position, jnp.where(new, length - 1, prefix.length), jnp.where(new, last, prefix.last)
+  return dataclasses.replace(
+    ring,
+    kv=kv,
+    position=position,
+    length=jnp.where(new, length - 1, ring.length),
+    last=jnp.where(new, last, ring.last),
+    age=jnp.where(new, jnp.zeros_like(ring.age) + chunks * c, ring.age),
   )
 
 
-def grow(prefix, branches, choice, kept, won, slot):
-  """The Prefix with the first kept int32[b] of won int32[b,c]: branch `choice` of the chunk's KV."""
-  rows = P(jax.typeof(prefix.last).sharding.spec[0])
-  at, n, fresh = reshard(choice, rows), reshard(kept, rows), reshard(won, P(rows[0], None))
+def rewind(
+  ring: Ring, running: Bool[Array, " b"], length: Int[Array, " b"], last: Int[Array, " b"]
+) -> Ring:
+  """The ring of running slots without the tokens from position `length` on; `last` follows it."""
+  length = jnp.where(running, length, ring.length)
+  position = jnp.where(ring.position < length[:, None], ring.position, -1)
+  return dataclasses.replace(
+    ring, position=position, length=length, last=jnp.where(running, last, ring.last)
+  )
+
+
+def advance(
+  ring: Ring,
+  running: Bool[Array, " b"],
+  branches: attention.Cache,
+  choice: Int[Array, " b"],
+  kept: Int[Array, " b"],
+  won: Int[Array, "b c"],
+) -> Ring:
+  """The ring one chunk further: the only place where the cursor and the age of slots move.
+
+  The first `kept` tokens of `won` join each slot, with the keys and values that its branch `choice`
+  left in `branches`. Where kept is 0 nothing joins, but the cursor passes all the same.
+  """
+  batch = P(jax.typeof(ring.last).sharding.spec[0])
+  choice, kept, running = (reshard(x, batch) for x in (choice, kept, running))
+  won = reshard(won, P(batch[0], None))
+  c, slots = won.shape[1], ring.position.shape[1]
 
   def put(axis, buffer, branches):  # [(L),b,n,*], [(L),b,k,n,*]
     lead = branches.ndim - 5
-    index = at.reshape((1,) * lead + (-1, 1, 1, 1, 1))
-    mine = jnp.take_along_axis(branches, index, lead + 1)
-    return lax.dynamic_update_slice_in_dim(buffer, lax.squeeze(mine, [lead + 1]), slot, axis)
+    winner = choice.reshape((1,) * lead + (-1, 1, 1, 1, 1))
+    mine = jnp.take_along_axis(branches, winner, lead + 1)
+    mine = lax.squeeze(mine, [lead + 1])
+    return lax.dynamic_update_slice_in_dim(buffer, mine, ring.cursor, axis)
 
-  index = jnp.arange(won.shape[1], dtype=jnp.int32)
-  fresh_position = jnp.where(index < n[:, None], prefix.length[:, None] + index, -1)
-  position = lax.dynamic_update_slice_in_dim(prefix.position, fresh_position, slot, 1)
-  newest = index == (n - 1)[:, None]
-  last = jnp.where(n > 0, jnp.sum(jnp.where(newest, fresh, 0), 1), prefix.last)
-  return Prefix(attention.each(put, prefix.kv, branches), position, prefix.length + n, last)
+  index = jnp.arange(c, dtype=jnp.int32)
+  fresh = jnp.where(index < kept[:, None], ring.length[:, None] + index, -1)
+  newest = index == (kept - 1)[:, None]
+  return Ring(
+    kv=attention.each(put, ring.kv, branches),
+    position=lax.dynamic_update_slice_in_dim(ring.position, fresh, ring.cursor, 1),
+    length=ring.length + kept,
+    last=jnp.where(kept > 0, jnp.sum(jnp.where(newest, won, 0), 1), ring.last),
+    age=jnp.where(running, ring.age + c, ring.age),
+    cursor=(ring.cursor + c) % slots,
+  )

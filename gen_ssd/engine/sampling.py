@@ -1,76 +1,95 @@
-"""Drawing one token a candidate: temperature, top-k and top-p, exact, without a sort.
+"""Drawing one token per branch: temperature, top-k and top-p, exact, without a sort.
 
-Everything is a reduction over the vocabulary, so it works on vocabulary shards, and every knob
-is traced, so a sweep never recompiles. Two uniforms a token come from counter-based keys.
+Everything is a reduction over the vocabulary, so it works on vocabulary shards. Every knob is
+traced, so a sweep never compiles again. Two uniforms per token come from counter-based keys.
 """
 
 import hashlib
 import string
+import typing
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Key
 
+from gen_ssd.arrays import Array
 from gen_ssd.models import attention
+from gen_ssd.models.architecture import Layout
 
 WIDTH = 128  # the vocabulary is searched as blocks of this many ids
 
 
-def row_key(seed, problem, attempt):
-  """Typed key of one trace of the problem of that id; a sample depends on nothing of its batch."""
-  if not {*problem[:8]} <= {*string.hexdigits}:  # not one of ours: any text will do
+class Filters(typing.NamedTuple):
+  """How logits become a distribution; all traced scalars."""
+
+  temperature: Float[Array, ""]  # 0 takes the most likely id
+  top_k: Int[Array, ""]  # 0 is off
+  top_p: Float[Array, ""]  # 1 is off; ties at the edge of top-k and top-p are all kept
+  vocab: Int[Array, ""]  # ids from here on are padding and never drawn
+
+
+def trace_key(seed: int, problem: str, attempt: int) -> Key[Array, ""]:
+  """Key of one trace of the problem of that id: it does not depend on the rest of the batch."""
+  if not {*problem[:8]} <= {*string.hexdigits}:  # not an id of ours: any text will do
     problem = hashlib.sha256(problem.encode()).hexdigest()
   key = jax.random.fold_in(jax.random.key(seed), int(problem[:8], 16))
   return jax.random.fold_in(key, attempt)
 
 
-def uniforms(keys, chunk, retry, k, c):
-  """f32[b,k,c,2] in [0,1) of row keys [b], chunk and retry int32[b]; `c` does not change values."""
+def uniforms(
+  keys: Key[Array, " b"], chunk: Int[Array, " b"], resample: Int[Array, " b"], k: int, c: int
+) -> Float[Array, "b k c 2"]:
+  """Uniforms in [0,1) of each slot's key, chunk and resample; `c` does not change their values."""
 
-  def row(key, chunk, retry):
-    key = jax.random.fold_in(jax.random.fold_in(key, chunk), retry)
+  def slot(key, chunk, resample):
+    key = jax.random.fold_in(jax.random.fold_in(key, chunk), resample)
     branch = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (c, 2))
     return jax.vmap(branch)(jnp.arange(k))
 
-  return jax.vmap(row)(keys, chunk, retry)
+  return jax.vmap(slot)(keys, chunk, resample)
 
 
-def draw(u, logits, *, temperature, top_k, top_p, vocab, shape):
+def draw(
+  u: Float[Array, "b k 2"], logits: Float[Array, "b k v"], filters: Filters, layout: Layout
+) -> tuple[Int[Array, "b k"], Float[Array, "b k"]]:
   """Samples one id per branch.
 
   Args:
-    u: f32[b,k,2] uniforms.
-    logits: f32[b,k,v], possibly split on v.
-    temperature: f32 scalar; 0 takes the most likely id.
-    top_k: int32 scalar, 0 for off. top_p: f32 scalar, 1 for off. Ties at the edge are all kept.
-    vocab: int32 scalar; ids from here on are padding rows and never drawn.
-    shape: the model's Shape (for shardings).
+    u: uniforms in [0,1).
+    logits: f32, possibly split on v as the model's `layout` says.
+    filters: temperature, top-k, top-p and the size of the vocabulary.
+
   Returns:
-    (id int32[b,k], log-probability f32[b,k] at temperature 1 before any filter).
+    (id, its nll in nats at temperature 1, before any filter).
   """
   ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-  logits = jnp.where(ids < vocab, logits, attention.NEVER)
+  logits = jnp.where(ids < filters.vocab, logits, attention.NEVER)
   top = jnp.max(logits, -1, keepdims=True)
 
   def sampled(logits):
-    p = jnp.exp((logits - top) / temperature)
+    p = jnp.exp((logits - top) / filters.temperature)
     p = lax.cond(
-      (top_k > 0) | (top_p < 1),
-      lambda p: jnp.where(p >= floor(p, top_k, top_p), p, 0),
+      (filters.top_k > 0) | (filters.top_p < 1),
+      lambda p: jnp.where(p >= floor(p, filters.top_k, filters.top_p), p, 0),
       lambda p: p,
       p,
     )
-    return invert(u, p, shape)
+    return invert(u, p, layout)
 
   greedy = lambda logits: jnp.argmax(logits, -1).astype(jnp.int32)
-  token = lax.cond(temperature > 0, sampled, greedy, logits)
+  token = lax.cond(filters.temperature > 0, sampled, greedy, logits)
   chosen = jnp.sum(jnp.where(ids == token[..., None], logits - top, 0), -1)
-  return token, chosen - jnp.log(jnp.sum(jnp.exp(logits - top), -1))
+  return token, jnp.log(jnp.sum(jnp.exp(logits - top), -1)) - chosen
 
 
-def floor(p, top_k, top_p):
-  """The smallest kept value of p f32[...,v] (peak 1): top-k first, then top-p of what is left."""
+def floor(
+  p: Float[Array, "*b v"], top_k: Int[Array, ""], top_p: Float[Array, ""]
+) -> Float[Array, "*b 1"]:
+  """The smallest value of p (its peak is 1) that is kept: top-k first, then top-p of what is left."""
   reach = lambda mass, x: jnp.sum(jnp.where(p >= x, mass, 0), -1, keepdims=True)
   ones = jnp.ones_like(p)
   low = jnp.where(top_k > 0, _largest(lambda x: reach(ones, x) >= top_k, p), 0)
@@ -94,24 +113,23 @@ def _largest(holds, p):
   return value(lax.fori_loop(0, 31, step, (low, high))[0])
 
 
-def invert(u, p, shape):
-  """Inverse-CDF draw from unnormalised p [b,k,v]: first a block of ids, then an id inside it."""
+def invert(u: Float[Array, "b k 2"], p: Float[Array, "b k v"], layout: Layout) -> Int[Array, "b k"]:
+  """Inverse-CDF draw from unnormalised p: first a block of ids, then an id inside it."""
   b, k, v = p.shape
-  shards = jax.sharding.get_abstract_mesh().shape[shape.tensor] if shape.tensor else 1
-  pad = -v % (WIDTH * shards)  # whole blocks a shard; empty blocks change no draw
+  mesh = jax.sharding.get_abstract_mesh()
+  shards = mesh.shape[layout.tensor_axis] if layout.tensor_axis else 1
+  pad = -v % (WIDTH * shards)  # whole blocks per shard; empty blocks change no draw
   if pad:
     p = jnp.pad(p, ((0, 0), (0, 0), (0, pad)))
   blocks = (v + pad) // WIDTH
-  p = lax.reshape(p, (b, k, blocks, WIDTH), out_sharding=P(shape.rows, None, shape.tensor, None))
-  sums = jax.sharding.reshard(jnp.sum(p, -1), P(shape.rows, None, None))
-  block = _first_above(u[..., 0], sums)
-  here = (jnp.arange(blocks, dtype=jnp.int32) == block[..., None]).astype(p.dtype)
+  replicated = P(layout.batch_axes, None, None)
+  p = lax.reshape(
+    p, (b, k, blocks, WIDTH), out_sharding=P(layout.batch_axes, None, layout.tensor_axis, None)
+  )
+  block = _first_above(u[..., 0], jax.sharding.reshard(jnp.sum(p, -1), replicated))
+  hit = (jnp.arange(blocks, dtype=jnp.int32) == block[..., None]).astype(p.dtype)
   inside = jnp.einsum(
-    "bkn,bknw->bkw",
-    here,
-    p,
-    precision=lax.Precision.HIGHEST,
-    out_sharding=P(shape.rows, None, None),
+    "bkn,bknw->bkw", hit, p, precision=lax.Precision.HIGHEST, out_sharding=replicated
   )
   return block * WIDTH + _first_above(u[..., 1], inside)
 

@@ -1,50 +1,82 @@
 """Candidate scores -> the candidate that is kept, or none. All thresholds are traced knobs.
 
-A selector is a function `(scores f32[b,k], valid bool[b,k], knobs, noise f32[b]) -> int32[b]`;
-lower scores are better, noise is uniform in [0,1). What it takes must be `suitable` to be kept.
+A selector is a function `(scores, valid, knobs, noise) -> index`; lower scores are better, noise is
+uniform in [0,1). The candidate it picks must be `suitable` to be kept.
 """
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
+
+from gen_ssd.arrays import Array
 
 
-def argmin(scores, valid, knobs, noise):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(kw_only=True)
+class Limits:
+  """What makes a candidate suitable; all traced scalars."""
+
+  threshold: Float[Array, ""]  # the highest score, in the scorer's unit; inf is off
+  margin: Float[Array, ""]  # least distance below the mean of the candidates, nats; -inf is off
+  running_margin: Float[Array, ""]  # m: at most 1 + m times the trace's mean score; inf is off
+  beta: Float[Array, ""]  # of softmin, per nat
+
+
+def argmin(
+  scores: Float[Array, "b k"], valid: Bool[Array, "b k"], limits: Limits, noise: Float[Array, " b"]
+) -> Int[Array, " b"]:
   """The lowest score wins; ties go to the lowest index."""
   return jnp.argmin(jnp.where(valid, scores, jnp.inf), -1).astype(jnp.int32)
 
 
-def softmin(scores, valid, knobs, noise):
+def softmin(
+  scores: Float[Array, "b k"], valid: Bool[Array, "b k"], limits: Limits, noise: Float[Array, " b"]
+) -> Int[Array, " b"]:
   """A candidate is drawn with probability proportional to exp(-beta score)."""
   best = jnp.min(jnp.where(valid, scores, jnp.inf), -1, keepdims=True)
-  p = jnp.where(valid, jnp.exp(-knobs.beta * jnp.where(valid, scores - best, 0)), 0)
+  p = jnp.where(valid, jnp.exp(-limits.beta * jnp.where(valid, scores - best, 0)), 0)
   mass = jnp.cumsum(p, -1)
   return jnp.argmax(mass > noise[:, None] * mass[:, -1:], -1).astype(jnp.int32)
 
 
-def suitable(scores, valid, choice, knobs, average):
-  """bool[b]: the chosen candidate may be kept.
+def suitable(
+  scores: Float[Array, "b k"],
+  valid: Bool[Array, "b k"],
+  choice: Int[Array, " b"],
+  limits: Limits,
+  average: Float[Array, " b"],
+) -> Bool[Array, " b"]:
+  """Whether the chosen candidate may be kept.
 
-  It is valid, at most `knobs.threshold` (absolute or calibrated on cold-start traces; inf is off),
-  at least `knobs.margin` below the mean of the valid candidates (nats; -inf is off), and at most
-  1 + `knobs.running` times `average` f32[b], the mean score of the trace's kept chunks (inf in
-  either is off: a first chunk has no chunks before it).
+  It is valid, scores at most `threshold` (absolute or calibrated on cold-start traces), lies at
+  least `margin` below the mean of the valid candidates, and scores at most 1 + `running_margin`
+  times `average`, the mean score of the trace's kept chunks. An infinite average switches the last
+  rule off: a first chunk has no chunks before it.
   """
   score = jnp.take_along_axis(scores, choice[:, None], -1)[:, 0]
   mean = jnp.sum(jnp.where(valid, scores, 0), -1) / jnp.maximum(jnp.sum(valid, -1), 1)
-  limit = jnp.where(jnp.isfinite(knobs.running), (1 + knobs.running) * average, jnp.inf)
+  bounded = jnp.isfinite(limits.running_margin)
+  highest = jnp.where(bounded, (1 + limits.running_margin) * average, jnp.inf)
   return (
     jnp.take_along_axis(valid, choice[:, None], -1)[:, 0]
-    & (score <= knobs.threshold)
-    & (score <= mean - knobs.margin)
-    & (score <= limit)
+    & (score <= limits.threshold)
+    & (score <= mean - limits.margin)
+    & (score <= highest)
   )
 
 
-def loops(recent, tokens, count, window):
-  """bool[b,k]: candidates that end in a repetition: low perplexity loves these.
+def loops(
+  recent: Int[Array, "b w"], tokens: Int[Array, "b k c"], count: Int[Array, "b k"], window: int
+) -> Bool[Array, "b k"]:
+  """Candidates that end in a repetition, which low perplexity favours.
 
-  True when the last `window` tokens of row and candidate repeat with some period of at most
-  window / 4, i.e. four times or more. recent int32[b,window-1] are the row's newest tokens (-1
-  before its start), tokens int32[b,k,c], count int32[b,k].
+  True when the last `window` tokens of trace and candidate repeat with some period of at most
+  window / 4, i.e. four times or more. `recent` are the newest window - 1 tokens of the trace, -1
+  before its start; `count` are the tokens of each candidate.
   """
   b, k, c = tokens.shape
   past = jnp.broadcast_to(recent[:, None], (b, k, recent.shape[1]))

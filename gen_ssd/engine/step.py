@@ -2,179 +2,226 @@
 
 import dataclasses
 import functools
+import typing
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Key
+from jaxtyping import UInt32
 
+from gen_ssd.arrays import Array
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
 from gen_ssd.engine import scores as scores_lib
-from gen_ssd.engine import selectors as selectors_lib
+from gen_ssd.engine import selectors
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
+from gen_ssd.models.architecture import Spec
 
-IDLE, RUNNING, ENDED, PRUNED, LENGTH = range(5)  # State.why
+IDLE, RUNNING, ENDED, PRUNED, LENGTH = range(5)  # State.status
 STOPS = {ENDED: "ended", PRUNED: "pruned", LENGTH: "length"}
-CONTINUES, DELIMITER, EOS = range(3)  # Knobs.ends
-# Attention scores a device holds while it scores chunks, by Shape.unroll: what its memory takes,
-# or on a CPU what its cache takes.
-SCORES = {False: 1 << 26, True: 1 << 21}
+CONTINUES, DELIMITER, EOS = range(3)  # Knobs.token_kind
+# Attention scores that a device holds while it scores chunks, by Layout.unroll: what its memory
+# takes, or on a CPU what its cache takes.
+ATTENTION_SCORES = {False: 1 << 26, True: 1 << 21}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Round:
+  """What is static of a round: sizes and rules. Another Round is another compiled program."""
+
+  k: int  # candidates per slot
+  c: int  # most tokens of a candidate
+  block: int  # ring slots attended to at a time; divides the ring
+  window: int  # tokens looked at for repetitions: see selectors.loops
+  scorer: scores_lib.Scorer
+  selector: typing.Callable = selectors.argmin
+  short_context: bool = False  # score after the prompt and the newest knobs.context tokens only
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class State:
-  """Everything a round needs and returns; donated. Rows advance one ring slot range together."""
-
-  teacher: ring_lib.Prefix
-  student: ring_lib.Prefix | None
-  key: jax.Array  # typed keys [b], of (seed, problem, attempt)
-  chunk: jax.Array  # int32[b]   chunks kept so far
-  retry: jax.Array  # int32[b]   times this chunk was drawn again
-  room: jax.Array  # int32[b]   tokens the trace may still grow
-  age: jax.Array  # int32[b]   ring slots passed since the row was admitted
-  recent: jax.Array  # int32[b,w-1] newest tokens of the trace, -1 before its start
-  total: jax.Array  # f32[b]     sum of the kept chunks' scores
-  question: jax.Array  # int32[b] the student's prompt tokens
-  free: jax.Array  # bool[b]    the teacher writes on alone: knobs.closing was kept
-  why: jax.Array  # int32[b]   IDLE, RUNNING or why it stopped
-  slot: jax.Array  # int32[]    next ring slot, the same for every row
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Knobs:
   """What a sweep may change without compiling again."""
 
-  temperature: jax.Array  # f32[]
-  top_k: jax.Array  # int32[], 0 is off
-  top_p: jax.Array  # f32[], 1 is off
-  threshold: jax.Array  # f32[], inf is off
-  margin: jax.Array  # f32[] nats, -inf is off
-  running: jax.Array  # f32[], inf is off: see selectors.suitable
-  beta: jax.Array  # f32[] per nat, of softmin
-  context: jax.Array  # int32[] newest tokens seen when scoring; read by local steps only
-  resamples: jax.Array  # int32[], draws again before a row is pruned
-  vocab: jax.Array  # int32[], ids both models share
-  closing: jax.Array  # int32[], id after which nothing is chosen or pruned; -1 for none
-  ends: jax.Array  # int8[v] CONTINUES, DELIMITER or EOS
-  steps: jax.Array  # bool[v] a step ends with this token; none: steps are chunks
+  filters: sampling.Filters
+  limits: selectors.Limits
+  resamples: Int[Array, ""]  # how often a chunk is drawn again before its trace is pruned
+  context: Int[Array, ""]  # newest tokens seen when scoring; read by short-context rounds only
+  closing: Int[Array, ""]  # id after which nothing is chosen or pruned; -1 for none
+  token_kind: Int[Array, " v"]  # int8: CONTINUES, DELIMITER or EOS
+  step_end: Bool[Array, " v"]  # does a step end with this token? All false: steps are chunks
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
+class State:
+  """Everything a round needs and returns; donated. One batch slot holds one trace under way."""
+
+  teacher: ring_lib.Ring
+  student: ring_lib.Ring | None
+  key: Key[Array, " b"]  # of (seed, problem, attempt)
+  chunk: Int[Array, " b"]  # chunks kept so far
+  resample: Int[Array, " b"]  # how often the coming chunk was drawn and found unsuitable
+  budget: Int[Array, " b"]  # tokens the trace may still grow
+  recent: Int[Array, "b w"]  # newest window - 1 tokens of the trace, -1 before its start
+  score_sum: Float[Array, " b"]  # of the kept chunks
+  prompt_length: Int[Array, " b"]  # tokens of the student's prompt
+  after_thinking: Bool[Array, " b"]  # the teacher goes on alone: knobs.closing was kept
+  status: Int[Array, " b"]  # IDLE, RUNNING, or why the trace stopped
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(kw_only=True)
+class Admission:
+  """Traces that start, or go on, in the slots marked `new`; entries of other slots are ignored."""
+
+  new: Bool[Array, " b"]
+  teacher: ring_lib.Text  # in the teacher's template
+  student: ring_lib.Text  # in the student's
+  key: UInt32[Array, "b 2"]  # key data
+  chunk: Int[Array, " b"]
+  resample: Int[Array, " b"]
+  budget: Int[Array, " b"]
+  recent: Int[Array, "b w"]
+  score_sum: Float[Array, " b"]
+  prompt_length: Int[Array, " b"]
+  after_thinking: Bool[Array, " b"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(kw_only=True)
+class Candidates:
+  """Chunks to be scored."""
+
+  tokens: Int[Array, "b k c"]
+  count: Int[Array, "b k"]  # tokens of each
+  teacher_nll: Float[Array, "b k c"]  # nats at temperature 1, before filters
+  step_start: Bool[Array, "b k c"]  # first token of a step
+  noise: Float[Array, "b k"]  # uniform in [0,1), for scorers
+
+  @property
+  def live(self) -> Bool[Array, "b k c"]:
+    return jnp.arange(self.tokens.shape[2]) < self.count[..., None]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(kw_only=True)
+class Proposal:
+  """The teacher's half of a round."""
+
+  candidates: Candidates
+  ended: Bool[Array, "b k"]  # by an end token
+  cache: attention.Cache  # keys and values that the candidates left
+  noise: Float[Array, " b"]  # uniform in [0,1), for selectors
+  not_finite: Bool[Array, " b"]  # a logit was not finite
+  decoded: Int[Array, ""]  # teacher tokens decoded one after another; fewer than c: early exit
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(kw_only=True)
+class Scored:
+  """The student's half of a round."""
+
+  nll: Float[Array, "b k c"]  # nats
+  rank: Int[Array, "b k c"]  # 1 is the student's first choice; at most 100
+  score: Float[Array, "b k"]
+  cache: attention.Cache | None  # None without a student, or where another keeps its ring
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(kw_only=True)
 class Report:
   """What the host reads of a round; small and replicated."""
 
-  tokens: jax.Array  # int32[b,k,c] all candidates
-  count: jax.Array  # int32[b,k]   their lengths
-  score: jax.Array  # f32[b,k]     the scorer's, lower is better
-  valid: jax.Array  # bool[b,k]    not empty, not a repetition; False where nothing is chosen
-  student_nll: jax.Array  # f32[b,k,c]   nats (zeros without a student)
-  student_rank: jax.Array  # int32[b,k,c] 1 is the student's first choice; at most 100
-  start: jax.Array  # bool[b,k,c]  first token of a step
-  teacher_nll: jax.Array  # f32[b,k,c]   nats at temperature 1, before filters
-  choice: jax.Array  # int32[b]     winner, -1 when nothing was kept
-  total: jax.Array  # f32[b]       State.total
-  why: jax.Array  # int32[b]     state of the row after the round
-  bad: jax.Array  # bool[b]      a logit was not finite
-  steps: jax.Array  # int32[]      teacher token steps taken (early exit)
+  tokens: Int[Array, "b k c"]  # all candidates
+  count: Int[Array, "b k"]  # their lengths
+  score: Float[Array, "b k"]  # the scorer's, lower is better
+  valid: Bool[Array, "b k"]  # not empty, not a repetition; False where nothing is chosen
+  student_nll: Float[Array, "b k c"]  # nats; zeros without a student
+  student_rank: Int[Array, "b k c"]  # 1 is the student's first choice; at most 100
+  step_start: Bool[Array, "b k c"]  # first token of a step
+  teacher_nll: Float[Array, "b k c"]  # nats at temperature 1, before filters
+  choice: Int[Array, " b"]  # the winner, -1 when nothing was kept
+  score_sum: Float[Array, " b"]  # State.score_sum after the round
+  status: Int[Array, " b"]  # State.status after the round
+  not_finite: Bool[Array, " b"]
+  decoded: Int[Array, ""]  # see Proposal
+
+
+# ---------------------------------------------------------------- start
 
 
 @functools.partial(jax.jit, static_argnames=("teacher", "student", "b", "s", "window"))
-def blank_state(*, teacher, student, b, s, window):
-  """Idle rows for model Shapes `teacher` and `student` (or None): b rows, s ring slots."""
-  rows = teacher.rows
-  zeros = lambda *tail: jnp.zeros((b, *tail), jnp.int32, out_sharding=P(rows, *[None] * len(tail)))
-  key = jax.random.wrap_key_data(jnp.zeros((b, 2), jnp.uint32, out_sharding=P(rows, None)))
+def blank_state(*, teacher: Spec, student: Spec | None, b: int, s: int, window: int) -> State:
+  """Idle slots for a teacher and a student (or None): b batch slots, s ring slots."""
+  batch = teacher.layout.batch_axes
+  zeros = lambda dtype=jnp.int32, *tail: jnp.zeros(
+    (b, *tail), dtype, out_sharding=P(batch, *[None] * len(tail))
+  )
   return State(
-    ring_lib.blank(teacher, b, s),
-    student and ring_lib.blank(student, b, s),
-    key,
-    zeros(),
-    zeros(),
-    zeros(),
-    zeros(),
-    zeros(window - 1) - 1,
-    zeros().astype(jnp.float32),
-    zeros(),
-    zeros().astype(bool),
-    zeros() + IDLE,
-    jnp.zeros((), jnp.int32, out_sharding=P()),
+    teacher=ring_lib.blank(teacher, b, s),
+    student=ring_lib.blank(student, b, s) if student else None,
+    key=jax.random.wrap_key_data(zeros(jnp.uint32, 2)),
+    chunk=zeros(),
+    resample=zeros(),
+    budget=zeros(),
+    recent=zeros(jnp.int32, window - 1) - 1,
+    score_sum=zeros(jnp.float32),
+    prompt_length=zeros(),
+    after_thinking=zeros(bool),
+    status=zeros() + IDLE,
   )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Admission:
-  """Traces that start, or go on, in the rows marked `new`; the other rows' entries are ignored."""
-
-  new: jax.Array  # bool[b]
-  teacher: jax.Array  # int32[b,p] prompt and kept tokens in the teacher's template
-  teacher_length: jax.Array  # int32[b]
-  student: jax.Array  # int32[b,p], the same in the student's
-  student_length: jax.Array  # int32[b]
-  key: jax.Array  # uint32[b,2] key data
-  chunk: jax.Array  # int32[b] chunks already kept
-  retry: jax.Array  # int32[b] draws of the coming chunk that were not suitable
-  room: jax.Array  # int32[b] tokens that may follow
-  recent: jax.Array  # int32[b,w-1]
-  total: jax.Array  # f32[b] sum of the kept chunks' scores
-  question: jax.Array  # int32[b] prompt tokens among `student`
-  free: jax.Array  # bool[b] knobs.closing is among the kept tokens
-
-
 @functools.partial(jax.jit, static_argnames=("c", "block"), donate_argnums=2)
-def admit(teacher, student, state, start, *, c, block):
-  """Reads `start` into the rows marked new, a chunk of `c` tokens at a time; others stay as is.
+def admit(
+  teacher: decoder.Transformer,
+  student: decoder.Transformer | None,
+  state: State,
+  admission: Admission,
+  *,
+  c: int,
+  block: int,
+) -> State:
+  """Reads the admission into its new slots, a chunk of c tokens at a time; others stay as they are.
 
-  The tokens end right before the current ring slot. The trip count follows the longest, so one
-  program serves prompts and half-written traces. `teacher_length - 1` tokens must fit the ring.
+  The tokens end right before the cursor. The trip count follows the longest, so one program
+  serves prompts and half-written traces. All but the newest token must fit the ring.
   """
-  pieces = (jnp.max(jnp.where(start.new, start.teacher_length - 1, 0)) + c - 1) // c
+  new = admission.new
+  needed = lambda text: (jnp.max(jnp.where(new, text.length - 1, 0)) + c - 1) // c
+  chunks = needed(admission.teacher)
   if state.student is not None:
-    other = jnp.max(jnp.where(start.new, start.student_length - 1, 0))
-    pieces = jnp.maximum(pieces, (other + c - 1) // c)
-  first = state.slot - pieces * c
-  rows = lambda old, fresh: _where(start.new, fresh, old)
+    chunks = jnp.maximum(chunks, needed(admission.student))
+  update = lambda name: _where(new, getattr(admission, name), getattr(state, name))
+  key = _where(new, admission.key, jax.random.key_data(state.key))
+  student_ring = state.student
+  if student_ring is not None:
+    student_ring = ring_lib.read(student, student_ring, new, admission.student, chunks, c, block)
   return State(
-    ring_lib.read(
-      teacher,
-      state.teacher,
-      start.new,
-      start.teacher,
-      start.teacher_length,
-      first,
-      pieces,
-      c,
-      block,
-    ),
-    state.student
-    and ring_lib.read(
-      student,
-      state.student,
-      start.new,
-      start.student,
-      start.student_length,
-      first,
-      pieces,
-      c,
-      block,
-    ),
-    jax.random.wrap_key_data(rows(jax.random.key_data(state.key), start.key)),
-    rows(state.chunk, start.chunk),
-    rows(state.retry, start.retry),
-    rows(state.room, start.room),
-    rows(state.age, jnp.zeros_like(state.age) + pieces * c),
-    rows(state.recent, start.recent),
-    rows(state.total, start.total),
-    rows(state.question, start.question),
-    rows(state.free, start.free),
-    rows(state.why, jnp.zeros_like(state.why) + RUNNING),
-    state.slot,
+    teacher=ring_lib.read(teacher, state.teacher, new, admission.teacher, chunks, c, block),
+    student=student_ring,
+    key=jax.random.wrap_key_data(key),
+    status=_where(new, jnp.zeros_like(state.status) + RUNNING, state.status),
+    **{
+      name: update(name)
+      for name in (
+        "chunk",
+        "resample",
+        "budget",
+        "recent",
+        "score_sum",
+        "prompt_length",
+        "after_thinking",
+      )
+    },
   )
 
 
@@ -182,308 +229,294 @@ def _where(new, fresh, old):
   return jnp.where(new.reshape(new.shape + (1,) * (old.ndim - 1)), fresh, old)
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=("k", "c", "scorer", "selector", "block", "window", "local"),
-  donate_argnums=2,
-)
-def select_step(
-  teacher,
-  student,
-  state,
-  knobs,
-  *,
-  k,
-  c,
-  scorer,
-  selector=selectors_lib.argmin,
-  block,
-  window,
-  local=False,
-):
-  """One round for every running row: expand, score, select, commit.
+# ---------------------------------------------------------------- a round
 
-  Args:
-    teacher, student: Transformers on the current mesh; student None is plain sampling (k = 1).
-    state: State, donated. knobs: Knobs, traced.
-    k, c: candidates a row and most tokens of each. scorer, selector: see scores, selectors.
-    block: ring slots attended at a time; divides the ring. window: see selectors.loops.
-    local: the scorer sees the prompt and the newest knobs.context tokens only: see score.
-  Returns:
-    (State, Report).
+
+@functools.partial(jax.jit, static_argnames="round", donate_argnums=2)
+def select_step(
+  teacher: decoder.Transformer,
+  student: decoder.Transformer | None,
+  state: State,
+  knobs: Knobs,
+  *,
+  round: Round,
+) -> tuple[State, Report]:
+  """One round for every running slot: expand, score, select, commit.
+
+  Both models lie on the current mesh; without a student (then k is 1) this is plain sampling.
+  `state` is donated. Raises ValueError for k > 1 without a student.
   """
-  if student is None and k > 1:
-    raise ValueError(f"select.k is {k}: choosing among candidates needs a student")
-  p = propose(teacher, state, knobs, k, c, block)
-  if student is None:
-    nll, rank, read = jnp.zeros_like(p.teacher_nll), jnp.zeros_like(p.tokens), None
-    found = jnp.zeros_like(p.count, dtype=jnp.float32)
-  else:
-    nll, rank, found, read = score(
-      student,
-      state.student,
-      p.tokens,
-      p.count,
-      state.why == RUNNING,
-      p.noise[..., 0],
-      scorer,
-      block,
-      p.teacher_nll,
-      p.start,
-      (state.question, knobs.context) if local else None,
+  if student is None and round.k > 1:
+    raise ValueError(f"select.k is {round.k}: choosing among candidates needs a student")
+  proposal = propose(teacher, state, knobs, round)
+  found = proposal.candidates
+  if student is None or state.student is None:
+    nothing = jnp.zeros_like(found.teacher_nll)
+    scored = Scored(
+      nll=nothing,
+      rank=jnp.zeros_like(found.tokens),
+      score=jnp.zeros_like(found.count, dtype=jnp.float32),
+      cache=None,
     )
-  return settle(state, knobs, p, nll, rank, found, read, selector, window)
+  else:
+    near = (state.prompt_length, knobs.context) if round.short_context else None
+    running = state.status == RUNNING
+    scored = score(student, state.student, found, running, round.scorer, round.block, near)
+  return settle(state, knobs, proposal, scored, round)
+
+
+def propose(teacher: decoder.Transformer, state: State, knobs: Knobs, round: Round) -> Proposal:
+  """The first half of a round: k candidates per slot."""
+  u = sampling.uniforms(state.key, state.chunk, state.resample, round.k, round.c + 1)
+  branches = _expand(teacher, state, knobs, u[:, :, 1:], round)
+  candidates = Candidates(
+    tokens=branches.tokens,
+    count=branches.count,
+    teacher_nll=branches.nll,
+    step_start=_step_starts(state, knobs, branches.tokens),
+    noise=u[:, :, 0, 0],
+  )
+  return Proposal(
+    candidates=dataclasses.replace(candidates, step_start=candidates.live & candidates.step_start),
+    ended=branches.end == EOS,
+    cache=branches.cache,
+    noise=u[:, 0, 0, 1],
+    not_finite=branches.not_finite,
+    decoded=branches.t,
+  )
+
+
+def settle(
+  state: State,
+  knobs: Knobs,
+  proposal: Proposal,
+  scored: Scored,
+  round: Round,
+  allowed: Bool[Array, "b k"] | bool = True,
+) -> tuple[State, Report]:
+  """The second half: choose by score, commit, report. Candidates not `allowed` are not valid."""
+  found = proposal.candidates
+  batch, running = jax.typeof(found.count).sharding.spec[0], state.status == RUNNING
+  nll, rank = (reshard(x, P(batch, None, None)) for x in (scored.nll, scored.rank))
+  score = reshard(scored.score, P(batch, None))
+  unusable = jnp.any(jnp.where(found.live, ~jnp.isfinite(nll), False), (1, 2))
+  valid = (found.count > 0) & allowed
+  valid &= ~selectors.loops(state.recent, found.tokens, found.count, round.window)
+  valid &= ~state.after_thinking[:, None]
+  choice = round.selector(score, valid, knobs.limits, proposal.noise)
+  choice = jnp.where(state.after_thinking, 0, choice)
+  average = jnp.where(state.chunk > 0, state.score_sum / jnp.maximum(state.chunk, 1), jnp.inf)
+  suitable = selectors.suitable(score, valid, choice, knobs.limits, average)
+  suitable = running & (state.after_thinking | suitable)
+  state = _commit(
+    state, knobs, proposal, dataclasses.replace(scored, score=score), choice, suitable
+  )
+  report = Report(
+    tokens=found.tokens,
+    count=found.count,
+    score=score,
+    valid=valid,
+    student_nll=nll,
+    student_rank=rank,
+    step_start=found.step_start,
+    teacher_nll=found.teacher_nll,
+    choice=jnp.where(suitable, choice, -1),
+    score_sum=state.score_sum,
+    status=state.status,
+    not_finite=proposal.not_finite | running & unusable,
+    decoded=proposal.decoded,
+  )
+  return state, jax.tree.map(lambda x: reshard(x, P(*[None] * x.ndim)), report)
+
+
+# ---------------------------------------------------------------- expand
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Proposal:
-  """The teacher's half of a round: candidates, with the keys and values they left."""
+@dataclasses.dataclass(kw_only=True)
+class _Branches:
+  """Candidates while the teacher writes them."""
 
-  tokens: jax.Array  # int32[b,k,c]
-  count: jax.Array  # int32[b,k]
-  ended: jax.Array  # bool[b,k]  by an end token
-  teacher_nll: jax.Array  # f32[b,k,c]
-  start: jax.Array  # bool[b,k,c] first token of a step
-  chunk: attention.KV
-  noise: jax.Array  # f32[b,k,2] uniform: for scorers and for selectors
-  bad: jax.Array  # bool[b]
-  steps: jax.Array  # int32[]
-
-
-def propose(teacher, state, knobs, k, c, block):
-  """The first half of a round: a Proposal of k candidates a row."""
-  u = sampling.uniforms(state.key, state.chunk, state.retry, k, c + 1)
-  tokens, count, ended, nll, chunk, bad, steps = _expand(
-    teacher, state, knobs, state.why == RUNNING, u[:, :, 1:], k, c, block
-  )
-  live = jnp.arange(c) < count[..., None]
-  return Proposal(
-    tokens, count, ended, nll, live & _starts(state, knobs, tokens), chunk, u[:, :, 0], bad, steps
-  )
+  t: Int[Array, ""]  # tokens so far
+  last: Int[Array, "b k"]
+  tokens: Int[Array, "b k c"]
+  count: Int[Array, "b k"]
+  end: Int[Array, "b k"]  # CONTINUES, or what ended the branch
+  nll: Float[Array, "b k c"]
+  not_finite: Bool[Array, " b"]
+  cache: attention.Cache
 
 
-def settle(state, knobs, p, nll, rank, score, read, selector, window, allowed=True):
-  """The second half: choose by score f32[b,k], commit, report.
+def _expand(teacher, state, knobs, u, round):
+  """At most c teacher tokens for k branches per slot, one where nothing is chosen.
 
-  nll, rank [b,k,c] are the student's statistics of the Proposal `p`, `read` its keys and values (or
-  None); candidates that are not `allowed` bool[b,k] are not valid.
+  Stops when every branch has ended.
   """
-  rows, running, c = jax.typeof(p.count).sharding.spec[0], state.why == RUNNING, p.tokens.shape[2]
-  nll, rank = (reshard(x, P(rows, None, None)) for x in (nll, rank))
-  score = reshard(score, P(rows, None))
-  live = jnp.arange(c) < p.count[..., None]
-  bad = p.bad | running & jnp.any(jnp.where(live, ~jnp.isfinite(nll), False), (1, 2))
-  valid = (p.count > 0) & allowed & ~selectors_lib.loops(state.recent, p.tokens, p.count, window)
-  valid &= ~state.free[:, None]
-  choice = jnp.where(state.free, 0, selector(score, valid, knobs, p.noise[:, 0, 1]))
-  average = jnp.where(state.chunk > 0, state.total / jnp.maximum(state.chunk, 1), jnp.inf)
-  suitable = running & (state.free | selectors_lib.suitable(score, valid, choice, knobs, average))
-  state = _commit(
-    state,
-    knobs,
-    p.chunk,
-    read,
-    running,
-    suitable,
-    choice,
-    score,
-    p.tokens,
-    p.count,
-    p.ended,
-    window,
-    c,
-  )
-  whole = lambda x: reshard(x, P(*[None] * x.ndim))
-  report = Report(
-    p.tokens,
-    p.count,
-    score,
-    valid,
-    nll,
-    rank,
-    p.start,
-    p.teacher_nll,
-    jnp.where(suitable, choice, -1),
-    state.total,
-    state.why,
-    bad,
-    p.steps,
-  )
-  return state, jax.tree.map(whole, report)
-
-
-def _expand(teacher, state, knobs, running, u, k, c, block):
-  """At most c teacher tokens for k branches a row, one where nothing is chosen.
-
-  Stops when every branch ended.
-  """
-  shape, prefix = teacher.shape, state.teacher
-  b, rows = prefix.last.shape[0], teacher.shape.rows
-  spread = lambda x: jnp.broadcast_to(x[:, None], (b, k))
-  used = ring_lib.used_blocks(prefix.valid & running[:, None], block)
+  ring, running, c = state.teacher, state.status == RUNNING, round.c
+  b, batch = ring.last.shape[0], teacher.layout.batch_axes
+  per_branch = lambda x: jnp.broadcast_to(x[:, None], (b, round.k))
   zeros = lambda dtype, *tail: jnp.zeros(
-    (b, k, *tail), dtype, out_sharding=P(rows, None, *[None] * len(tail))
+    (b, round.k, *tail), dtype, out_sharding=P(batch, None, *[None] * len(tail))
   )
+  prefix = ring_lib.prefix(ring, running, round.block)
 
-  def body(carry):
-    t, last, tokens, count, end, nll, bad, chunk = carry
-    causal = (jnp.arange(c) <= t)[None]
-    attend = functools.partial(
-      attention.attend_branches,
-      causal=causal,
-      valid=prefix.valid,
-      used=used,
-      block=block,
-      position=prefix.position,
+  def body(x):
+    causal = (jnp.arange(c) <= x.t)[None]
+    positions = (per_branch(ring.length) + x.t)[..., None]
+    hidden, cache = decoder.forward(
+      teacher, x.last[..., None], positions, x.cache, x.t, prefix, causal
     )
-    positions = (spread(prefix.length) + t)[..., None]
-    hidden, chunk = decoder.forward(
-      teacher, last[..., None], positions, chunk, t, prefix.kv, attend
-    )
-    scores = decoder.logits(teacher, hidden)[:, :, 0]
-    now = lax.dynamic_index_in_dim(u, t, 2, keepdims=False)
-    token, logp = sampling.draw(
-      now,
-      scores,
-      temperature=knobs.temperature,
-      top_k=knobs.top_k,
-      top_p=knobs.top_p,
-      vocab=knobs.vocab,
-      shape=shape,
-    )
-    on = end == CONTINUES
+    logits = decoder.logits(teacher, hidden)[:, :, 0]
+    now = lax.dynamic_index_in_dim(u, x.t, 2, keepdims=False)
+    token, nll = sampling.draw(now, logits, knobs.filters, teacher.layout)
+    on = x.end == CONTINUES
     token = jnp.where(on, token, 0)
-    bad |= jnp.any(on & ~jnp.isfinite(logp), -1)
-    put = lambda x, y: lax.dynamic_update_slice(x, y[..., None], (0, 0, t))
-    tokens, nll = put(tokens, token), put(nll, jnp.where(on, -logp, 0))
-    count = count + on
-    code = knobs.ends.at[token].get(out_sharding=P(rows, None)).astype(jnp.int32)
-    code = jnp.where((code == CONTINUES) & spread(t + 1 >= state.room), DELIMITER, code)
-    return t + 1, token, tokens, count, jnp.where(on, code, end), nll, bad, chunk
+    put = lambda to, y: lax.dynamic_update_slice(to, y[..., None], (0, 0, x.t))
+    kind = knobs.token_kind.at[token].get(out_sharding=P(batch, None)).astype(jnp.int32)
+    spent = per_branch(x.t + 1 >= state.budget)
+    kind = jnp.where((kind == CONTINUES) & spent, DELIMITER, kind)
+    return _Branches(
+      t=x.t + 1,
+      last=token,
+      tokens=put(x.tokens, token),
+      count=x.count + on,
+      end=jnp.where(on, kind, x.end),
+      nll=put(x.nll, jnp.where(on, nll, 0)),
+      not_finite=x.not_finite | jnp.any(on & ~jnp.isfinite(nll), -1),
+      cache=cache,
+    )
 
-  def unfinished(carry):
-    return (carry[0] < c) & jnp.any(carry[4] == CONTINUES)
-
-  on = spread(running) & (~spread(state.free) | (jnp.arange(k) == 0))
-  start = (
-    jnp.int32(0),
-    spread(prefix.last),
-    zeros(jnp.int32, c),
-    zeros(jnp.int32),
-    jnp.where(on, CONTINUES, DELIMITER),
-    zeros(jnp.float32, c),
-    jnp.zeros_like(running),
-    attention.blank_chunk(shape, b, k, c),
+  alone = per_branch(state.after_thinking) & (jnp.arange(round.k) > 0)
+  on = per_branch(running) & ~alone
+  start = _Branches(
+    t=jnp.int32(0),
+    last=per_branch(ring.last),
+    tokens=zeros(jnp.int32, c),
+    count=zeros(jnp.int32),
+    end=jnp.where(on, CONTINUES, DELIMITER),
+    nll=zeros(jnp.float32, c),
+    not_finite=jnp.zeros_like(running),
+    cache=attention.blank_chunk(teacher.spec, b, round.k, c),
   )
-  t, _, tokens, count, end, nll, bad, chunk = lax.while_loop(unfinished, body, start)
-  return tokens, count, end == EOS, nll, chunk, bad, t
+  return lax.while_loop(lambda x: (x.t < c) & jnp.any(x.end == CONTINUES), body, start)
 
 
-def _starts(state, knobs, tokens):
-  """bool[b,k,c]: candidates' tokens that come first in a step (or in the chunk, without steps)."""
+def _step_starts(state, knobs, tokens):
+  """bool[b,k,c]: tokens of candidates that come first in a step (or chunk, without step ends)."""
   b, k, c = tokens.shape
-  rows = P(jax.typeof(tokens).sharding.spec[0], None, None)
+  sharding = P(jax.typeof(tokens).sharding.spec[0], None, None)
   before = jnp.broadcast_to(state.teacher.last[:, None, None], (b, k, 1))
   before = jnp.concatenate([before, tokens[..., :-1]], -1)
-  first = (state.chunk == 0) | ~jnp.any(knobs.steps)
-  return knobs.steps.at[before].get(out_sharding=rows) | (
+  first = (state.chunk == 0) | ~jnp.any(knobs.step_end)
+  return knobs.step_end.at[before].get(out_sharding=sharding) | (
     first[:, None, None] & (jnp.arange(c) == 0)
   )
 
 
+# ---------------------------------------------------------------- score
+
+
 def score(
-  student, prefix, tokens, count, running, noise, scorer, block, teacher_nll, start, near=None
-):
-  """Student statistics of candidates, a tile of tokens at a time: inputs are [last, tokens[:-1]].
+  student: decoder.Transformer,
+  ring: ring_lib.Ring,
+  candidates: Candidates,
+  running: Bool[Array, " b"],
+  scorer: typing.Callable,
+  block: int,
+  near: tuple | None = None,
+) -> Scored:
+  """Scores candidates by student statistics, a tile of tokens at a time.
 
   With near = (prompt tokens int32[b], context int32[]) the score, and nothing else, comes from a
   second forward that attends to the prompt and the newest `context` tokens only: LALP (arXiv
-  2510.03988). It is approximate above the first layer: the tokens attended to have themselves been
-  read with all that was before them, where LALP reads a shortened text.
+  2510.03988). It is approximate above the first layer: the tokens attended to were themselves
+  read with all the text before them, where LALP reads a shortened text.
   """
-  shape = student.shape
-  there = lambda x: reshard(x, P(shape.rows, *[None] * (x.ndim - 1)))
-  tokens, count, running, noise, teacher_nll, start = map(
-    there, (tokens, count, running, noise, teacher_nll, start)
-  )
-  b, k, c = tokens.shape
-  index = jnp.arange(c, dtype=jnp.int32)
-  last = jnp.broadcast_to(prefix.last[:, None, None], (b, k, 1))
-  inputs = jnp.concatenate([last, tokens[..., :-1]], -1)
-  used = ring_lib.used_blocks(prefix.valid & running[:, None], block)
-  step = _tile(shape, tokens, block)
-
-  def look(valid):
-    def part(chunk, at):
-      cut = lambda x: lax.dynamic_slice_in_dim(x, at, step, 2)
-      here = lax.dynamic_slice_in_dim(index, at, step)
-      positions = jnp.broadcast_to(prefix.length[:, None, None] + here, (b, k, step))
-      attend = functools.partial(
-        attention.attend_branches,
-        causal=index[None] <= here[:, None],
-        valid=valid,
-        used=used,
-        block=block,
-        position=prefix.position,
-      )
-      hidden, chunk = decoder.forward(student, cut(inputs), positions, chunk, at, prefix.kv, attend)
-      return chunk, scores_lib.token_statistics(student, hidden, cut(tokens))
-
-    chunk, found = lax.scan(part, attention.blank_chunk(shape, b, k, c), index[::step])
-    found = jax.tree.map(lambda x: lax.reshape(jnp.moveaxis(x, 0, 2), (b, k, c)), found)
-    return dataclasses.replace(found, teacher_nll=teacher_nll, start=start), chunk
-
-  found, chunk = look(prefix.valid)
-  live = index < count[..., None]
+  local = lambda x: reshard(x, P(student.layout.batch_axes, *[None] * (x.ndim - 1)))
+  candidates, running = jax.tree.map(local, candidates), local(running)
+  prefix = ring_lib.prefix(ring, running, block)
+  found, cache = _read_candidates(student, ring, candidates, prefix)
+  live = candidates.live
   rank = jnp.where(live, jnp.minimum(found.rank, 100), 0).astype(jnp.int32)
   seen = found
   if near is not None:
-    question, context = there(near[0]), near[1]
-    old = prefix.position <= (prefix.length - context)[:, None]  # `last` is the newest token
-    seen, _ = look(prefix.valid & ~(old & (prefix.position >= question[:, None])))
-  return jnp.where(live, found.nll, 0), rank, scorer(seen, live, noise), chunk
+    prompt_length, context = local(near[0]), near[1]
+    old = ring.position <= (ring.length - context)[:, None]  # `last` is the newest token
+    hidden = old & (ring.position >= prompt_length[:, None])
+    shortened = dataclasses.replace(prefix, visible=prefix.visible & ~hidden)
+    seen, _ = _read_candidates(student, ring, candidates, shortened)
+  return Scored(
+    nll=jnp.where(live, found.nll, 0),
+    rank=rank,
+    score=scorer(seen, live, candidates.noise),
+    cache=cache,
+  )
+
+
+def _read_candidates(student, ring, candidates, prefix):
+  """(Statistics, cache) of one student forward with inputs [last, tokens[:-1]]."""
+  b, k, c = candidates.tokens.shape
+  index = jnp.arange(c, dtype=jnp.int32)
+  last = jnp.broadcast_to(ring.last[:, None, None], (b, k, 1))
+  inputs = jnp.concatenate([last, candidates.tokens[..., :-1]], -1)
+  size = _tile(student, candidates.tokens, prefix.block)
+
+  def tile(cache, at):
+    cut = lambda x: lax.dynamic_slice_in_dim(x, at, size, 2)
+    places = lax.dynamic_slice_in_dim(index, at, size)
+    positions = jnp.broadcast_to(ring.length[:, None, None] + places, (b, k, size))
+    causal = index[None] <= places[:, None]
+    hidden, cache = decoder.forward(student, cut(inputs), positions, cache, at, prefix, causal)
+    found = scores_lib.token_statistics(student, hidden, cut(candidates.tokens))
+    return cache, {"nll": found.nll, "rank": found.rank, "entropy": found.entropy}
+
+  blank = attention.blank_chunk(student.spec, b, k, c)
+  cache, found = lax.scan(tile, blank, index[::size])
+  return scores_lib.Statistics(
+    **{name: scores_lib.unfold(x) for name, x in found.items()},
+    teacher_nll=candidates.teacher_nll,
+    step_start=candidates.step_start,
+  ), cache
 
 
 def _tile(student, tokens, block):
-  """Tokens of a chunk to score at a time: as many as divide it and keep to SCORES, at least one."""
+  """Tokens of a chunk to score at a time: they divide it and keep to ATTENTION_SCORES."""
   b, k, c = jax.typeof(tokens).sharding.shard_shape(tokens.shape)
-  most = SCORES[student.unroll] // (b * k * student.kv_heads * student.groups * block)
+  heads = student.arch.kv_heads * student.arch.groups
+  most = ATTENTION_SCORES[student.layout.unroll] // (b * k * heads * block)
   return max(n for n in range(1, c + 1) if c % n == 0 and n <= max(most, 1))
 
 
-def _commit(
-  state, knobs, chunk, read, running, suitable, choice, score, tokens, count, ended, window, c
-):
-  """The winner's tokens go into both rings at the shared slot; every row's clock advances."""
-  pick = lambda x: jnp.take_along_axis(x, choice.reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
-  slots = state.teacher.position.shape[1]
-  kept = jnp.where(suitable, pick(count), 0)
-  won = pick(tokens)
-  again = running & ~suitable & (state.retry < knobs.resamples)
-  room = state.room - kept
-  age = jnp.where(running, state.age + c, state.age)
-  why = jnp.where(
-    suitable & pick(ended), ENDED, jnp.where((room <= 0) | (age + c > slots), LENGTH, RUNNING)
-  )
-  why = jnp.where(running, jnp.where(suitable | again, why, PRUNED), state.why)
-  text = jnp.concatenate([state.recent, won], 1)
-  recent = jnp.take_along_axis(text, kept[:, None] + jnp.arange(window - 1), 1)
-  closed = (won == knobs.closing) & (jnp.arange(c) < kept[:, None])
+# ---------------------------------------------------------------- commit
 
-  more = lambda prefix, branches: ring_lib.grow(prefix, branches, choice, kept, won, state.slot)
-  return State(
-    more(state.teacher, chunk),
-    state.student and more(state.student, read),
-    state.key,
-    state.chunk + suitable,
-    jnp.where(again, state.retry + 1, 0),
-    room,
-    age,
-    recent,
-    state.total + jnp.where(suitable, pick(score), 0),
-    state.question,
-    state.free | jnp.any(closed, 1),
-    why,
-    (state.slot + c) % slots,
+
+def _commit(state, knobs, proposal, scored, choice, suitable):
+  """The chosen chunk joins both rings where it is suitable; every slot's clock advances."""
+  pick = lambda x: jnp.take_along_axis(x, choice.reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
+  running, found = state.status == RUNNING, proposal.candidates
+  kept = jnp.where(suitable, pick(found.count), 0)
+  won = pick(found.tokens)
+  c, slots = won.shape[1], state.teacher.position.shape[1]
+  again = running & ~suitable & (state.resample < knobs.resamples)
+  budget = state.budget - kept
+  join = lambda ring, cache: ring_lib.advance(ring, running, cache, choice, kept, won)
+  teacher = join(state.teacher, proposal.cache)
+
+  full = (budget <= 0) | (teacher.age + c > slots)
+  status = jnp.where(suitable & pick(proposal.ended), ENDED, jnp.where(full, LENGTH, RUNNING))
+  status = jnp.where(running, jnp.where(suitable | again, status, PRUNED), state.status)
+  text = jnp.concatenate([state.recent, won], 1)
+  newest = kept[:, None] + jnp.arange(state.recent.shape[1])
+  closed = (won == knobs.closing) & (jnp.arange(c) < kept[:, None])
+  return dataclasses.replace(
+    state,
+    teacher=teacher,
+    student=state.student and join(state.student, scored.cache),
+    chunk=state.chunk + suitable,
+    resample=jnp.where(again, state.resample + 1, 0),
+    budget=budget,
+    recent=jnp.take_along_axis(text, newest, 1),
+    score_sum=state.score_sum + jnp.where(suitable, pick(scored.score), 0),
+    after_thinking=state.after_thinking | jnp.any(closed, 1),
+    status=status,
   )

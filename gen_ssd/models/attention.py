@@ -1,69 +1,111 @@
 """Attention: K branches over one shared prefix cache, and packed causal rows for training.
 
-    prefix (ring of chunk slots, one a row)          chunks (one a branch, this round only)
-    row 0  | p p p p | a a a . | . . . . | b b b b |   k=0  x x x .
-                                                       k=1  x x .
-    valid    1 1 1 1   1 1 1 0   0 0 0 0   1 1 1 1     ...
+    prefix (a ring of chunks, one per slot)           chunks (one per branch, this round only)
+    slot 0  | p p p p | a a a . | . . . . | b b b b |   k=0  x x x .
+                                                        k=1  x x .
+    valid     1 1 1 1   1 1 1 0   0 0 0 0   1 1 1 1     ...
 
-Every branch reads its row's one prefix. Order in the ring is free: RoPE uses positions.
+Every branch reads the one prefix of its slot. Order in the ring is free: RoPE uses positions.
 """
 
 import dataclasses
 import functools
+import typing
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool
+from jaxtyping import Float
+from jaxtyping import Int
+
+from gen_ssd.arrays import Array
+from gen_ssd.models.architecture import Spec
 
 NEVER = -1e30  # a masked score: finite, so that an all-masked block stays NaN-free
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class KV:
-  """Keys and values: prefix [L,b,n,*] or chunk [L,b,k,n,*]; one layer's have no L.
+  """Keys and values: prefix [L,b,n,*] or chunk [L,b,k,n,*]; those of one layer have no L.
 
   Keys end in [h,s] (or [h,c]) and values in [s,h]: each is then the right-hand side of its
   product as it lies, which on a CPU is three times faster, and a head of 64 pads nothing on a TPU.
   """
 
-  k: jax.Array
-  v: jax.Array
+  k: Float[Array, "*lead h s"]
+  v: Float[Array, "*lead s h"]
 
 
-def each(f, *caches):
-  """KV of `f(slot axis, buffers)` for keys and values, layer by layer when unrolled."""
+Cache = KV | tuple[KV, ...]  # stacked layers, or one KV per layer when they are unrolled
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prefix:
+  """What the branches of every slot share during a forward pass; closed over by its layers."""
+
+  kv: Cache
+  position: Int[Array, "b s"]  # of the token in each ring slot
+  visible: Bool[Array, "b s"]  # does the ring slot hold a token that is attended to?
+  used: Int[Array, ""]  # blocks of the ring that hold anything: cost follows length
+  block: int  # ring slots attended to at a time; divides s
+
+
+class LayerPrefix(typing.NamedTuple):
+  """The prefix as one layer reads it: `kv` [b,n,*], or stacked [L,b,n,*] and read at layer `l`."""
+
+  kv: KV
+  l: typing.Any
+  prefix: Prefix
+
+
+def each(f: typing.Callable, *caches: Cache) -> Cache:
+  """KV of `f(ring-slot axis, *buffers)` for keys and for values, layer by layer when unrolled."""
   if isinstance(caches[0], tuple):
     return tuple(each(f, *layer) for layer in zip(*caches))
-  return KV(f(-1, *(c.k for c in caches)), f(-2, *(c.v for c in caches)))
+  return KV(k=f(-1, *(c.k for c in caches)), v=f(-2, *(c.v for c in caches)))
 
 
-def blank(shape, dims, slots, spec):
-  """Zeroed KV of `slots` slots: stacked on L, or a tuple a layer when unrolled.
+def _blank(spec, dims, slots, axes):
+  """Zeroed KV of `slots` tokens. Two buffers each, because one must not be donated twice."""
+  arch, layout = spec
 
-  Two buffers each, never one twice: a donated buffer must appear once.
-  """
-
-  def layer(*lead):
+  def one(*lead):
     zeros = lambda *tail: jnp.zeros(
-      (*lead, *dims, *tail), shape.dtype, out_sharding=P(*[None] * len(lead), *spec, None, None)
+      (*lead, *dims, *tail),
+      layout.dtype,
+      out_sharding=P(*[None] * len(lead), *axes, None, None),
     )
-    return KV(zeros(shape.head, slots), zeros(slots, shape.head))
+    return KV(k=zeros(arch.head, slots), v=zeros(slots, arch.head))
 
-  return tuple(layer() for _ in range(shape.layers)) if shape.unroll else layer(shape.layers)
-
-
-def blank_chunk(shape, b, k, c):
-  return blank(shape, (b, k, shape.kv_heads), c, (shape.rows, None, shape.tensor))
+  return tuple(one() for _ in range(arch.layers)) if layout.unroll else one(arch.layers)
 
 
-def blank_prefix(shape, b, s):
-  return blank(shape, (b, shape.kv_heads), s, (shape.rows, shape.tensor))
+def blank_chunk(spec: Spec, b: int, k: int, c: int) -> Cache:
+  """Zeroed KV of chunks of c tokens, one per branch."""
+  axes = (spec.layout.batch_axes, None, spec.layout.tensor_axis)
+  return _blank(spec, (b, k, spec.arch.kv_heads), c, axes)
 
 
-def write(chunk, k, v, at, l):
-  """Puts k, v [b,k,t,n,h] at token `at` of the chunk; returns (chunk, this layer's KV)."""
+def blank_prefix(spec: Spec, b: int, s: int) -> Cache:
+  """Zeroed KV of rings of s ring slots, one per batch slot."""
+  axes = (spec.layout.batch_axes, spec.layout.tensor_axis)
+  return _blank(spec, (b, spec.arch.kv_heads), s, axes)
+
+
+def write(
+  chunk: Cache,
+  k: Float[Array, "b k t n h"],
+  v: Float[Array, "b k t n h"],
+  at: Int[Array, ""],
+  l: typing.Any,
+) -> tuple[Cache, KV]:
+  """Puts keys and values at token `at` of the chunk; returns (chunk, the KV of this layer).
+
+  `l` is the layer of a stacked chunk, None when `chunk` holds one layer.
+  """
 
   def put(axis, buffer, y):
     starts = [jnp.int32(0)] * buffer.ndim
@@ -72,63 +114,77 @@ def write(chunk, k, v, at, l):
       starts[0], y = l, y[None]
     return lax.dynamic_update_slice(buffer, y, starts)
 
-  chunk = each(put, chunk, KV(jnp.moveaxis(k, 2, 4), jnp.moveaxis(v, 2, 3)))
+  chunk = each(put, chunk, KV(k=jnp.moveaxis(k, 2, 4), v=jnp.moveaxis(v, 2, 3)))
   if l is None:
     return chunk, chunk
   return chunk, jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, l, 0, keepdims=False), chunk)
 
 
-def attend_branches(q, own, prefix, l, *, causal, valid, used, block, position=None, near=None):
+_dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def attend_branches(
+  q: Float[Array, "b k t n g h"],
+  own: KV,
+  shared: LayerPrefix,
+  causal: Bool[Array, "t c"],
+  near: tuple | None = None,
+) -> Float[Array, "b k t n g h"]:
   """Online-softmax attention of branches over [shared prefix, own chunk].
 
   Args:
-    q: [b,k,t,n,g,h], rotated.
+    q: rotated queries.
     own: KV of this layer's chunk, [b,k,n,*].
-    prefix: KV [b,n,*] (`l` None) or stacked [L,b,n,*] read at layer `l`; None for no prefix.
-    causal: bool[t,c], which chunk tokens a query sees.
-    valid: bool[b,s], which slots hold a token of the row.
-    used: int32 scalar, how many blocks of `block` slots hold anything: cost follows length.
-    position: int32[b,s], position of the token in each slot; read for `near` only.
-    near: (window, positions int32[b,k,t] of the queries, equal over k) for a layer in which a query
-      sees the `window` newest tokens, itself included; None when it sees all.
-  Returns:
-    [b,k,t,n,g,h] in q's dtype.
+    shared: the prefix as this layer reads it.
+    causal: which tokens of the chunk a query sees.
+    near: for a sliding layer, (window, positions int32[b,k,t] of the queries, equal over k): a
+      query sees the `window` newest tokens, itself included. None when it sees all.
   """
   q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-  dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-  if near is not None:  # a query's own slot is the last it sees of its chunk
+  if near is not None:  # a query's own token is the last it sees of its chunk
     causal &= causal.sum(-1, keepdims=True) - 1 - jnp.arange(causal.shape[1]) < near[0]
-
-  def seen(valid, position):  # [b,s] -> [b,n,k,t,g,s]
-    ok = valid[:, None, None, None, None, :]
-    if near is None:
-      return ok
-    ago = near[1][:, 0, :, None] - position[:, None]
-    return ok & (ago < near[0])[:, None, None, :, None, :]
-
   # Batch axes first and in the order of the cache: any other order transposes the cache.
-  s = jnp.where(causal[:, None, :], dot("bktngh,bknhc->bkntgc", q, own.k), NEVER)
-  if prefix is None:
-    m = s.max(-1, keepdims=True)
-    e = jnp.exp(s - m)
-    o = dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v)
-    return jnp.swapaxes((o / e.sum(-1, keepdims=True)).astype(q.dtype), 2, 3)
-  outer = lambda x: jnp.swapaxes(x, 1, 2)  # [b,n,k,...] <-> [b,k,n,...]
-  slots = valid.shape[1]
-  if slots == block:  # one block: no slice of the cache, nothing to loop over
-    pk, pv = (
-      (prefix.k, prefix.v)
-      if l is None
-      else (lax.dynamic_index_in_dim(x, l, 0, keepdims=False) for x in (prefix.k, prefix.v))
-    )
-    p = jnp.where(seen(valid, position), dot("bktngh,bnhs->bnktgs", q, pk), NEVER)
-    m = jnp.maximum(s.max(-1, keepdims=True), outer(p.max(-1, keepdims=True)))
-    e, f = jnp.exp(s - m), jnp.exp(p - outer(m))
-    z = e.sum(-1, keepdims=True) + outer(f.sum(-1, keepdims=True))
-    o = dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v) + outer(
-      dot("bnktgs,bnsh->bnktgh", f.astype(q.dtype), pv)
-    )
-    return jnp.swapaxes((o / z).astype(q.dtype), 2, 3)
+  s = jnp.where(causal[:, None, :], _dot("bktngh,bknhc->bkntgc", q, own.k), NEVER)
+  if shared.prefix.position.shape[1] == shared.prefix.block:
+    return _one_block(q, own, shared, s, near)
+  return _many_blocks(q, own, shared, s, near)
+
+
+def _seen(visible, position, near):
+  """bool[b,n,k,t,g,s]: ring slots that a query attends to, of visible and position [b,s]."""
+  ok = visible[:, None, None, None, None, :]
+  if near is None:
+    return ok
+  window, positions = near
+  ago = positions[:, 0, :, None] - position[:, None]
+  return ok & (ago < window)[:, None, None, :, None, :]
+
+
+_swap = lambda x: jnp.swapaxes(x, 1, 2)  # [b,n,k,...] <-> [b,k,n,...]
+
+
+def _one_block(q, own, shared, s, near):
+  """The ring is one block: no slice of the cache, and nothing to loop over."""
+  kv, l, prefix = shared
+  k, v = (
+    x if l is None else lax.dynamic_index_in_dim(x, l, 0, keepdims=False) for x in (kv.k, kv.v)
+  )
+  p = jnp.where(
+    _seen(prefix.visible, prefix.position, near), _dot("bktngh,bnhs->bnktgs", q, k), NEVER
+  )
+  m = jnp.maximum(s.max(-1, keepdims=True), _swap(p.max(-1, keepdims=True)))
+  e, f = jnp.exp(s - m), jnp.exp(p - _swap(m))
+  z = e.sum(-1, keepdims=True) + _swap(f.sum(-1, keepdims=True))
+  o = _dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v) + _swap(
+    _dot("bnktgs,bnsh->bnktgh", f.astype(q.dtype), v)
+  )
+  return jnp.swapaxes((o / z).astype(q.dtype), 2, 3)
+
+
+def _many_blocks(q, own, shared, s, near):
+  """The blocks of the ring that hold anything, one after another."""
+  kv, l, prefix = shared
+  block = prefix.block
 
   def body(i, carry):
     m, z, o = carry
@@ -141,35 +197,41 @@ def attend_branches(q, own, prefix, l, *, causal, valid, used, block, position=N
       starts[0], sizes[0] = l, 1
       return lax.dynamic_slice(x, starts, sizes)[0]
 
-    here = lambda x: x if x is None else lax.dynamic_slice_in_dim(x, i * block, block, 1)
-    ok = seen(here(valid), here(position))
-    p = jnp.where(ok, dot("bktngh,bnhs->bnktgs", q, cut(-1, prefix.k)), NEVER)
+    in_block = lambda x: lax.dynamic_slice_in_dim(x, i * block, block, 1)
+    ok = _seen(in_block(prefix.visible), in_block(prefix.position), near)
+    p = jnp.where(ok, _dot("bktngh,bnhs->bnktgs", q, cut(-1, kv.k)), NEVER)
     top = jnp.maximum(m, p.max(-1, keepdims=True))
     e, r = jnp.exp(p - top), jnp.exp(m - top)
     return (
       top,
       z * r + e.sum(-1, keepdims=True),
-      o * r + dot("bnktgs,bnsh->bnktgh", e.astype(q.dtype), cut(-2, prefix.v)),
+      o * r + _dot("bnktgs,bnsh->bnktgh", e.astype(q.dtype), cut(-2, kv.v)),
     )
 
   m = s.max(-1, keepdims=True)
   e = jnp.exp(s - m)
-  start = (m, e.sum(-1, keepdims=True), dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v))
-  _, z, o = lax.fori_loop(0, used, body, tuple(map(outer, start)))
+  start = (m, e.sum(-1, keepdims=True), _dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v))
+  _, z, o = lax.fori_loop(0, prefix.used, body, tuple(map(_swap, start)))
   return jnp.moveaxis((o / z).astype(q.dtype), 1, 3)
 
 
-def attend_packed(q, k, v, segments, *, block, window=None):
-  """Causal attention inside segments of packed rows, one block of keys at a time.
+def attend_packed(
+  q: Float[Array, "b 1 t n g h"],
+  k: Float[Array, "b 1 t n h"],
+  v: Float[Array, "b 1 t n h"],
+  segments: Int[Array, "b t"],
+  *,
+  block: int,
+  window: typing.Any = None,
+) -> Float[Array, "b 1 t n g h"]:
+  """Causal attention inside segments of packed sequences, one block of keys at a time.
 
-  q [b,1,t,n,g,h], k and v [b,1,t,n,h], segments int32[b,t] (0 is padding) -> [b,1,t,n,g,h].
-  Blocks are recomputed in the backward pass, so memory is linear in t. `block` divides t.
-  With a `window`, a query sees that many tokens, itself included.
+  Segment 0 is padding. Blocks are computed again in the backward pass, so memory is linear in t.
+  `block` divides t. With a `window`, a query sees that many tokens, itself included.
   """
   t = q.shape[2]
   q, k, v = (x[:, 0] for x in (q, k, v))
   q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-  dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   index = jnp.arange(t)
 
   def scores(i):
@@ -177,11 +239,11 @@ def attend_packed(q, k, v, segments, *, block, window=None):
     ago = index[:, None] - cut(index, 0)[None, :]
     seen = ago >= 0 if window is None else (ago >= 0) & (ago < window)
     ok = seen & (cut(segments)[:, None, :] == segments[:, :, None])
-    return jnp.where(ok[:, None, None], dot("btngh,bsnh->bngts", q, cut(k)), NEVER), cut(v)
+    return jnp.where(ok[:, None, None], _dot("btngh,bsnh->bngts", q, cut(k)), NEVER), cut(v)
 
   if block == t:
     s, _ = scores(0)
-    out = dot("bngts,bsnh->btngh", jax.nn.softmax(s, -1).astype(q.dtype), v)
+    out = _dot("bngts,bsnh->btngh", jax.nn.softmax(s, -1).astype(q.dtype), v)
     return out.astype(q.dtype)[:, None]
 
   @jax.checkpoint
@@ -190,7 +252,7 @@ def attend_packed(q, k, v, segments, *, block, window=None):
     s, values = scores(i)
     top = jnp.maximum(m, s.max(-1))
     e, r = jnp.exp(s - top[..., None]), jnp.exp(m - top)
-    o = o * r[..., None] + dot("bngts,bsnh->bngth", e.astype(q.dtype), values)
+    o = o * r[..., None] + _dot("bngts,bsnh->bngth", e.astype(q.dtype), values)
     return (top, z * r + e.sum(-1), o), None
 
   like = jnp.einsum("btngh->bngth", q).astype(jnp.float32) * 0  # carries q's sharding

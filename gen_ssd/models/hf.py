@@ -1,4 +1,4 @@
-"""What a Hugging Face directory says of its model: where it is, its Shape, who it is."""
+"""What a Hugging Face directory says of its model: where it is, its Architecture, its identity."""
 
 import functools
 import glob
@@ -8,10 +8,8 @@ import math
 import os
 import re
 
-import jax.numpy as jnp
-
-from gen_ssd.models import decoder
 from gen_ssd.models import safetensors_io
+from gen_ssd.models.architecture import Architecture
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 ACTS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -98,11 +96,11 @@ def read_config(path):
     return json.load(f)
 
 
-# ---------------------------------------------------------------- config.json -> Shape
+# ---------------------------------------------------------------- config.json -> Architecture
 
 
-def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=False):
-  """Shape of the model in Hugging Face directory `path`, from its config.json.
+def read_architecture(path: str) -> Architecture:
+  """Architecture of the model in Hugging Face directory `path`, from its config.json.
 
   Raises ValueError for what would silently compute something else: another architecture or rope
   type, sliding windows outside Gemma 3, biases beyond Qwen2's, another activation, soft caps,
@@ -160,15 +158,18 @@ def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=Fal
       embed_scale=math.sqrt(config.hidden_size),
       query_scale=math.sqrt(head / config.query_pre_attn_scalar),
     )
-    local = tuple(x == "sliding_attention" for x in config.layer_types)
-    if any(local):
+    sliding = tuple(x == "sliding_attention" for x in config.layer_types)
+    if any(sliding):
       if not config.sliding_window:
         refuse(f"sliding_attention with sliding_window {config.sliding_window}", "a width")
       near = _rope(config, "sliding_attention", refuse)
       special.update(
-        local=local, window=config.sliding_window, local_theta=near[0], local_rope=near[1]
+        sliding=sliding,
+        window=config.sliding_window,
+        sliding_theta=near[0],
+        sliding_rope=near[1],
       )
-  return decoder.Shape(
+  return Architecture(
     vocab=config.vocab_size,
     width=config.hidden_size,
     layers=config.num_hidden_layers,
@@ -182,10 +183,6 @@ def read_shape(path, *, dtype="float32", rows="data", tensor="model", unroll=Fal
     tied=bool(has("tie_word_embeddings")),
     act=ACTS[act],
     **{"bias": kind == "qwen2", "qk_norm": kind == "qwen3", **special},
-    dtype=jnp.dtype(dtype).name,
-    rows=rows,
-    tensor=tensor,
-    unroll=unroll,
   )
 
 

@@ -3,17 +3,22 @@
 import math
 
 import jax.numpy as jnp
+from jaxtyping import Float
+from jaxtyping import Int
 import numpy as np
 
+from gen_ssd.arrays import Array
+from gen_ssd.models.architecture import Architecture
 
-def frequencies(shape):
+
+def frequencies(arch: Architecture) -> tuple[np.ndarray, float]:
   """Inverse frequencies f32[h/2] and the factor on cos and sin, for the config's rope type.
 
   `default`, `linear`, `llama3` (Llama 3.1) and `yarn` (arXiv 2309.00071), as transformers 5
   computes them. Raises ValueError for another type.
   """
-  h, theta = shape.head, shape.theta
-  kind, p = shape.rope[0], dict(shape.rope[1:])
+  h, theta = arch.head, arch.theta
+  kind, p = arch.rope[0], dict(arch.rope[1:])
   freqs = theta ** -(np.arange(0, h, 2, dtype=np.float64) / h)
   if kind == "default":
     return freqs.astype(np.float32), 1.0
@@ -47,15 +52,19 @@ def frequencies(shape):
   raise ValueError(f"rope type {kind!r} is not supported: default, linear, llama3 or yarn")
 
 
-def angles(shape, positions):
-  """cos, sin f32[b,k,t,h/2] for positions [b,k,t]."""
-  freqs, scale = frequencies(shape)
+def angles(
+  arch: Architecture, positions: Int[Array, "b k t"]
+) -> tuple[Float[Array, "b k t r"], Float[Array, "b k t r"]]:
+  """cos and sin, f32, of the h/2 angles of every position."""
+  freqs, scale = frequencies(arch)
   turned = positions.astype(jnp.float32)[..., None] * freqs
   return jnp.cos(turned) * scale, jnp.sin(turned) * scale
 
 
-def rotate(x, cos, sin):
-  """Rotary embedding (half-split) of x [b,k,t,...,h]."""
+def rotate(
+  x: Float[Array, "b k t *heads h"], cos: Float[Array, "b k t r"], sin: Float[Array, "b k t r"]
+) -> Float[Array, "b k t *heads h"]:
+  """Rotary embedding of x, in halves as Hugging Face has it (RoFormer, arXiv 2104.09864)."""
   wide = (*cos.shape[:3], *(1,) * (x.ndim - 4), cos.shape[3])
   cos, sin = cos.reshape(wide), sin.reshape(wide)
   a, b = jnp.split(x.astype(jnp.float32), 2, -1)

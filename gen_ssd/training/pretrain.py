@@ -7,8 +7,10 @@ import numpy as np
 import transformers
 
 from gen_ssd.models import decoder
+from gen_ssd.models import export
+from gen_ssd.models import hf
 from gen_ssd.models import tokenization
-from gen_ssd.models import weights
+from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import bundled
 from gen_ssd.training import packing
 from gen_ssd.training import train
@@ -63,8 +65,8 @@ def pretrain(config, workdir):
     pad_token_id=tokenizer.pad_token_id,
     architectures=["Qwen3ForCausalLM"],
   ).save_pretrained(born)
-  shape = weights.read_shape(str(born))
-  model = decoder.initialise(shape, jax.random.key(config.train.seed))
+  arch = hf.read_architecture(str(born))
+  model = decoder.initialise(arch, Layout(), jax.random.key(config.train.seed))
   source = Documents(
     p.documents,
     tokenizer,
@@ -76,7 +78,4 @@ def pretrain(config, workdir):
   model = train.fit(
     model, source, config.train, workdir / "pretrain", title=f"pretrain {config.name}"
   )
-  model = decoder.replace_shape(
-    model, **{f: getattr(shape, f) for f in ("rows", "tensor", "dtype", "unroll")}
-  )
-  weights.save(p.out or str(workdir / "model"), model, str(born), dtype="bfloat16")
+  export.save(p.out or str(workdir / "model"), model, str(born), dtype="bfloat16")

@@ -32,9 +32,9 @@ class TrainState:
   step: jax.Array
 
 
-def fsdp_axes(shape):
+def fsdp_axes(arch):
   """The mesh axes that split the width of the weights, or None when they do not divide it."""
-  return AXES if shape.width % jax.sharding.get_mesh().size == 0 else None
+  return AXES if arch.width % jax.sharding.get_mesh().size == 0 else None
 
 
 def optimizer(config):
@@ -65,8 +65,8 @@ def optimizer(config):
 
 def loss_sum(model, batch, config):
   """(sum of response nll, number of targets) of one packed batch of int32[b,t] arrays."""
-  shape = model.shape
-  whole = lambda w: jax.tree.map(lambda x: reshard(x.astype(shape.dtype), P()), w)
+  dtype = model.layout.dtype
+  whole = lambda w: jax.tree.map(lambda x: reshard(x.astype(dtype), P()), w)
   block = min(config.block, config.length)
   hidden = decoder.forward_packed(
     model,
@@ -77,8 +77,8 @@ def loss_sum(model, batch, config):
     remat=config.remat,
   )
   targets, weights = objectives.shift_targets(batch["tokens"], batch["mask"], batch["segments"])
-  head = "embed" if shape.tied else "head"
-  top = decoder.replace_shape(model)
+  head = "embed" if model.arch.tied else "head"
+  top = decoder.replace(model)
   setattr(top, head, type(getattr(model, head))(whole(getattr(model, head)[...])))
   return objectives.nll_sum(top, hidden, targets, weights, block=block)
 
@@ -122,9 +122,10 @@ def fit(model, source, config, folder, *, title="train"):
   the same result as if it had never stopped. Raises FloatingPointError when the loss is not
   finite, naming the step.
   """
-  model = decoder.replace_shape(
-    model, rows=AXES, tensor=None, dtype=config.dtype, unroll=config.unroll
+  layout = dataclasses.replace(
+    model.layout, batch_axes=AXES, tensor_axis=None, dtype=config.dtype, unroll=config.unroll
   )
+  model = decoder.replace(model, layout=layout)
   # What only the host reads must not compile the step again.
   static = dataclasses.replace(
     config, seed=0, save_every=1, log_every=1, start="base", cold_traces=False

@@ -17,6 +17,7 @@ from gen_ssd.collect import traces
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
+from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import answers
 from gen_ssd.problems import bundled
 from tests import tiny
@@ -45,11 +46,11 @@ def setting():
   tokenizer = tokenization.load_tokenizer(hf.locate("bundled/teacher"))
   sharp = lambda name, x: x * 3 if name in ("head", "embed") else x
   writer = loop.Writer(
-    tiny.build(tiny.TEACHER, sharp),
-    tokenizer,
-    (tokenizer.eos_token_id, 7, 9, 11, 13),
-    tiny.build(dataclasses.replace(tiny.STUDENT, rows="data")),
-    tokenizer,
+    teacher=tiny.build(tiny.TEACHER, change=sharp),
+    teacher_tokenizer=tokenizer,
+    ends=(tokenizer.eos_token_id, 7, 9, 11, 13),
+    student=tiny.build(tiny.STUDENT, Layout(tensor_axis=None)),
+    student_tokenizer=tokenizer,
   )
   return writer, bundled.problems("test", 20)
 
@@ -105,16 +106,16 @@ def retried(setting, tmp_path_factory):
 def test_every_problem_gets_its_trace_and_every_candidate_is_kept(setting, whole):
   rows, folder = whole
   assert [r["uuid"] for r in rows] == [p.uuid for p in setting[1]]
-  losers = {}
+  lost = {}
   for path in folder.glob("candidates-*.jsonl"):
     for line in path.read_text().splitlines():
-      loser = json.loads(line)
-      losers.setdefault(loser["uuid"], []).append(loser)
+      candidate = json.loads(line)
+      lost.setdefault(candidate["uuid"], []).append(candidate)
   assert {r["stop"] for r in rows} >= {"ended", "length"}
   for r in rows:
     assert r["num_tokens"] == len(r["ids"]) == sum(c["count"] for c in r["chunks"])
-    assert len(r["teacher_logprobs"]) == r["num_tokens"] <= SELECT.max_tokens
-    spent = sum(x["count"] for x in losers.get(r["uuid"], [])) + r["num_tokens"]
+    assert len(r["teacher_nlls"]) == r["num_tokens"] <= SELECT.max_tokens
+    spent = sum(x["count"] for x in lost.get(r["uuid"], [])) + r["num_tokens"]
     assert spent == r["teacher_tokens"]
     for c in r["chunks"]:
       assert len(c["scores"]) == 3
@@ -208,12 +209,12 @@ def test_nothing_is_chosen_after_the_thinking_part(setting, whole, tmp_path, mon
       at += c["count"]
     assert r["stop"] != "pruned" or mark not in r["ids"]
   assert free > 4
-  losers = [
+  lost = [
     json.loads(line)
     for path in (tmp_path / "whole").glob("candidates-*.jsonl")
     for line in path.read_text().splitlines()
   ]
-  assert sum(r["teacher_tokens"] - r["num_tokens"] for r in rows) == sum(x["count"] for x in losers)
+  assert sum(r["teacher_tokens"] - r["num_tokens"] for r in rows) == sum(x["count"] for x in lost)
   assert killed(setting, tmp_path / "killed", monkeypatch, covers, deaths=[4, 1]) == rows
   assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
@@ -343,15 +344,15 @@ def test_steps_begin_behind_their_delimiters_or_with_chunks(setting, tmp_path):
   tokenizer = setting[0].teacher_tokenizer
   marks = tokenization.delimiter_mask(tokenizer, (".", " has"), 192)
   for steps in ((), (".", " has")):
-    select = dataclasses.replace(SELECT, steps=steps)
+    select = dataclasses.replace(SELECT, step_delimiters=steps)
     rows = run(setting, tmp_path / str(len(steps)), select, only=setting[1][:6])
     for r in rows:
       chunks = np.cumsum([0] + [c["count"] for c in r["chunks"]])[:-1]
       after = [0] + [i + 1 for i, t in enumerate(r["ids"][:-1]) if marks[t]]
-      assert r["starts"] == (after if steps else chunks.tolist())
+      assert r["step_starts"] == (after if steps else chunks.tolist())
       assert len(r["student_ranks"]) == len(r["student_nlls"]) == r["num_tokens"]
       assert 1 <= min(r["student_ranks"]) and max(r["student_ranks"]) <= 100
-    assert sum(len(r["starts"]) for r in rows) > len(rows)
+    assert sum(len(r["step_starts"]) for r in rows) > len(rows)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(setting, tmp_path, monkeypatch):
@@ -362,7 +363,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(setting, tmp
 
 def test_numbers_that_are_not_finite_name_problem_and_round(setting, tmp_path):
   broken = lambda name, x: (x * np.inf).astype(np.float32) if name == "norm" else x
-  writer = dataclasses.replace(setting[0], teacher=tiny.build(tiny.TEACHER, broken))
+  writer = dataclasses.replace(setting[0], teacher=tiny.build(tiny.TEACHER, change=broken))
   with pytest.raises(FloatingPointError, match=f"problem {setting[1][0].uuid}, round 0"):
     run(setting, tmp_path / "nan", writer=writer)
 
@@ -377,12 +378,12 @@ def test_kept_traces_become_parquet_rows(setting, whole, tmp_path):
 
 
 def test_a_student_alone_answers_the_same_on_every_mesh(setting, tmp_path):
-  """As in evaluation: whole on every device, rows over both axes, though its heads do not divide."""
+  """As in evaluation: replicated, slots over both axes, though its heads do not divide."""
   greedy = dataclasses.replace(SELECT, k=1, threshold="off", resamples=0)
   found = []
   for parallel, devices in ((1, 1), (4, 8)):
     mesh.start(parallel, devices=jax.devices()[:devices])
-    student = tiny.build(dataclasses.replace(tiny.STUDENT, rows=mesh.AXES, tensor=None, vocab=192))
+    student = tiny.build(dataclasses.replace(tiny.STUDENT, vocab=192))
     writer = dataclasses.replace(setting[0], teacher=student, student=None, student_tokenizer=None)
     found.append(run(setting, tmp_path / str(devices), greedy, writer, setting[1][:10]))
   mesh.start(devices=jax.devices()[:1])

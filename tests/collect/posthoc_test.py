@@ -22,8 +22,8 @@ def row(uuid, attempt, nll, ranks=None, teacher=None, starts=(0,)):
     "num_tokens": len(nll),
     "student_nlls": nll,
     "student_ranks": ranks or [1] * len(nll),
-    "teacher_logprobs": teacher or [-4.0] * len(nll),
-    "starts": list(starts),
+    "teacher_nlls": teacher or [4.0] * len(nll),
+    "step_starts": list(starts),
   }
 
 
@@ -31,7 +31,7 @@ EASY = -math.log(0.9)
 ROWS = [
   row("a", 0, [1.0, 1.0, 4.0], [1, 2, 300]),
   row("a", 1, [3.0], [3]),
-  row("a", 2, [1.5, 1.5, 1.5, 1.9], [4, 5, 6, 7], [-EASY] * 4, [0, 2]),
+  row("a", 2, [1.5, 1.5, 1.5, 1.9], [4, 5, 6, 7], [EASY] * 4, [0, 2]),
   row("b", 1, [2.0, 2.0]),
   row("b", 0, [2.0, 2.0]),
 ]
@@ -124,7 +124,7 @@ def test_local_reads_each_step_after_the_prompt_and_the_newest_tokens_only(conte
     )
   found = posthoc.nearby(student, tokenizer, rows, context=context, batch=4)
   for r, near in zip(rows, found):
-    for at in r["starts"]:
+    for at in r["step_starts"]:
       before, step = r["ids"][max(at - context, 0) : at], r["ids"][at : at + 4]
       opened = tokenizer.encode(r["opened"], add_special_tokens=False) if r["opened"] else []
       text = [*prompt, *opened, *before, *step]

@@ -17,7 +17,7 @@ def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text"):
     uuid,
     attempt,
     ids=[4, 5, 6],
-    teacher_logprobs=[-0.5, -1.5, -1.0],
+    teacher_nlls=[0.5, 1.5, 1.0],
     student_nlls=[nll] * 3,
     chunks=[
       {
@@ -40,7 +40,7 @@ def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text"):
     teacher_tokens=14,
     rounds=3,
   )
-  return traces.row(trace, problem, text, stop, verdict)
+  return traces.row(trace, problem, trace.chunks, text, stop, verdict)
 
 
 # ---------------------------------------------------------------- rows
@@ -56,7 +56,7 @@ def test_a_row_by_hand():
 
 def test_a_row_without_student_or_tokens():
   problem = problem_lib.Problem("ab", "made", "train", "?", "7")
-  found = traces.row(traces.Trace("ab", 0), problem, "", "pruned", "wrong")
+  found = traces.row(traces.Trace("ab", 0), problem, [], "", "pruned", "wrong")
   assert (found["student_nll"], found["teacher_nll"], found["num_tokens"]) == (None, None, 0)
 
 
@@ -136,7 +136,7 @@ def test_nothing_there_yet(tmp_path):
   assert traces.Shards(tmp_path).resume() == ([], None)
 
 
-def test_losers_are_beside_the_traces(tmp_path):
+def test_lost_candidates_are_beside_the_traces(tmp_path):
   written(tmp_path)
   assert (tmp_path / "candidates-00000.jsonl").read_text() == '{"uuid": "a", "branch": 1}\n'
   assert (tmp_path / "candidates-00001.jsonl").read_text() == ""

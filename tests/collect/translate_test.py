@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
+from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import answers
 from gen_ssd.problems import bundled
 from tests import paths
@@ -46,8 +48,14 @@ def pair():
   teacher, tokenizer = inputs.load(config.Model(path), path)
   path = hf.locate("bundled/student")
   student, own = inputs.load(config.Model(path), path)
-  student = decoder.replace_shape(student, rows="data")
-  return loop.Writer(teacher, tokenizer, tokenization.eos_ids(path, tokenizer), student, own)
+  student = decoder.replace(student, layout=Layout(tensor_axis=None))
+  return loop.Writer(
+    teacher=teacher,
+    teacher_tokenizer=tokenizer,
+    ends=tokenization.eos_ids(path, tokenizer),
+    student=student,
+    student_tokenizer=own,
+  )
 
 
 def run(writer, folder, select=SELECT, count=10, threshold=np.inf):
@@ -90,7 +98,7 @@ LENGTH = 256
 
 
 @jax.jit
-def logprobs(student, ids):
+def log_probabilities(student, ids):
   segments = (jnp.arange(LENGTH) < jnp.sum(ids >= 0)).astype(jnp.int32)[None]
   attend = functools.partial(attention.attend_packed, segments=segments, block=LENGTH)
   hidden = decoder.forward_packed(
@@ -103,7 +111,9 @@ def nll_of(student, ids):
   """Nats of each token of `ids` after the first, by one plain forward."""
   padded = np.full(LENGTH, -1)
   padded[: len(ids)] = ids
-  return -np.asarray(logprobs(student, jnp.array(padded)))[np.arange(len(ids) - 1), ids[1:]]
+  return -np.asarray(log_probabilities(student, jnp.array(padded)))[
+    np.arange(len(ids) - 1), ids[1:]
+  ]
 
 
 # ---------------------------------------------------------------- equal tokenizers
@@ -128,7 +138,7 @@ def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, 
   for a, b in zip(fused, mine):
     assert (a["ids"], a["stop"], a["rounds"]) == (b["ids"], b["stop"], b["rounds"])
     np.testing.assert_allclose(a["student_nlls"], b["student_nlls"], rtol=1e-4, atol=1e-4)
-    assert a["student_ranks"] == b["student_ranks"] and a["starts"] == b["starts"]
+    assert a["student_ranks"] == b["student_ranks"] and a["step_starts"] == b["step_starts"]
     for x, y in zip(a["chunks"], b["chunks"]):
       assert (x["choice"], x["text"]) == (y["choice"], y["text"])
       np.testing.assert_allclose(
@@ -145,9 +155,8 @@ def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, 
 def foreign(request, pair):
   """The bundled teacher with a random student of another tokenizer; 300 merges cross words."""
   own = byte_level(request.param)
-  shape = dataclasses.replace(tiny.STUDENT, rows="data", vocab=len(own) + 5)
-  found = tiny.arrays.__wrapped__(dataclasses.replace(shape, rows=None))
-  student = decoder.Transformer(shape, lambda name, dims: mesh.place(found[name]))
+  arch = dataclasses.replace(tiny.STUDENT, vocab=len(own) + 5)
+  student = tiny.build(arch, Layout(tensor_axis=None))
   return dataclasses.replace(pair, student=student, student_tokenizer=own, translate=True)
 
 
@@ -235,7 +244,7 @@ def test_a_small_ring_is_emptied_and_read_again(foreign, tmp_path, monkeypatch):
   monkeypatch.setattr(
     translate.Translator,
     "_resize",  # starts with next to nothing
-    lambda self, slots: resize(self, slots if self.slots else 1),
+    lambda self, slots: resize(self, slots if self.ring_slots else 1),
   )
   small = run(foreign, tmp_path / "small")
   assert sum(emptied) >= 2
@@ -255,7 +264,7 @@ def real(name):
 def cutter(teacher, student):
   """A Translator without models."""
   found = object.__new__(translate.Translator)
-  found.writer = loop.Writer(None, teacher, (teacher.eos_token_id,), None, student)
+  found.writer = types.SimpleNamespace(teacher_tokenizer=teacher, student_tokenizer=student)
   found.prompts, found.held = {"x": ([1], [7, 8])}, [None]
   return found
 
@@ -370,9 +379,9 @@ def test_students_are_trained_on_their_own_tokens(tmp_path, monkeypatch):
   )
   mesh.start(devices=jax.devices()[:1])
   checks.check(c)
-  seen, rows = [], stages.data.Rows
+  seen, rows = [], stages.packing.Rows
   monkeypatch.setattr(
-    stages.data, "Rows", lambda pairs, length: (seen.append(pairs), rows(pairs, length))[1]
+    stages.packing, "Rows", lambda pairs, length: (seen.append(pairs), rows(pairs, length))[1]
   )
   for stage in ("cold_start", "collect", "train"):
     stages.STAGES[stage](c, tmp_path / "run")

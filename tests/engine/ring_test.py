@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from gen_ssd.models import attention
 from tests import tiny
 from tests.engine.step_test import full_nll
 from tests.engine.step_test import play
@@ -40,18 +39,17 @@ def test_caches_after_rounds_are_those_of_a_fresh_prefill():
   ):
     np.testing.assert_array_equal(mine.length, theirs.length)
     np.testing.assert_array_equal(mine.last, theirs.last)
-    for row in range(8):
+    for slot in range(8):
 
-      def tokens(p, slot):  # keys and values in the order of admission, oldest first
-        held = np.roll(np.asarray(p.valid)[row], -int(slot))
-        last = lambda axis, x: np.moveaxis(np.asarray(x)[:, row], axis, -1)
-        kv = attention.each(last, p.kv)
-        return [np.roll(x, -int(slot), axis=-1)[..., held] for x in (kv.k, kv.v)]
+      def tokens(p):  # keys and values in the order of admission, oldest first
+        held = np.roll(np.asarray(p.position >= 0)[slot], -int(p.cursor))
+        k, v = np.asarray(p.kv.k)[:, slot], np.asarray(p.kv.v)[:, slot].swapaxes(-1, -2)
+        return [np.roll(x, -int(p.cursor), axis=-1)[..., held] for x in (k, v)]
 
-      order = np.roll(np.asarray(mine.position)[row], -int(engine.state.slot))
-      np.testing.assert_array_equal(order[order >= 0], np.arange(mine.length[row]))
-      for a, b in zip(tokens(mine, engine.state.slot), tokens(theirs, fresh.state.slot)):
-        assert a.shape[-1] == mine.length[row]
+      order = np.roll(np.asarray(mine.position)[slot], -int(mine.cursor))
+      np.testing.assert_array_equal(order[order >= 0], np.arange(mine.length[slot]))
+      for a, b in zip(tokens(mine), tokens(theirs)):
+        assert a.shape[-1] == mine.length[slot]
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 

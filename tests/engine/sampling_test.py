@@ -19,20 +19,22 @@ def start(parallel=1, devices=1):
   mesh.start(parallel, jax.devices()[:devices])
 
 
-compiled_draw = jax.jit(sampling.draw, static_argnames="shape")
+compiled_draw = jax.jit(sampling.draw, static_argnames="layout")
 
 
 def draw(u, logits, *, temperature=1.0, top_k=0, top_p=1.0, vocab=None):
-  """(ids, log-probabilities) on the host of u [b,k,2] and logits [b,k,v] on the current mesh."""
+  """(ids, nll) on the host of u [b,k,2] and logits [b,k,v] on the current mesh."""
   return mesh.host(
     compiled_draw(
       mesh.place(np.float32(u), P("data")),
       mesh.place(np.float32(logits), P("data", None, "model")),
-      temperature=jnp.float32(temperature),
-      top_k=jnp.int32(top_k),
-      top_p=jnp.float32(top_p),
-      vocab=jnp.int32(logits.shape[-1] if vocab is None else vocab),
-      shape=tiny.TEACHER,
+      sampling.Filters(
+        temperature=jnp.float32(temperature),
+        top_k=jnp.int32(top_k),
+        top_p=jnp.float32(top_p),
+        vocab=jnp.int32(logits.shape[-1] if vocab is None else vocab),
+      ),
+      layout=tiny.SHARED,
     )
   )
 
@@ -57,7 +59,7 @@ def uniforms(keys, chunk, k, c):
 
 
 def keys(*problems):
-  return jnp.stack([sampling.row_key(0, f"{p:08x}", 0) for p in problems])
+  return jnp.stack([sampling.trace_key(0, f"{p:08x}", 0) for p in problems])
 
 
 def test_a_uniform_depends_on_nothing_of_its_batch():
@@ -77,7 +79,7 @@ def test_no_two_uniforms_are_the_same():
   start()
   one = lambda seed, problem, attempt, chunk, retry: np.asarray(
     sampling.uniforms(
-      sampling.row_key(seed, problem, attempt)[None], jnp.int32([chunk]), jnp.int32([retry]), 3, 4
+      sampling.trace_key(seed, problem, attempt)[None], jnp.int32([chunk]), jnp.int32([retry]), 3, 4
     )
   )
   found = [
@@ -92,7 +94,7 @@ def test_no_two_uniforms_are_the_same():
 
 
 def test_any_text_names_a_problem():
-  data = lambda *args: jax.random.key_data(sampling.row_key(*args)).tolist()
+  data = lambda *args: jax.random.key_data(sampling.trace_key(*args)).tolist()
   names = ["0000000a", "0a", "gsm8k-1", "gsm8k-2", "problem-0001", "problem-0002", "-1", "ü"]
   assert len({tuple(data(0, name, 0)) for name in names}) == len(names) - 1
   assert data(0, "0000000a", 0) == data(0, "0a", 0) == data(0, "0000000a-ffff", 0)
@@ -123,15 +125,15 @@ def test_temperature_zero_takes_the_most_likely_id():
   assert ids[0, 0] == 17
 
 
-def test_log_probabilities_are_at_temperature_one_without_filters():
+def test_nll_is_at_temperature_one_without_filters():
   start()
   rng = np.random.default_rng(1)
   logits = rng.normal(size=(2, 30, 300)) * 3
-  whole = np.log(np.apply_along_axis(softmax, -1, logits[..., :260]))
+  want = -np.log(np.apply_along_axis(softmax, -1, logits[..., :260]))
   for options in ({}, dict(temperature=0.4), dict(temperature=0), dict(top_k=5, top_p=0.6)):
     ids, found = draw(rng.random((2, 30, 2)), logits, vocab=260, **options)
     np.testing.assert_allclose(
-      found, np.take_along_axis(whole, ids[..., None], -1)[..., 0], atol=1e-5
+      found, np.take_along_axis(want, ids[..., None], -1)[..., 0], atol=1e-5
     )
 
 
@@ -153,7 +155,7 @@ def test_an_id_without_probability_is_never_drawn(size):
   p = rng.random((1, n, size)) * (rng.random((1, n, size)) < rng.random((1, n, 1)))
   p[0, np.arange(n), rng.integers(0, size, n)] = 1
   p = p.astype(np.float32)
-  invert = jax.jit(lambda u, p: sampling.invert(u, p, tiny.TEACHER))
+  invert = jax.jit(lambda u, p: sampling.invert(u, p, tiny.SHARED))
   for first in (0, 0.5, BELOW_ONE):
     for second in (0, 0.5, BELOW_ONE):
       u = np.broadcast_to(np.float32([first, second]), (1, n, 2))

@@ -1,10 +1,15 @@
 """Scorers by hand, and statistics against the plain formulas."""
 
+import dataclasses
+import inspect
+
 import jax
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from gen_ssd import checks
+from gen_ssd import config
 from gen_ssd import mesh
 from gen_ssd.engine import scores
 from gen_ssd.models import decoder
@@ -21,13 +26,13 @@ NOISE = np.float32([[0.3, 0.1, 0.2]])
 
 def statistics(change=lambda x: x):
   return scores.Statistics(
-    change(NLL),
-    change(RANK),
-    change(NLL),
-    change(TEACHER),
-    START,
-    np.float32([[0.5, 0.25, 2]]),
-    np.array([[True, True, False]]),
+    nll=change(NLL),
+    rank=change(RANK),
+    entropy=change(NLL),
+    teacher_nll=change(TEACHER),
+    step_start=START,
+    difficulty=np.float32([[0.5, 0.25, 2]]),
+    long=np.array([[True, True, False]]),
   )
 
 
@@ -69,9 +74,14 @@ def gap(mine, theirs, start):
   row = lambda x: -np.log(np.float32([[x]]))
   return float(
     scores.teacher_gap(
-      scores.Statistics(row(theirs), None, teacher_nll=row(mine), start=np.array([[start]])),
+      scores.Statistics(
+        nll=row(theirs),
+        rank=row(theirs),
+        teacher_nll=row(mine),
+        step_start=np.array([[start]]),
+      ),
       np.ones((1, 1, len(start)), bool),
-      None,
+      NOISE[:, :1],
     )[0, 0]
   )
 
@@ -96,9 +106,9 @@ def test_equal_models_have_no_teacher_sentences(length):
 def test_rank_is_clipped_at_a_hundred_and_certain_text_does_not_divide_by_zero():
   one = lambda rank, nll: float(
     scores.rsr(
-      scores.Statistics(np.float32([[[nll]]]), np.float32([[[rank]]]), None),
+      scores.Statistics(nll=np.float32([[[nll]]]), rank=np.float32([[[rank]]])),
       np.ones((1, 1, 1), bool),
-      None,
+      NOISE[:, :1],
     )[0, 0]
   )
   assert one(99, 2) == 49.5
@@ -109,9 +119,12 @@ def test_rank_is_clipped_at_a_hundred_and_certain_text_does_not_divide_by_zero()
 def test_rank_surprisal_of_a_set_is_the_ratio_of_its_means():
   """Of all tokens together, not a mean of ratios: eq. 7 holds for a token, a trace and a set."""
   rng = np.random.default_rng(0)
-  nll, rank = rng.uniform(0.1, 9, 60).astype(np.float32), rng.integers(1, 200, 60)
+  nll = rng.uniform(0.1, 9, 60).astype(np.float32)
+  rank = rng.integers(1, 200, 60).astype(np.float32)
   live = np.arange(60) < 55
-  found = scores.rsr(scores.Statistics(nll[None, None], rank[None, None]), live[None, None], None)
+  found = scores.rsr(
+    scores.Statistics(nll=nll[None, None], rank=rank[None, None]), live[None, None], NOISE[:, :1]
+  )
   want = np.minimum(rank, 100)[:55].mean() / nll[:55].mean()
   np.testing.assert_allclose(found, [[want]], rtol=1e-5)
 
@@ -170,7 +183,8 @@ def test_statistics_in_blocks_are_those_of_the_whole(case, tokens):
   small = jax.jit(lambda h, t: scores.token_statistics(net, h, t, limit=limit))
   want = scores.token_statistics(net, hidden, targets)
   got = small(place(hidden), place(targets))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
   size = {0: 1, 1: 1, 2: 2, 4: 3, 6: 6}[tokens]
   text = small.lower(place(hidden), place(targets)).as_text()
   assert f"2x3x{size}x{tiny.STUDENT.vocab}xf32" in text
@@ -185,3 +199,44 @@ def test_ties_share_the_better_rank():
   assert float(found.rank[0, 0, 0]) == 1
   assert abs(float(found.nll[0, 0, 0]) - np.log(tiny.STUDENT.vocab)) < 1e-6
   assert abs(float(found.entropy[0, 0, 0]) - np.log(tiny.STUDENT.vocab)) < 1e-6
+
+
+def test_a_scorer_is_one_function(monkeypatch):
+  """What CONTRIBUTING promises: written, named in a config, checked and run; nothing else changes."""
+  monkeypatch.setattr(scores, "SCORERS", dict(scores.SCORERS))
+
+  @scores.scorer("nll", "entropy")
+  def surprise(statistics, live, noise):
+    """Mean of nll above the student's own uncertainty."""
+    return scores.mean(statistics.nll - statistics.entropy, live)
+
+  raw = {"teacher": {"path": "bundled/teacher"}, "student": {"path": "bundled/student"}}
+  arm = lambda **changes: checks.check_settings(config.parse({**raw, "arms": {"mine": changes}}))
+  arm(scorer="surprise")
+  wrong = r"arms.mine.scorer is 'surprise': .* reads entropy"  # which files of traces do not hold
+  with pytest.raises(ValueError, match=wrong):
+    arm(scorer="surprise", granularity="trace")
+
+  mesh.start(devices=jax.devices()[:1])
+  engine = tiny.Engine(scorer=surprise)
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  report = engine.round()
+  assert (report.choice == report.score.argmin(1)).all()
+  below = scores.mean(report.student_nll, np.arange(4) < report.count[..., None])
+  assert (report.score < below).all()  # by the entropy, which is above 0
+
+
+def test_scorers_declare_what_they_read():
+  """Statistics that a rule does not declare are never asked for."""
+  full = {f.name: getattr(statistics(), f.name) for f in dataclasses.fields(scores.Statistics)}
+  for scorer in scores.SCORERS.values():
+    asked = set()
+
+    class Spy:
+      def __getattr__(self, name):
+        asked.add(name)
+        return full[name]
+
+    inspect.unwrap(scorer.rule)(Spy(), LIVE, NOISE)
+    assert asked == scorer.needs
+    assert scorer.negative or (np.asarray(scorer(statistics(), LIVE, NOISE)) >= 0).all()

@@ -1,20 +1,20 @@
 """Choosing and pruning by hand, and repetitions found and not found."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
 
 from gen_ssd.engine import selectors
 
+NOISE = np.zeros(1, np.float32)
 
-def knobs(threshold=np.inf, margin=-np.inf, running=np.inf, beta=1.0):
-  return types.SimpleNamespace(
-    threshold=np.float32(threshold),
-    margin=np.float32(margin),
-    running=np.float32(running),
-    beta=np.float32(beta),
+
+def limits(threshold=np.inf, margin=-np.inf, running_margin=np.inf, beta=1.0):
+  return selectors.Limits(
+    threshold=np.array(threshold, np.float32),
+    margin=np.array(margin, np.float32),
+    running_margin=np.array(running_margin, np.float32),
+    beta=np.array(beta, np.float32),
   )
 
 
@@ -22,8 +22,8 @@ def choose(scores, valid=None, average=np.inf, **options):
   """(choice, suitable) of one row, as plain values."""
   scores = np.float32([scores])
   valid = np.ones(scores.shape, bool) if valid is None else np.array([valid], bool)
-  choice = selectors.argmin(scores, valid, knobs(**options), None)
-  suitable = selectors.suitable(scores, valid, choice, knobs(**options), np.float32([average]))
+  choice = selectors.argmin(scores, valid, limits(**options), NOISE)
+  suitable = selectors.suitable(scores, valid, choice, limits(**options), np.float32([average]))
   return int(choice[0]), bool(suitable[0])
 
 
@@ -83,11 +83,14 @@ def test_threshold_and_margin_must_both_hold():
   assert choose([4, 1, 4], threshold=1, margin=2.1) == (1, False)
 
 
-def test_rows_do_not_touch_each_other():
+def test_slots_do_not_touch_each_other():
+  noise = np.zeros(3, np.float32)
   scores = np.float32([[1, 2], [2, 1], [1, 1]])
   valid = np.array([[True, True], [True, True], [False, False]])
-  choice = selectors.argmin(scores, valid, knobs(threshold=5), None)
-  suitable = selectors.suitable(scores, valid, choice, knobs(threshold=5), np.float32([np.inf] * 3))
+  choice = selectors.argmin(scores, valid, limits(threshold=5), noise)
+  suitable = selectors.suitable(
+    scores, valid, choice, limits(threshold=5), np.float32([np.inf] * 3)
+  )
   assert choice.tolist()[:2] == [0, 1] and suitable.tolist() == [True, True, False]
   assert choice.dtype == np.int32
 
@@ -106,14 +109,14 @@ def test_rows_do_not_touch_each_other():
   ],
 )
 def test_the_winner_must_be_at_most_a_multiple_of_the_running_mean(running, average, suitable):
-  assert choose([4, 2, 3], running=running, average=average) == (1, suitable)
+  assert choose([4, 2, 3], running_margin=running, average=average) == (1, suitable)
 
 
 def softmin(scores, valid, beta, n=20000):
   """Share of n evenly spread uniforms that each candidate wins."""
   tile = lambda x, dtype: np.broadcast_to(np.array(x, dtype), (n, len(x)))
   noise = ((np.arange(n) + 0.5) / n).astype(np.float32)
-  found = selectors.softmin(tile(scores, np.float32), tile(valid, bool), knobs(beta=beta), noise)
+  found = selectors.softmin(tile(scores, np.float32), tile(valid, bool), limits(beta=beta), noise)
   return np.bincount(np.asarray(found), minlength=len(scores)) / n
 
 
@@ -128,8 +131,8 @@ def test_softmin_draws_by_exp_of_minus_beta_times_the_score():
 
 def test_softmin_of_nothing_valid_is_not_suitable():
   scores, valid = np.float32([[1, 2]]), np.zeros((1, 2), bool)
-  choice = selectors.softmin(scores, valid, knobs(), np.float32([0.9]))
-  assert not selectors.suitable(scores, valid, choice, knobs(), np.float32([9]))[0]
+  choice = selectors.softmin(scores, valid, limits(), np.float32([0.9]))
+  assert not selectors.suitable(scores, valid, choice, limits(), np.float32([9]))[0]
 
 
 # ---------------------------------------------------------------- repetitions

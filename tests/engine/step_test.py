@@ -14,6 +14,7 @@ from gen_ssd.engine import scores
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
+from gen_ssd.models.architecture import Layout
 from gen_ssd.training import objectives
 from tests import tiny
 
@@ -68,9 +69,9 @@ def forced_nll(net, tokens, mask, segments):
   return objectives.token_nll(decoder.logits(net, hidden)[:, 0], targets) * weights
 
 
-def full_nll(shape, texts, prompts):
-  """Nll of every token after the prompt, without any cache, for a tiny model of `shape`."""
-  net = tiny.build(shape.__class__(**{**shape.__dict__, "rows": None, "tensor": None}))
+def full_nll(arch, texts, prompts):
+  """Nll of every token after the prompt, without any cache, for a tiny model."""
+  net = tiny.build(arch, Layout(batch_axes=None, tensor_axis=None))
   found = []
   for text, prompt in zip(texts, prompts):
     tokens = np.zeros((1, 64), np.int32)
@@ -130,10 +131,10 @@ def test_scoring_in_tiles_of_tokens_changes_nothing(monkeypatch, tile, unroll):
   want = reference()
   start()
   slots = 64 + 4 * tile  # not compiled by another test
-  monkeypatch.setattr(step_lib, "SCORES", {unroll: tile * 8 * 3 * 2 * slots})
+  monkeypatch.setattr(step_lib, "ATTENTION_SCORES", {unroll: tile * 8 * 3 * 2 * slots})
   assert (
     step_lib._tile(
-      tiny.STUDENT.__class__(**{**tiny.STUDENT.__dict__, "unroll": unroll}),
+      tiny.build(tiny.STUDENT, dataclasses.replace(tiny.ALONE, unroll=unroll)),
       tiny.put(np.zeros((8, 3, 4), np.int32)),
       slots,
     )
@@ -214,7 +215,7 @@ def test_one_chunk_of_the_whole_trace_is_post_hoc_best_of_k():
     nll = [x.mean() for x in full_nll(tiny.STUDENT, traces, [prompt] * k)]
     np.testing.assert_allclose(report.score[i], nll, atol=1e-4)
     assert report.choice[i] == np.argmin(nll)
-  assert set(report.why) <= {step_lib.ENDED, step_lib.LENGTH}
+  assert set(report.status) <= {step_lib.ENDED, step_lib.LENGTH}
 
 
 def test_nothing_after_eos_is_scored_kept_or_counted():
@@ -222,7 +223,9 @@ def test_nothing_after_eos_is_scored_kept_or_counted():
   loud = lambda name, x: x * 0 if name == "head" else x  # uniform over few ids: EOS comes soon
   ends = np.zeros(192, np.int8)
   ends[:40] = step_lib.EOS
-  engine = tiny.Engine(teacher=tiny.build(tiny.TEACHER, loud), knob=tiny.knobs(ends=ends))
+  engine = tiny.Engine(
+    teacher=tiny.build(tiny.TEACHER, change=loud), knob=tiny.knobs(token_kind=ends)
+  )
   engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
   reports = [engine.round() for _ in range(5)]
   stopped = 0
@@ -238,27 +241,26 @@ def test_nothing_after_eos_is_scored_kept_or_counted():
     assert all(t >= 40 for t in new[:-1])
     stopped += new[-1] < 40
   assert stopped >= 6
-  np.testing.assert_array_equal(
-    reports[-1].count[np.asarray(engine.state.why) != step_lib.RUNNING],
-    reports[-1].count[np.asarray(engine.state.why) != step_lib.RUNNING],
-  )
-  done = [i for i in range(8) if reports[-2].why[i] == step_lib.ENDED]
-  assert done and (reports[-1].count[done] == 0).all()
+  for before, after in zip(reports, reports[1:]):  # a slot that has stopped writes nothing more
+    stopped = before.status != step_lib.RUNNING
+    assert (after.count[stopped] == 0).all() and (after.choice[stopped] == -1).all()
+    np.testing.assert_array_equal(after.status[stopped], before.status[stopped])
+  assert (reports[-2].status == step_lib.ENDED).any()
 
 
 def test_early_exit_when_every_branch_ended():
   start()
   ends = np.full(192, step_lib.EOS, np.int8)
-  engine = tiny.Engine(knob=tiny.knobs(ends=ends))
+  engine = tiny.Engine(knob=tiny.knobs(token_kind=ends))
   engine.admit({0: (tiny.prompts(1)[0], 0)})
-  assert engine.round().steps == 1
+  assert engine.round().decoded == 1
 
 
 def test_a_delimiter_ends_the_candidate_and_not_the_trace():
   start()
   ends = np.zeros(192, np.int8)
   ends[:90] = step_lib.DELIMITER
-  engine = tiny.Engine(knob=tiny.knobs(ends=ends))
+  engine = tiny.Engine(knob=tiny.knobs(token_kind=ends))
   engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
   report = engine.round()
   for i in range(8):
@@ -267,7 +269,7 @@ def test_a_delimiter_ends_the_candidate_and_not_the_trace():
       ended = report.tokens[i, k, n - 1] < 90
       assert ended or n == 4
       assert (report.tokens[i, k, : n - 1] >= 90).all()
-  assert (report.why == step_lib.RUNNING).all() and (report.count < 4).any()
+  assert (report.status == step_lib.RUNNING).all() and (report.count < 4).any()
   engine.round()
   want = full_nll(tiny.STUDENT, engine.texts.values(), tiny.prompts(8))
   for name, nll in enumerate(want):  # the unused slots of short chunks are invisible
@@ -283,7 +285,8 @@ def test_length_limit_is_exact():
   for name, text in engine.texts.items():
     assert len(text) - len(tiny.prompts(8)[name]) <= 6
   assert (
-    set(report.why) <= {step_lib.LENGTH, step_lib.ENDED} and (report.why == step_lib.LENGTH).any()
+    set(report.status) <= {step_lib.LENGTH, step_lib.ENDED}
+    and (report.status == step_lib.LENGTH).any()
   )
 
 
@@ -293,7 +296,9 @@ def test_a_row_stops_before_the_ring_overwrites_its_own_tokens():
   ids = tiny.prompts(8)
   engine.admit({i: (p, i) for i, p in enumerate(ids)})
   reports = [engine.round() for _ in range(5)]
-  assert (reports[-1].why != step_lib.RUNNING).all() and (reports[-1].why == step_lib.LENGTH).any()
+  assert (reports[-1].status != step_lib.RUNNING).all() and (
+    reports[-1].status == step_lib.LENGTH
+  ).any()
   assert all(len(engine.texts[i]) <= 25 for i in range(8))
   for name, nll in enumerate(full_nll(tiny.STUDENT, engine.texts.values(), ids)):
     np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
@@ -305,8 +310,10 @@ def test_unsuitable_candidates_are_drawn_again_and_then_pruned():
   engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
   reports = [engine.round() for _ in range(3)]
   assert all((r.choice == -1).all() for r in reports)
-  assert (reports[0].why == step_lib.RUNNING).all() and (reports[1].why == step_lib.RUNNING).all()
-  assert (reports[2].why == step_lib.PRUNED).all()
+  assert (reports[0].status == step_lib.RUNNING).all() and (
+    reports[1].status == step_lib.RUNNING
+  ).all()
+  assert (reports[2].status == step_lib.PRUNED).all()
   assert (reports[0].tokens != reports[1].tokens).any()  # other keys
   assert all(engine.texts[n] == ids for n, ids in enumerate(tiny.prompts(8)))
 
@@ -341,18 +348,18 @@ def test_numbers_that_are_not_finite_are_reported():
     np.where(np.arange(x.shape[-1]) == 3, np.nan, x).astype(np.float32) if name == "down" else x
   )
   for options in (
-    dict(teacher=tiny.build(tiny.TEACHER, broken)),
-    dict(student=tiny.build(tiny.STUDENT, broken)),
+    dict(teacher=tiny.build(tiny.TEACHER, change=broken)),
+    dict(student=tiny.build(tiny.STUDENT, change=broken)),
   ):
     engine = tiny.Engine(**options)
     engine.admit({0: (tiny.prompts(1)[0], 0)})
     report = engine.round()
-    assert report.bad[0] and not report.bad[1:].any()
+    assert report.not_finite[0] and not report.not_finite[1:].any()
 
 
 def test_a_context_that_holds_everything_changes_nothing():
   start()
-  far = tiny.Engine(local=True, knob=tiny.knobs(context=np.int32(1000)))
+  far = tiny.Engine(short_context=True, knob=tiny.knobs(context=np.int32(1000)))
   plain = tiny.Engine()
   for engine in (far, plain):
     engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
@@ -366,12 +373,14 @@ def test_local_scores_are_those_of_the_prompt_and_the_newest_tokens():
   """By hand in a one-layer student, where it is exact; all else of the student stays whole."""
   start()
   shape = dataclasses.replace(tiny.STUDENT, layers=1)
-  engine = tiny.Engine(local=True, knob=tiny.knobs(context=np.int32(4)), student=tiny.build(shape))
+  engine = tiny.Engine(
+    short_context=True, knob=tiny.knobs(context=np.int32(4)), student=tiny.build(shape)
+  )
   engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
   for _ in range(3):
     before = {name: list(text) for name, text in engine.texts.items()}
     report = engine.round()
-  net, differ = tiny.build(dataclasses.replace(shape, rows=None, tensor=None)), 0
+  net, differ = tiny.build(shape, Layout(batch_axes=None, tensor_axis=None)), 0
   for i, prompt in enumerate(tiny.prompts(8)):
     text, n = before[i] + report.tokens[i, 1, : report.count[i, 1]].tolist(), len(before[i])
     at = np.arange(len(text))
@@ -394,7 +403,7 @@ def test_local_scores_are_those_of_the_prompt_and_the_newest_tokens():
 
 def test_a_running_mean_prunes_and_counts_kept_chunks_only():
   start()
-  engine = tiny.Engine(knob=tiny.knobs(running=np.float32(0.02)))
+  engine = tiny.Engine(knob=tiny.knobs(running_margin=np.float32(0.02)))
   engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
   kept, pruned = {i: [] for i in range(8)}, set()
   for _ in range(5):
@@ -406,8 +415,8 @@ def test_a_running_mean_prunes_and_counts_kept_chunks_only():
       kept[i] += [best] * bool(fits)
       if not fits:
         pruned.add(i)
-        assert report.why[i] == step_lib.PRUNED
-      np.testing.assert_allclose(report.total[i], sum(kept[i]), rtol=1e-6)
+        assert report.status[i] == step_lib.PRUNED
+      np.testing.assert_allclose(report.score_sum[i], sum(kept[i]), rtol=1e-6)
   assert 0 < len(pruned) and any(len(x) == 5 or len(x) > 1 for x in kept.values())
 
 
@@ -424,14 +433,14 @@ def test_after_the_closing_token_the_first_candidate_is_kept_as_it_is():
   alone.admit({i: (engine.texts[i], i) for i in range(8)}, kept=1)
   engine.knob = tiny.knobs(closing=closing, threshold=np.float32(0.01))  # suits nobody
   for _ in range(3):
-    running = np.asarray(engine.state.why) == step_lib.RUNNING
+    running = np.asarray(engine.state.status) == step_lib.RUNNING
     report = engine.round()
     alone.round()
     for i in np.flatnonzero(running):
       assert not report.valid[i].any() or not free[i]
       assert report.choice[i] == (0 if free[i] else -1)
       assert (report.count[i] > 0).tolist() == [True, not free[i], not free[i]]
-      assert free[i] or report.why[i] == step_lib.PRUNED
+      assert free[i] or report.status[i] == step_lib.PRUNED
   assert all(engine.texts[i] == alone.texts[i] for i in range(8) if free[i])
 
 
@@ -448,8 +457,8 @@ def test_one_program_whatever_the_knobs():
     dict(threshold=np.float32(6)),
     dict(margin=np.float32(0.1)),
     dict(resamples=np.int32(3)),
-    dict(running=np.float32(0.2)),
-    dict(steps=np.arange(192) % 9 == 0),
+    dict(running_margin=np.float32(0.2)),
+    dict(step_end=np.arange(192) % 9 == 0),
     dict(closing=np.int32(7)),
   ):
     engine.knob = tiny.knobs(**change)
@@ -462,7 +471,7 @@ def compiled_text(parallel, devices, c=4, block=64, **options):
   start(parallel, devices)
   engine = tiny.Engine(slots=704, c=c, block=block, **options)
   return step_lib.select_step.lower(
-    engine.teacher, engine.student, engine.state, engine.knob, **engine.static
+    engine.teacher, engine.student, engine.state, engine.knob, round=engine.static
   ).compile().as_text(), engine
 
 

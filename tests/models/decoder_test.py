@@ -12,15 +12,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from gen_ssd import mesh
+from gen_ssd.models import architecture
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
 from gen_ssd.models import rope
 from gen_ssd.models import weights
+from gen_ssd.models.architecture import Architecture
+from gen_ssd.models.architecture import Layout
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
-SMALL = decoder.Shape(
+SMALL = Architecture(
   vocab=40, width=16, layers=2, kv_heads=2, groups=2, head=8, hidden=24, theta=1000.0, qk_norm=True
 )
 
@@ -45,14 +48,15 @@ def hidden(net, tokens, positions, segments, block=None):
   return decoder.forward_packed(net, tokens, positions, attend)
 
 
-def small(shape=SMALL):
+def small(arch=SMALL, layout=Layout()):
   """Random weights without a compiled initialisation, which takes seconds."""
   random = np.random.default_rng(0)
   return decoder.Transformer(
-    shape,
+    arch,
+    layout,
     lambda name, dims: mesh.place(
       (random.normal(size=dims) / 4 + name.endswith(("n", "norm", "ln1", "ln2"))).astype("f"),
-      decoder.spec(shape, name),
+      architecture.partition_spec(layout, name),
     ),
   )
 
@@ -68,11 +72,11 @@ def all_logits(net, tokens, block=None):
 def test_golden_logits(name, tmp_path):
   mesh.start(devices=jax.devices()[:1])
   folder, tokens, want = golden(name, tmp_path)
-  shape = weights.read_shape(folder)
-  net = weights.load(folder, shape)
+  net = weights.load(folder)
+  arch = net.arch
   np.testing.assert_allclose(all_logits(net, tokens[None])[0], want, atol=1e-4)
 
-  if shape.local:  # the window reaches over blocks of keys
+  if arch.sliding:  # the window reaches over blocks of keys
     np.testing.assert_allclose(all_logits(net, tokens[None], 8)[0], want, atol=1e-4)
 
   # The file would notice a fact that is ignored or off by one.
@@ -83,13 +87,13 @@ def test_golden_logits(name, tmp_path):
     dict(embed_scale=1.0),
     dict(query_scale=1.0),
     dict(norm_offset=0.0),
-    dict(local=()),
-    dict(window=shape.window and shape.window + 1),
-    dict(local_theta=10000.0),
-    dict(local_rope=("default",)),
+    dict(sliding=()),
+    dict(window=arch.window and arch.window + 1),
+    dict(sliding_theta=10000.0),
+    dict(sliding_rope=("default",)),
   ):
-    if dataclasses.replace(shape, **wrong) != shape:
-      off = all_logits(decoder.replace_shape(net, **wrong), tokens[None])[0]
+    if (other := dataclasses.replace(arch, **wrong)) != arch:
+      off = all_logits(decoder.replace(net, arch=other), tokens[None])[0]
       assert np.abs(off - want).max() > 0.01, wrong
 
 
@@ -99,7 +103,7 @@ def test_golden_logits_do_not_depend_on_the_mesh_or_on_unrolling(name, tmp_path)
   tokens = np.stack([tokens] * 4)
   for parallel, count, unroll in ((2, 4, False), (2, 8, True), (1, 4, False)):
     mesh.start(parallel, devices=jax.devices()[:count])
-    net = weights.load(folder, weights.read_shape(folder, unroll=unroll))
+    net = weights.load(folder, Layout(unroll=unroll))
     for row in all_logits(net, mesh.place(tokens, jax.P("data"))):
       np.testing.assert_allclose(row, want, atol=1e-4)
 
@@ -126,7 +130,7 @@ def test_gradients_do_not_depend_on_unrolling_or_recomputing(tmp_path):
     loss = lambda net: (
       decoder.forward_packed(net, tokens, jnp.arange(56)[None], attend, remat=remat) ** 3
     ).sum()
-    found = jax.jit(jax.grad(loss))(weights.load(folder, weights.read_shape(folder, unroll=unroll)))
+    found = jax.jit(jax.grad(loss))(weights.load(folder, Layout(unroll=unroll)))
     return {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(found)}
 
   want = gradient(False, False)
@@ -218,19 +222,19 @@ def test_attend_packed_is_plain_softmax_attention():
 
 
 def test_leaves_name_every_parameter_and_spec_splits_them():
-  shape = dataclasses.replace(SMALL, bias=True, tied=True)
+  arch = dataclasses.replace(SMALL, bias=True, tied=True)
   mesh.start(2, devices=jax.devices()[:4])
-  net = decoder.initialise(shape, jax.random.key(0), fsdp=("data", "model"))
-  assert sum(x.size for x in jax.tree.leaves(net)) == decoder.parameters(shape)
+  net = decoder.initialise(arch, Layout(fsdp_axes=("data", "model")), jax.random.key(0))
+  assert sum(x.size for x in jax.tree.leaves(net)) == architecture.parameters(arch)
   assert not hasattr(net, "head")
   assert net.blocks.q[...].sharding.spec[1] == ("data", "model")
-  assert small(shape).blocks.q[...].sharding.spec == jax.P(None, None, "model", None, None)
+  assert small(arch).blocks.q[...].sharding.spec == jax.P(None, None, "model", None, None)
   np.testing.assert_allclose(np.asarray(net.blocks.q[...]).std(), 16**-0.5, rtol=0.1)
 
 
 def test_unstacked_twice_is_unstacked_once():
   mesh.start(devices=jax.devices()[:1])
-  net = small(dataclasses.replace(SMALL, unroll=True))
+  net = small(layout=Layout(unroll=True))
   once = decoder.unstacked(net)
   assert len(once.blocks) == SMALL.layers
   assert decoder.unstacked(once) is once

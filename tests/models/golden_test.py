@@ -10,6 +10,7 @@ from gen_ssd.engine import sampling
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import decoder
 from gen_ssd.models import weights
+from gen_ssd.models.architecture import Layout
 from tests import tiny
 from tests.models.decoder_test import golden
 
@@ -18,20 +19,20 @@ PROMPTS = np.array([10, 17, 3, 24])  # rows are admitted one round after another
 
 @pytest.fixture
 def forced(monkeypatch):
-  """`forced(tokens, c)`: rows draw these, from their PROMPTS on; log-probabilities stay the model's."""
+  """`forced(tokens, c)`: rows draw these, from their PROMPTS on; nll stays the model's."""
 
   def force(tokens, size):
 
-    def uniforms(keys, chunk, retry, k, c):
+    def uniforms(keys, chunk, resample, k, c):
       # Slot 0 is the scorer's noise; the others carry the token to draw.
       at = (PROMPTS + chunk * size)[:, None] + jnp.arange(-1, c - 1)
       ids = jnp.asarray(tokens).at[at].get(mode="clip", out_sharding=jax.P("data", None))
       return jnp.broadcast_to(ids[:, None, :, None].astype(jnp.float32), (*keys.shape, k, c, 2))
 
-    def draw(u, logits, **_):
+    def draw(u, logits, filters, layout):
       token = u[..., 0].astype(jnp.int32)
-      here = jnp.arange(logits.shape[-1]) == token[..., None]
-      return token, jnp.sum(jnp.where(here, jax.nn.log_softmax(logits), 0), -1)
+      hit = jnp.arange(logits.shape[-1]) == token[..., None]
+      return token, -jnp.sum(jnp.where(hit, jax.nn.log_softmax(logits), 0), -1)
 
     monkeypatch.setattr(sampling, "uniforms", uniforms)
     monkeypatch.setattr(sampling, "draw", draw)
@@ -42,7 +43,7 @@ def forced(monkeypatch):
       jax.jit(
         step_lib.select_step.__wrapped__,
         donate_argnums=2,
-        static_argnames=("k", "c", "scorer", "selector", "block", "window"),
+        static_argnames="round",
       ),
     )
 
@@ -70,19 +71,19 @@ def test_decoding_through_the_ring_and_chunk_scoring_are_torchs(name, options, f
   folder, tokens, want = golden(name, tmp_path)
   c = options.get("c", 4)
   forced(tokens, c)
-  load = lambda **place: decoder.unstacked(
-    weights.load(folder, weights.read_shape(folder, unroll=unroll, **place))
-  )
+  load = lambda **axes: decoder.unstacked(weights.load(folder, Layout(unroll=unroll, **axes)))
   vocab = want.shape[1]
   engine = tiny.Engine(
     teacher=load(),
-    student=load(rows=("data", "model"), tensor=None),
+    student=load(batch_axes=("data", "model"), tensor_axis=None),
     b=4,
     k=2,
     c=c,
     slots=options.get("slots", 60),
     block=options.get("block"),
-    knob=tiny.knobs(vocab=np.int32(vocab), ends=np.zeros(vocab, np.int8)),
+    knob=tiny.knobs(
+      vocab=np.int32(vocab), token_kind=np.zeros(vocab, np.int8), step_end=np.zeros(vocab, bool)
+    ),
   )
   logp = np.asarray(jax.nn.log_softmax(want))
   nll = -logp[np.arange(len(tokens) - 1), tokens[1:]]  # of tokens[1:]

@@ -1,6 +1,5 @@
 """What a Hugging Face directory says: facts of config.json, hub names, identity."""
 
-import dataclasses
 import json
 import shutil
 
@@ -23,8 +22,8 @@ def edit_config(folder, **changes):
 # ---------------------------------------------------------------- config.json
 
 
-def test_shapes_of_both_config_formats(tmp_path):
-  old = hf.read_shape(golden("llama", tmp_path / "llama")[0], dtype="bfloat16", rows=None)
+def test_architectures_of_both_config_formats(tmp_path):
+  old = hf.read_architecture(golden("llama", tmp_path / "llama")[0])
   assert (old.theta, old.head, old.kv_heads, old.groups) == (5e5, 4, 2, 2)
   assert old.rope == (
     "llama3",
@@ -33,15 +32,9 @@ def test_shapes_of_both_config_formats(tmp_path):
     ("low_freq_factor", 1.0),
     ("original_max_position_embeddings", 16),
   )
-  assert (old.dtype, old.rows, old.bias, old.qk_norm, old.tied) == (
-    "bfloat16",
-    None,
-    False,
-    False,
-    False,
-  )
+  assert (old.bias, old.qk_norm, old.tied) == (False, False, False)
   hash(old)
-  new = hf.read_shape(golden("qwen3", tmp_path / "qwen3")[0])
+  new = hf.read_architecture(golden("qwen3", tmp_path / "qwen3")[0])
   assert (new.theta, new.head, new.qk_norm, new.bias, new.rope) == (
     5e6,
     8,
@@ -49,26 +42,26 @@ def test_shapes_of_both_config_formats(tmp_path):
     False,
     ("default",),
   )
-  qwen2 = hf.read_shape(golden("qwen2", tmp_path / "qwen2")[0])
+  qwen2 = hf.read_architecture(golden("qwen2", tmp_path / "qwen2")[0])
   assert (qwen2.bias, qwen2.tied, qwen2.head, qwen2.theta) == (True, True, 4, 3e5)
   source, _, _ = golden("llama", tmp_path / "mistral")
   edit_config(source, model_type="mistral", sliding_window=None)
-  assert hf.read_shape(source) == dataclasses.replace(old, dtype="float32", rows="data")
-  distill = hf.read_shape(golden("r1_distill_qwen", tmp_path / "r1")[0])
-  assert (distill.bias, distill.tied, distill.local, distill.groups) == (True, False, (), 3)
+  assert hf.read_architecture(source) == old
+  distill = hf.read_architecture(golden("r1_distill_qwen", tmp_path / "r1")[0])
+  assert (distill.bias, distill.tied, distill.sliding, distill.groups) == (True, False, (), 3)
 
 
-def test_shapes_of_both_gemma_formats(tmp_path):
-  old = hf.read_shape(golden("gemma3", tmp_path / "old")[0])
+def test_architectures_of_both_gemma_formats(tmp_path):
+  old = hf.read_architecture(golden("gemma3", tmp_path / "old")[0])
   assert (old.act, old.qk_norm, old.post_norms, old.norm_offset) == ("gelu_tanh", True, True, 1)
   assert (old.embed_scale, old.query_scale) == (4, (6 / 11) ** 0.5)
-  assert (old.local, old.window) == ((True, True, False, True), 7)
+  assert (old.sliding, old.window) == ((True, True, False, True), 7)
   assert (old.theta, old.rope) == (3e5, ("linear", ("factor", 8.0)))
-  assert (old.local_theta, old.local_rope) == (2e3, ("default",))
-  new = hf.read_shape(golden("gemma3_nested", tmp_path / "new")[0])
-  assert new.local == (False, True, True) and new.query_scale == 1
+  assert (old.sliding_theta, old.sliding_rope) == (2e3, ("default",))
+  new = hf.read_architecture(golden("gemma3_nested", tmp_path / "new")[0])
+  assert new.sliding == (False, True, True) and new.query_scale == 1
   assert (new.theta, new.rope) == (4e4, ("default",))
-  assert (new.local_theta, new.local_rope) == (5e2, ("linear", ("factor", 2.0)))
+  assert (new.sliding_theta, new.sliding_rope) == (5e2, ("linear", ("factor", 2.0)))
   hash(new)
 
 
@@ -119,7 +112,7 @@ def test_what_gemma_may_not_ask_for(message, tmp_path):
   source, _, _ = golden("gemma3_nested", tmp_path)
   edit_config(source, **REFUSED_GEMMA[message])
   with pytest.raises(ValueError, match=message):
-    hf.read_shape(source)
+    hf.read_architecture(source)
 
 
 @pytest.mark.parametrize("message", REFUSED)
@@ -127,12 +120,12 @@ def test_what_would_compute_something_else_is_refused(message, tmp_path):
   source, _, _ = golden("llama", tmp_path)
   edit_config(source, **REFUSED[message])
   with pytest.raises(ValueError, match=message):
-    hf.read_shape(source)
+    hf.read_architecture(source)
 
 
 def test_no_config_says_where_to_get_one(tmp_path):
   with pytest.raises(ValueError, match="no config.json.*hf download"):
-    hf.read_shape(tmp_path / "nowhere")
+    hf.read_architecture(tmp_path / "nowhere")
 
 
 # ---------------------------------------------------------------- hub names
@@ -164,7 +157,7 @@ def test_a_hub_name_is_found_in_the_cache_without_a_network(hub):
   assert hf.locate("some-org/Tiny-1.5B") == str(snapshot)
   other = cached(hub, "some-org/Tiny-1.5B", "v2", "b" * 40)
   assert hf.locate("some-org/Tiny-1.5B@v2") == str(other)
-  assert hf.read_shape(hf.locate("some-org/Tiny-1.5B")).qk_norm
+  assert hf.read_architecture(hf.locate("some-org/Tiny-1.5B")).qk_norm
 
 
 def test_a_hub_name_that_cannot_be_had_offline(hub):

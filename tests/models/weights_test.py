@@ -10,8 +10,10 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save_file
 
 from gen_ssd import mesh
+from gen_ssd.models import export
 from gen_ssd.models import safetensors_io
 from gen_ssd.models import weights
+from gen_ssd.models.architecture import Layout
 from tests.models.decoder_test import CASES
 from tests.models.decoder_test import all_logits
 from tests.models.decoder_test import golden
@@ -50,33 +52,31 @@ def test_export_of_an_import_is_the_same_bit_by_bit(name, dtype, tmp_path):
   source, _, _ = golden(name, tmp_path / "in", jnp.dtype(dtype))
   if name == "llama_linear":  # one key-value head, which no mesh can split
     with pytest.raises(ValueError, match="leaf q .*'model': 2.*its 1 key-value heads"):
-      weights.load(source, weights.read_shape(source))
+      weights.load(source)
     mesh.start(1, devices=jax.devices()[:4])
-  net = weights.load(source, weights.read_shape(source, dtype=dtype))
-  weights.save(tmp_path / "out", net, source)
+  net = weights.load(source, Layout(dtype=dtype))
+  export.save(tmp_path / "out", net, source)
   assert_same_tensors(source, tmp_path / "out")
   assert (tmp_path / "out" / "config.json").read_text() == (source / "config.json").read_text()
 
 
 def test_several_files_with_an_index(tmp_path):
   source, tokens, want = golden("qwen3", tmp_path / "in")
-  shape = weights.read_shape(source)
-  weights.save(tmp_path / "out", weights.load(source, shape), source, shard_bytes=9000)
+  export.save(tmp_path / "out", weights.load(source), source, shard_bytes=9000)
   index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
   files = sorted(set(index["weight_map"].values()))
   assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
   assert index["metadata"]["total_size"] == sum(x.nbytes for x in tensors(source).values())
   assert_same_tensors(source, tmp_path / "out")
-  again = weights.load(tmp_path / "out", shape)
+  again = weights.load(tmp_path / "out")
   tokens = mesh.place(np.stack([tokens, tokens]), jax.P("data"))
   np.testing.assert_allclose(all_logits(again, tokens)[1], want, atol=1e-4)
 
 
 def test_fsdp_and_tensor_parallel_loads_are_the_same_numbers(tmp_path):
   source, _, _ = golden("qwen2", tmp_path)
-  shape = weights.read_shape(source)
-  split = weights.load(source, shape)
-  fsdp = weights.load(source, shape, ("data", "model"))
+  split = weights.load(source)
+  fsdp = weights.load(source, Layout(fsdp_axes=("data", "model")))
   assert split.blocks.q[...].sharding.spec == jax.P(None, None, "model", None, None)
   assert fsdp.blocks.q[...].sharding.spec == jax.P(None, ("data", "model"), None, None, None)
   jax.tree.map(
@@ -90,32 +90,31 @@ def test_every_number_is_read_once(tmp_path, monkeypatch):
   source, _, _ = golden("qwen3", tmp_path)
   read, fill = [], weights._fill
   monkeypatch.setattr(weights, "_fill", lambda out, *a: read.append(out.size) or fill(out, *a))
-  weights.load(source, weights.read_shape(source), ("data", "model"))
+  weights.load(source, Layout(fsdp_axes=("data", "model")))
   assert sum(read) == sum(x.size for x in tensors(source).values())
 
 
 @pytest.mark.parametrize("block", [1, 100])
 def test_tensors_in_pieces_of_rows_and_layers_are_the_same(block, tmp_path, monkeypatch):
   source, _, _ = golden("gemma3", tmp_path)
-  shape = weights.read_shape(source)
-  whole, layers, put = weights.load(source, shape), [], weights._put
+  whole, layers, put = weights.load(source), [], weights._put
   monkeypatch.setattr(safetensors_io, "BLOCK", block)
   monkeypatch.setattr(weights, "PIECE", 0)
   monkeypatch.setattr(weights, "_put", lambda *a: layers.append(a[1].shape) or put(*a))
-  pieces = weights.load(source, shape)
+  pieces = weights.load(source)
   assert (1, 16, 24) in layers  # one layer at a time where it is as large as the embedding
   jax.tree.map(
     lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)),
     jax.tree.leaves(whole),
     jax.tree.leaves(pieces),
   )
-  weights.save(tmp_path / "out", pieces, source)
+  export.save(tmp_path / "out", pieces, source)
   assert_same_tensors(source, tmp_path / "out")
 
 
 def test_norms_stay_float32_and_the_rest_is_cast(tmp_path):
   source, _, _ = golden("qwen3", tmp_path)
-  net = weights.load(source, weights.read_shape(source, dtype="bfloat16"))
+  net = weights.load(source, Layout(dtype="bfloat16"))
   assert net.blocks.q[...].dtype == jnp.bfloat16
   assert {getattr(net.blocks, n)[...].dtype for n in ("ln1", "ln2", "qn", "kn")} == {
     jnp.dtype("float32")
@@ -126,11 +125,11 @@ def test_tied_head_may_be_in_the_file_when_it_is_equal(tmp_path):
   source, _, _ = golden("qwen2", tmp_path)
   embed = "model.embed_tokens.weight"
   edit_weights(source, lambda w: w.update({"lm_head.weight": w[embed].copy()}))
-  shape = weights.read_shape(source)
-  assert shape.tied and not hasattr(weights.load(source, shape), "head")
+  net = weights.load(source)
+  assert net.arch.tied and not hasattr(net, "head")
   edit_weights(source, lambda w: w.update({"lm_head.weight": w[embed] + 1}))
   with pytest.raises(ValueError, match="lm_head.weight is not.*tie_word_embeddings"):
-    weights.load(source, shape)
+    weights.load(source)
 
 
 # ---------------------------------------------------------------- broken directories
@@ -140,12 +139,11 @@ def test_tied_head_may_be_in_the_file_when_it_is_equal(tmp_path):
 def broken(tmp_path, monkeypatch):
   """A golden directory to break, and the error of loading it, found without reading a weight."""
   source, _, _ = golden("llama", tmp_path)
-  shape = weights.read_shape(source)
 
   def error():
     monkeypatch.setattr(safetensors_io, "rows", None)
     with pytest.raises(ValueError) as caught:
-      weights.load(source, shape)
+      weights.load(source)
     return str(caught.value)
 
   return source, error
@@ -189,9 +187,7 @@ def test_truncated_file_names_the_tensors_it_lacks(broken):
 
 def test_index_naming_a_file_that_is_not_there(broken, tmp_path):
   source, error = broken
-  weights.save(
-    tmp_path / "out", weights.load(source, weights.read_shape(source)), source, shard_bytes=9000
-  )
+  export.save(tmp_path / "out", weights.load(source), source, shard_bytes=9000)
   (source / "model.safetensors").unlink()
   for file in (tmp_path / "out").glob("model*"):
     file.rename(source / file.name)
@@ -228,12 +224,12 @@ def imported(tmp_path):
     "README.md",
   ):
     (source / name).write_text(f"{{}} {name}")
-  return source, weights.load(source, weights.read_shape(source))
+  return source, weights.load(source)
 
 
 def test_tokenizer_and_licence_go_along_and_nothing_else(imported, tmp_path):
   source, net = imported
-  weights.save(tmp_path / "out", net, source)
+  export.save(tmp_path / "out", net, source)
   assert {f.name for f in (tmp_path / "out").iterdir()} == {
     "config.json",
     "generation_config.json",
@@ -252,7 +248,7 @@ def test_tokenizer_and_licence_go_along_and_nothing_else(imported, tmp_path):
 def test_another_dtype_is_written_and_named_in_the_config(imported, tmp_path):
   source, net = imported
   edit_config(source, torch_dtype="float32")
-  weights.save(tmp_path / "out", net, source, dtype="bfloat16")
+  export.save(tmp_path / "out", net, source, dtype="bfloat16")
   assert {x.dtype for x in tensors(tmp_path / "out").values()} == {jnp.dtype("bfloat16")}
   config = json.loads((tmp_path / "out" / "config.json").read_text())
   assert config == {**json.loads((source / "config.json").read_text()), "torch_dtype": "bfloat16"}
@@ -261,7 +257,7 @@ def test_another_dtype_is_written_and_named_in_the_config(imported, tmp_path):
 def test_an_export_is_replaced_whole_or_not_at_all(imported, tmp_path, monkeypatch):
   source, net = imported
   out = tmp_path / "out"
-  weights.save(out, net, source, shard_bytes=9000)
+  export.save(out, net, source, shard_bytes=9000)
   (out / "stale.txt").write_text("")
   with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
 
@@ -269,9 +265,9 @@ def test_an_export_is_replaced_whole_or_not_at_all(imported, tmp_path, monkeypat
       raise OSError("disk full")
 
     patch.setattr(safetensors_io, "write", full)
-    weights.save(out, net, source)
+    export.save(out, net, source)
   assert_same_tensors(source, out)
-  weights.save(out, net, source)
+  export.save(out, net, source)
   assert_same_tensors(source, out)
   assert not (out / "stale.txt").exists() and not list(out.glob("*.index.json"))
   assert sorted(f.name for f in tmp_path.iterdir()) == ["in", "out"]
@@ -283,14 +279,14 @@ def test_what_is_not_an_export_is_not_replaced(imported, tmp_path):
   (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
   for path in (tmp_path / "thesis", source):
     with pytest.raises(ValueError, match="not replaced"):
-      weights.save(path, net, source)
+      export.save(path, net, source)
 
 
 def test_source_of_another_model(imported, tmp_path):
   _, net = imported
   other, _, _ = golden("qwen3", tmp_path / "other")
   with pytest.raises(ValueError, match=r"another model.*theta: 5000000.0 there, 300000.0 here"):
-    weights.save(tmp_path / "out", net, other)
+    export.save(tmp_path / "out", net, other)
   assert not (tmp_path / "out").exists()
 
 
@@ -320,9 +316,7 @@ def test_transformers_agrees_with_an_export(name, tmp_path, capsys):
   from transformers import AutoModelForCausalLM
 
   source, tokens, want = golden(name, tmp_path / "in")
-  weights.save(
-    tmp_path / "out", weights.load(source, weights.read_shape(source)), source, shard_bytes=9000
-  )
+  export.save(tmp_path / "out", weights.load(source), source, shard_bytes=9000)
   theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
   with torch.no_grad():
     got = theirs(torch.tensor(tokens[None]).long()).logits[0].numpy()

@@ -1,0 +1,125 @@
+"""What a checkpoint is, how a process runs it, and the weights it has: one table for all of them."""
+
+import dataclasses
+import math
+import typing
+
+from jax.sharding import PartitionSpec as P
+
+Axes = str | tuple[str, ...] | None  # names of mesh axes; None for replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+  """Facts of a checkpoint that the compiled code depends on: hashable, static under `jax.jit`."""
+
+  vocab: int
+  width: int
+  layers: int
+  kv_heads: int
+  groups: int  # query heads per key-value head
+  head: int  # dimension of one head
+  hidden: int
+  theta: float = 10000.0
+  rope: tuple = ("default",)  # ("default",) or (type, (name, value), ...) sorted by name
+  eps: float = 1e-6
+  tied: bool = False  # the embeddings are the output head, too
+  bias: bool = False  # on q, k and v
+  qk_norm: bool = False  # RMSNorm of every query and key head
+  act: str = "silu"  # or gelu_tanh
+  post_norms: bool = False  # norms after attention and after the MLP, too
+  norm_offset: float = 0.0  # added to the weights of norms
+  embed_scale: float = 1.0  # multiplies token embeddings
+  query_scale: float = 1.0  # multiplies queries, beside 1 / sqrt(head)
+  sliding: tuple = ()  # one bool per layer: which see `window` tokens; () for none
+  window: int = 0
+  sliding_theta: float = 10000.0  # theta and rope of sliding layers
+  sliding_rope: tuple = ("default",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How this process runs a checkpoint: hashable, static under `jax.jit`.
+
+  With `unroll`, layers are separate leaves and separate code, which avoids slice copies on a CPU;
+  without it, a `lax.scan` over stacked leaves gives the small program that a TPU wants.
+  """
+
+  dtype: str = "float32"  # of activations and caches, and of weights that are not norms
+  batch_axes: Axes = "data"  # mesh axes that split the batch
+  tensor_axis: str | None = "model"  # mesh axis that splits heads, hidden and vocabulary
+  fsdp_axes: Axes = None  # mesh axes that split the width of weights while training
+  unroll: bool = False
+
+
+class Spec(typing.NamedTuple):
+  """All that is static of a model."""
+
+  arch: Architecture
+  layout: Layout
+
+
+class Leaf(typing.NamedTuple):
+  """One kind of weight.
+
+  Roles, one per axis: 't' is split over `Layout.tensor_axis`, 'd' over `Layout.fsdp_axes`, '.' over
+  nothing.
+  """
+
+  axes: str
+  roles: str
+  decay: bool  # is weight decay applied?
+  present: typing.Callable[[Architecture], bool] = lambda arch: True
+
+
+# Leaves of a layer are stacked on a leading L. Norms, which are kept in float32, have norm names.
+LAYER_LEAVES = {
+  "ln1": Leaf("d", ".", False),
+  "ln2": Leaf("d", ".", False),
+  "q": Leaf("dngh", "dt..", True),
+  "k": Leaf("dnh", "dt.", True),
+  "v": Leaf("dnh", "dt.", True),
+  "o": Leaf("nghd", "t..d", True),
+  "gate": Leaf("df", "dt", True),
+  "up": Leaf("df", "dt", True),
+  "down": Leaf("fd", "td", True),
+  "qb": Leaf("ngh", "t..", False, lambda arch: arch.bias),
+  "kb": Leaf("nh", "t.", False, lambda arch: arch.bias),
+  "vb": Leaf("nh", "t.", False, lambda arch: arch.bias),
+  "qn": Leaf("h", ".", False, lambda arch: arch.qk_norm),
+  "kn": Leaf("h", ".", False, lambda arch: arch.qk_norm),
+  "ln1b": Leaf("d", ".", False, lambda arch: arch.post_norms),
+  "ln2b": Leaf("d", ".", False, lambda arch: arch.post_norms),
+}
+TOP_LEAVES = {
+  "embed": Leaf("vd", ".d", True),
+  "norm": Leaf("d", ".", False),
+  "head": Leaf("dv", "dt", True, lambda arch: not arch.tied),
+}
+LEAVES = {**TOP_LEAVES, **LAYER_LEAVES}
+NORMS = ("ln1", "ln2", "ln1b", "ln2b", "qn", "kn", "norm")
+
+
+def leaves(arch: Architecture) -> tuple[dict[str, tuple], dict[str, tuple]]:
+  """Dimensions of the top leaves and of the layer leaves (without L) that this model has, by name."""
+  sizes = dict(
+    d=arch.width, n=arch.kv_heads, g=arch.groups, h=arch.head, f=arch.hidden, v=arch.vocab
+  )
+  top, layer = (
+    {name: tuple(sizes[a] for a in leaf.axes) for name, leaf in table.items() if leaf.present(arch)}
+    for table in (TOP_LEAVES, LAYER_LEAVES)
+  )
+  return top, layer
+
+
+def partition_spec(layout: Layout, name: str) -> P:
+  """How leaf `name` lies on the mesh: tensor parallel, or FSDP where the layout has `fsdp_axes`."""
+  role, axes = ("d", layout.fsdp_axes) if layout.fsdp_axes else ("t", layout.tensor_axis)
+  parts = [axes if r == role else None for r in LEAVES[name].roles]
+  return P(*([None] if name in LAYER_LEAVES else []), *parts)
+
+
+def parameters(arch: Architecture) -> int:
+  """Number of parameters; a tied head counts once."""
+  top, layer = leaves(arch)
+  return sum(map(math.prod, top.values())) + arch.layers * sum(map(math.prod, layer.values()))

@@ -1,0 +1,146 @@
+"""Transformer -> a Hugging Face directory, a tensor at a time; the table is that of weights.py."""
+
+import dataclasses
+import functools
+import glob
+import json
+import math
+import os
+import shutil
+
+import jax
+from jax import lax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+import numpy as np
+
+from gen_ssd.models import decoder
+from gen_ssd.models import hf
+from gen_ssd.models import safetensors_io
+from gen_ssd.models import weights
+
+COMPANIONS = (
+  "generation_config.json",
+  "tokenizer*",
+  "special_tokens_map.json",
+  "vocab.*",
+  "added_tokens.json",
+  "merges.txt",
+  "chat_template*",
+  "LICENSE*",
+  "NOTICE*",
+)
+
+
+def save(
+  path: str,
+  model: decoder.Transformer,
+  source: str,
+  dtype: str | None = None,
+  shard_bytes: int = 5 * 10**9,
+  chat_template: str = "",
+) -> None:
+  """Writes `model` as a Hugging Face directory that transformers and vLLM load.
+
+  config.json, generation_config and tokenizer come from directory `source`, and so does the chat
+  template when none is given. Weights are written as `dtype` (default: the layout's), in several
+  files when they take more than `shard_bytes`. The directory appears whole or not at all; an
+  earlier export there is replaced. Every process must call this; process 0 writes.
+
+  Raises ValueError when `source` describes another model or `path` holds something else.
+  """
+  path, kind = os.path.normpath(path), jnp.dtype(dtype or model.layout.dtype)
+  _check_target(path, model.arch, source)
+  first, partial = jax.process_index() == 0, path + ".partial"
+  if first:
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial)
+    _copy_companions(source, partial, kind)
+    if chat_template:  # this file goes before what tokenizer_config.json says
+      with open(os.path.join(partial, "chat_template.jinja"), "w", encoding="utf-8") as f:
+        f.write(chat_template)
+  _write_weights(partial, model, kind, shard_bytes)
+  if first:
+    shutil.rmtree(path + ".old", ignore_errors=True)
+    if os.path.exists(path):
+      os.rename(path, path + ".old")
+    os.rename(partial, path)
+    shutil.rmtree(path + ".old", ignore_errors=True)
+  multihost_utils.sync_global_devices(f"gen_ssd.export.save {path}")
+
+
+def _check_target(path, arch, source):
+  mine, theirs = dataclasses.asdict(arch), dataclasses.asdict(hf.read_architecture(source))
+  differ = [f"{n}: {theirs[n]!r} there, {mine[n]!r} here" for n in mine if mine[n] != theirs[n]]
+  if differ:
+    raise ValueError(f"{source}: its config.json describes another model. " + "; ".join(differ))
+  if os.path.exists(path) and (
+    os.path.samefile(path, source) or not os.path.isfile(os.path.join(path, "config.json"))
+  ):
+    raise ValueError(f"{path}: is the source, or exists and is not an earlier export; not replaced")
+
+
+def _write_weights(folder, model, dtype, shard_bytes):
+  """Writes the safetensors files, and their index when there are several."""
+  tensors = weights.file_tensors(model.arch)
+  files, room = [[]], 0
+  for tensor in tensors:
+    size = math.prod(tensor[3]) * dtype.itemsize
+    if files[-1] and room + size > shard_bytes:
+      files.append([])
+      room = 0
+    files[-1].append(tensor)
+    room += size
+  several, weight_map = len(files) > 1, {}
+  for i, part in enumerate(files):
+    number = f"-{i + 1:05d}-of-{len(files):05d}" if several else ""
+    file = f"model{number}.safetensors"
+    arrays = (_gather(model, leaf, l, dtype, dims) for _, leaf, l, dims in part)
+    weight_map.update((name, file) for name, *_ in part)
+    if jax.process_index() == 0:
+      dims = {name: dims for name, *_, dims in part}
+      safetensors_io.write(os.path.join(folder, file), dtype, dims, arrays)
+    else:
+      for _ in arrays:  # every process takes part in bringing each tensor together
+        pass
+  if several and jax.process_index() == 0:
+    total = sum(math.prod(t[3]) for t in tensors) * dtype.itemsize
+    _write_json(
+      os.path.join(folder, "model.safetensors.index.json"),
+      {"metadata": {"total_size": total}, "weight_map": weight_map},
+    )
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _replicated(x, l, dtype):
+  x = x if l is None else lax.dynamic_index_in_dim(x, l, 0, keepdims=False)
+  return reshard(x.astype(dtype), P())
+
+
+def _gather(model, leaf, l, dtype, dims):
+  """One tensor on the host, seen as the file has it; nothing is copied into that order."""
+  owner = model if l is None else model.blocks
+  x = np.asarray(_replicated(getattr(owner, leaf)[...], None if l is None else jnp.int32(l), dtype))
+  order = weights.TABLE[leaf][1].replace(" ", "")
+  return x.transpose([weights.AXES[leaf].index(a) for a in order]).reshape(dims)
+
+
+def _copy_companions(source, folder, dtype):
+  for pattern in COMPANIONS:
+    for file in glob.glob(os.path.join(glob.escape(source), pattern)):
+      if os.path.isfile(file):
+        shutil.copyfile(file, os.path.join(folder, os.path.basename(file)))
+  config, target = hf.read_config(source), os.path.join(folder, "config.json")
+  key = "torch_dtype" if "torch_dtype" in config else "dtype"
+  if config.get(key, dtype.name) == dtype.name:
+    shutil.copyfile(os.path.join(source, "config.json"), target)
+  else:  # transformers loads in the dtype written here
+    _write_json(target, {**config, key: dtype.name})
+
+
+def _write_json(path, value):
+  with open(path, "w", encoding="utf-8") as f:
+    json.dump(value, f, indent=2, ensure_ascii=False)
+    f.write("\n")
