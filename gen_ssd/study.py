@@ -17,6 +17,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from gen_ssd import checks
 from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import stages
@@ -52,9 +53,12 @@ def load(path: str) -> ModuleType:
 def run(file, workdir: pathlib.Path, names: Sequence[str], devices=None):
   """Does the runs `names` of a loaded config file and returns {name: Config}.
 
-  All configs are checked before the first run starts: ValueError names the field that is wrong.
+  All configs are checked before anything is computed or written: ValueError names the field that
+  is wrong.
   """
   configs = {name: config_lib.parse(file.get_config(name)) for name in names}
+  for config in configs.values():
+    checks.check(config)
   for name, config in configs.items():
     stages.begin(config, workdir / name, devices)
   for i, (name, config) in enumerate(configs.items()):
