@@ -64,7 +64,7 @@ def _differences(a, b, where):
 def write_atomically(path, text):
   """The file is there whole or not at all."""
   partial = path.with_name(path.name + ".partial")
-  partial.write_text(text)
+  partial.write_text(text, encoding="utf-8")
   partial.replace(path)
 
 

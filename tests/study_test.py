@@ -1,5 +1,10 @@
-"""The study: its runs are well formed; a small one ends in figures a person can read."""
+"""The study: its runs are well formed; a small one ends in tables and figures."""
 
+import json
+import xml.etree.ElementTree as xml
+
+from absl import flags
+from absl.testing import flagsaver
 import jax
 import pytest
 
@@ -7,6 +12,7 @@ from configs import study as study_config
 from gen_ssd import config as config_lib
 from gen_ssd import study
 from gen_ssd.engine import step as step_lib
+from gen_ssd.report import comparison
 
 ARMS = ("standard_kd", "standard_kd_all", "random", "posthoc", "gen_ssd")
 
@@ -43,7 +49,7 @@ class File:
 def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("study")
   configs = study.run(File, workdir, File.RUNS, jax.devices()[:1])
-  return workdir, configs, study.read(workdir, configs, File.SWEEPS)
+  return workdir, configs, comparison.read(workdir, configs, File.SWEEPS)
 
 
 @pytest.mark.parametrize("name", study_config.RUNS + study_config.QUICK)
@@ -88,34 +94,35 @@ def test_sweeps_are_read_from_arms_and_from_runs(finished):
   two, four = found["sweeps"]["k"]["gen_ssd"]
   assert (two["value"], four["value"]) == (2, 4)
   assert two["teacher_tokens"] < four["teacher_tokens"]
-  _, here = found["sweeps"]["cold_start"]["gen_ssd"]
-  assert here == {"value": 16, **found["arms"]["gen_ssd"]}
+  _, sixteen = found["sweeps"]["cold_start"]["gen_ssd"]
+  assert sixteen == {"value": 16, **found["arms"]["gen_ssd"]}
   assert "not done" not in found["sweeps"]
 
 
-def test_figures_stand_alone_and_examples_show_every_candidate(finished, tmp_path):
-  import xml.etree.ElementTree as xml
-
-  workdir, _, found = finished
-  study.draw(found, tmp_path)
+def test_all_files_are_written_and_examples_show_every_candidate(finished):
+  workdir, configs, found = finished
+  table, paths = comparison.write(workdir, configs, File.SWEEPS)
+  names = {"study.json", "study.md", "examples.md", "arms.svg", "paired.svg", "sweeps.svg"}
+  assert {p.name for p in paths} == names and all(p.parent == workdir for p in paths)
+  assert json.loads((workdir / "study.json").read_text()) == found
+  assert (workdir / "study.md").read_text() == table and "| gen_ssd | **" in table
   for name in ("arms.svg", "paired.svg", "sweeps.svg"):
-    root = xml.fromstring((tmp_path / name).read_text())
-    words = " ".join(root.itertext())
+    text = (workdir / name).read_text(encoding="utf-8")
+    words = " ".join(xml.fromstring(text).itertext())
     assert "gen_ssd" in words or name == "sweeps.svg"
-    assert "href" not in (tmp_path / name).read_text()
-  text = study.examples(workdir / "arms", count=100)
-  assert "Where choosing helped" in text and "Where choosing hurt" in text
+    assert "href" not in text
+  text = comparison.examples(workdir / "arms", count=100)
+  assert "Where selection helped" in text and "Where selection hurt" in text
   for line in text.splitlines():
     if line[:1].isdigit() and "none suitable" not in line:
       assert line.count(" · ") == 3 and line.count("**") == 2  # four candidates, one kept
-  assert "| gen_ssd | **" in study.table(found)
 
 
 def test_a_study_again_computes_nothing(finished, monkeypatch):
   workdir, _, found = finished
   monkeypatch.setattr(step_lib, "select_step", None)
   configs = study.run(File, workdir, File.RUNS, jax.devices()[:1])
-  assert study.read(workdir, configs, File.SWEEPS) == found
+  assert comparison.read(workdir, configs, File.SWEEPS) == found
 
 
 def test_bad_config_names_the_field_before_any_run(tmp_path):
@@ -131,3 +138,55 @@ def test_bad_config_names_the_field_before_any_run(tmp_path):
   with pytest.raises(ValueError, match="select.k is 0"):
     study.run(Bad, tmp_path, Bad.RUNS)
   assert not any(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- the config file
+
+
+def _config_file(tmp_path, text):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  return str(path)
+
+
+@pytest.mark.parametrize("name", ["missing.py", "folder.py", "study.yaml"])
+def test_a_config_file_that_is_not_there_is_one_error(tmp_path, name):
+  (tmp_path / "folder.py").mkdir()
+  (tmp_path / "study.yaml").write_text("RUNS: []")
+  with pytest.raises(ValueError, match=f"--config=.*{name}: there is no Python file"):
+    study.load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+  "text,missing",
+  [
+    ("", "no RUNS and no get_config"),
+    ("RUNS = ('a',)", "no get_config"),
+    ("def get_config(name): pass", "no RUNS"),
+  ],
+)
+def test_a_config_file_of_something_else_is_one_error(tmp_path, text, missing):
+  with pytest.raises(ValueError, match=f"this one has {missing}$"):
+    study.load(_config_file(tmp_path, text))
+
+
+def test_a_config_file_is_loaded_as_a_module(tmp_path):
+  file = study.load(_config_file(tmp_path, "RUNS = ('a',)\ndef get_config(name): return name * 2"))
+  assert file.RUNS == ("a",) and file.get_config("a") == "aa"
+
+
+@pytest.mark.parametrize(
+  "text,options,message",
+  [
+    (None, {}, "there is no Python file"),
+    ("", {}, "no RUNS and no get_config"),
+    ("RUNS = ()\ndef get_config(name): pass", {"quick": True}, "has no QUICK"),
+  ],
+)
+def test_the_command_ends_with_one_message(tmp_path, text, options, message):
+  path = str(tmp_path / "none.py") if text is None else _config_file(tmp_path, text)
+  flags.FLAGS(["study"])
+  with flagsaver.flagsaver(config=path, workdir=str(tmp_path / "out"), **options):
+    with pytest.raises(SystemExit, match=f"^gen_ssd: --config=.*{message}"):
+      study.main(["study"])
+  assert not (tmp_path / "out").exists()

@@ -1,25 +1,42 @@
-"""What a run has found, from rows of answers and traces: accuracy, intervals, costs, results.json."""
+"""Statistics of a run: accuracy with intervals, paired differences, costs. Makes results.json.
+
+A row is a record of a trace as collect/traces.py writes it; answers of students are such rows too.
+Intervals are percentile intervals of a bootstrap (Efron, 1979) over problems and training seeds.
+With several seeds both are resampled independently, which is the pigeonhole bootstrap of Owen
+(2007), "The pigeonhole bootstrap", Annals of Applied Statistics 1(2).
+"""
 
 import collections
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import math
+from typing import Any
 
 import numpy as np
 
+Row = Mapping[str, Any]
+Z = 1.96  # two-sided 95 % point of the normal distribution
 
-def accuracy(seeds, total, *, draws=2000, seed=0):
-  """Accuracy over `total` problems and a 95 % interval by bootstrap over problems and seeds.
 
-  `seeds` holds the answers of each training seed: rows of traces.row. Several a problem count as
-  their mean (avg@n), a problem without a trace as wrong. Problems and, apart from them, seeds are
-  drawn with replacement (the pigeonhole bootstrap of Owen, 2007), so that the interval is
-  for other problems and another order of training too; of one seed it is over problems.
-  Returns {"accuracy", "ci": [low, high], "n", "mean_tokens", "truncated", "unverifiable", "seeds"};
-  mean_tokens counts every answer, truncated is the share that hit the limit, seeds are accuracies.
+def accuracy(
+  seeds: Sequence[Sequence[Row]], total: int, *, draws: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+  """Accuracy over `total` problems, with a 95 % bootstrap interval over problems and seeds.
+
+  seeds: for every training seed the rows of its answers. Several answers to a problem count as
+  their mean (avg@n); a problem without an answer counts as wrong. With one seed the interval is
+  over problems only. Where all answers are right or all are wrong it is Wilson's interval.
+
+  Returns {"accuracy", "ci": [low, high], "n", "mean_tokens", "truncated", "unverifiable", "seeds"}:
+  tokens per answer, the share of answers that reached the length limit, the number of answers
+  that could not be verified, and the accuracy of every seed.
   """
-  rows, right = sum(seeds, []), [per_problem(r) for r in seeds]
-  names = sorted({u for each in right for u in each})
+  rows = [r for answers in seeds for r in answers]
+  shares = [per_problem(answers) for answers in seeds]
+  names = sorted({u for share in shares for u in share})
   values = np.array(
-    [[*(each.get(u, 0.0) for u in names), *[0.0] * (total - len(names))] for each in right]
+    [[*(share.get(u, 0.0) for u in names), *[0.0] * (total - len(names))] for share in shares]
   )
   count = max(len(rows), 1)
   return {
@@ -33,62 +50,88 @@ def accuracy(seeds, total, *, draws=2000, seed=0):
   }
 
 
-def per_problem(rows):
-  """Share of right answers of each problem id."""
-  found = {}
+def per_problem(rows: Iterable[Row]) -> dict[str, float]:
+  """{uuid: share of right answers}."""
+  found: dict[str, list[bool]] = {}
   for r in rows:
     found.setdefault(r["uuid"], []).append(r["verdict"] == "right")
   return {u: float(np.mean(x)) for u, x in found.items()}
 
 
-def paired(mine, theirs, *, draws=2000, seed=0):
-  """Difference in accuracy on the same problems, with a paired bootstrap 95 % interval.
+def paired(
+  mine: Sequence[Sequence[Row]],
+  theirs: Sequence[Sequence[Row]],
+  *,
+  draws: int = 2000,
+  seed: int = 0,
+) -> dict[str, Any]:
+  """Accuracy of `mine` minus that of `theirs` on the same problems, with a 95 % interval.
 
-  Arguments are the answers of each training seed of either side, see `accuracy`: a draw takes the
-  same problems on both sides, and seeds of each side. A problem that one side has no answer to is
-  wrong on that side.
+  Both arguments hold the rows of every training seed, as in `accuracy`. A bootstrap draw takes the
+  same problems on both sides, and seeds of each side independently. A problem that only one side
+  answered is wrong on the other. Returns {"difference", "ci": [low, high], "n": problems}.
+
+  Where all problems differ by the same, the bootstrap has no spread; the interval then extends to
+  both sides by the width of Wilson's interval for equal outcomes.
   """
-  sides = [[per_problem(rows) for rows in seeds] for seeds in (mine, theirs)]
-  both = sorted({u for each in sum(sides, []) for u in each})
-  a, b = (np.array([[each.get(u, 0.0) for u in both] for each in side]) for side in sides)
+  sides = [[per_problem(rows) for rows in answers] for answers in (mine, theirs)]
+  problems = sorted({u for shares in sides for share in shares for u in share})
+  a, b = (np.array([[share.get(u, 0.0) for u in problems] for share in shares]) for shares in sides)
   difference = float(a.mean() - b.mean())
-  low, high = _quantiles(_means((a, b), draws, seed))
-  if high - low < 1e-9:  # every pair differs by the same: as unsure to both sides
-    edge = _edge(len(both))
-    low, high = max(difference - edge, -1.0), min(difference + edge, 1.0)
-  return {"difference": difference, "ci": [low, high], "n": len(both)}
+  low, high = _quantiles(_bootstrap_means(a, draws, seed, minus=b))
+  if high - low < 1e-9:
+    width = _wilson_width(len(problems))
+    low, high = max(difference - width, -1.0), min(difference + width, 1.0)
+  return {"difference": difference, "ci": [low, high], "n": len(problems)}
 
 
-def results(costs, answered, problems):
-  """`arms` and `paired` of results.json, of answers {arm: rows of each seed} to `problems`."""
+def results(
+  costs: Mapping[str, Mapping[str, Any]],
+  answered: Mapping[str, Sequence[Sequence[Row]]],
+  problems: Iterable[Any],
+) -> dict[str, Any]:
+  """`arms` and `paired` of results.json, arms in the order of their accuracy.
+
+  costs: {arm: `collected`}. answered: {arm: rows of the answers of every seed} to `problems`, which
+  have a `uuid`. Differences are from standard_kd, or from the first arm where there is none.
+  """
   total = len({p.uuid for p in problems})
-  arms = {name: {**accuracy(each, total), **costs[name]} for name, each in answered.items()}
+  arms = {name: {**accuracy(rows, total), **costs[name]} for name, rows in answered.items()}
   base = "standard_kd" if "standard_kd" in arms else next(iter(arms))
-  others = sorted(arms, key=lambda name: arms[name]["accuracy"])
+  ranked = sorted(arms, key=lambda name: arms[name]["accuracy"])
   return {
-    "arms": {name: arms[name] for name in others},
+    "arms": {name: arms[name] for name in ranked},
     "paired": {
-      f"{name}-{base}": paired(answered[name], answered[base]) for name in others if name != base
+      f"{name}-{base}": paired(answered[name], answered[base]) for name in ranked if name != base
     },
   }
 
 
-def collected(rows, kept, problems, whole=False):
-  """What a collection cost and gave: figures of results.json.
+def collected(
+  rows: Sequence[Row], kept: Sequence[Row], problems: int, whole: bool = False
+) -> dict[str, Any]:
+  """What a collection cost and gave, of all its rows and the kept ones, for results.json.
 
-  `kl_bound` is how far, in nats a trace and at most, the choice has moved the kept traces away from
-  the teacher: log K - (K-1)/K for every choice among K, of chunks, or `whole` traces of a problem.
-  `kept_tokens` are the tokens trained on in one pass, the cold start's apart.
+  `student_nll` is in nats per token, mean over all kept tokens. `kept_tokens` are the tokens that
+  one pass of training learns, those of the cold start not included.
+
+  `kl_bound` bounds the KL divergence of selected traces from the teacher's, in nats per trace.
+  Selecting one of K moves a distribution by at most log K - (K-1)/K (Beirami et al., "Theoretical
+  guarantees on the best-of-n alignment policy", arXiv 2401.01879), and the bounds of a trace's
+  selections add up: one per chunk and, with `whole`, one among the traces of its problem. What
+  pruning, resampling and the grader leave out is not counted.
   """
   bound = lambda k: math.log(k) - (k - 1) / k
-  tries = collections.Counter(r["uuid"] for r in rows) if whole else {}
+  attempts = collections.Counter(r["uuid"] for r in rows) if whole else {}
   moved = [
-    bound(tries.get(r["uuid"], 1)) + sum(bound(len(c["scores"])) for c in r["chunks"]) for r in kept
+    bound(attempts.get(r["uuid"], 1)) + sum(bound(len(c["scores"])) for c in r["chunks"])
+    for r in kept
   ]
-  nll = sum(r["student_nll"] * r["num_tokens"] for r in kept if r["student_nll"] is not None)
-  count = sum(r["num_tokens"] for r in kept if r["student_nll"] is not None)
+  scored = [r for r in kept if r["student_nll"] is not None]
+  tokens = sum(r["num_tokens"] for r in scored)
+  nll = sum(r["student_nll"] * r["num_tokens"] for r in scored)
   return {
-    "student_nll": nll / count if count else None,
+    "student_nll": nll / tokens if tokens else None,
     "kept": len(kept),
     "problems": problems,
     "kept_tokens": sum(r["num_tokens"] for r in kept),
@@ -101,8 +144,8 @@ def collected(rows, kept, problems, whole=False):
   }
 
 
-def table(found):
-  """results.json as text for a terminal."""
+def table(found: Mapping[str, Any]) -> str:
+  """`results` as text for a terminal; differences are in percentage points."""
   lines = [
     f"{'arm':<14}{'accuracy':>9}  {'95% interval':<15}{'n':>5}{'tokens':>8}"
     f"{'student nll':>13}{'kept':>6}{'teacher tokens':>16}"
@@ -115,39 +158,52 @@ def table(found):
       f"{r['mean_tokens']:>8.1f}{nll:>13}{r['kept']:>6}{r['teacher_tokens']:>16,}"
     )
   for name, p in found["paired"].items():
-    low, high = p["ci"]
-    lines.append(f"{name}: {p['difference']:+.1%} ({low:+.1%} to {high:+.1%})")
+    low, high = (100 * x for x in p["ci"])
+    lines.append(f"{name}: {100 * p['difference']:+.1f} points ({low:+.1f} to {high:+.1f})")
   return "\n".join(lines)
 
 
 # ---------------------------------------------------------------- bootstrap
 
 
-def _edge(n):
-  """How far from certain n equal outcomes leave us: the width of Wilson's interval."""
-  return 1.96**2 / (n + 1.96**2)
+def _wilson_width(n: int) -> float:
+  """Width of the 95 % score interval of Wilson (1927) when all of n outcomes are equal.
+
+  For a share p = 1 the interval is [n / (n + z^2), 1], so that its width is z^2 / (n + z^2).
+  """
+  return Z**2 / (n + Z**2)
 
 
-def _interval(values, draws, seed):
-  """Of the mean of values [seeds, problems]; Wilson's score when all are 0 or all are 1."""
-  if np.all(values == values[0, 0]) and values[0, 0] in (0, 1):  # a bootstrap would say: certain
-    edge = _edge(values.shape[1])
-    return [0.0, edge] if values[0, 0] == 0 else [1 - edge, 1.0]
-  return _quantiles(_means((values,), draws, seed))
+def _interval(values: np.ndarray, draws: int, seed: int) -> list[float]:
+  """95 % interval of the mean of values [seeds, problems].
+
+  A bootstrap of values that are all 0 or all 1 has no width: these have Wilson's interval.
+  """
+  if np.all(values == values[0, 0]) and values[0, 0] in (0, 1):
+    width = _wilson_width(values.shape[1])
+    return [0.0, width] if values[0, 0] == 0 else [1 - width, 1.0]
+  return _quantiles(_bootstrap_means(values, draws, seed))
 
 
-def _means(sides, draws, seed):
-  """Bootstrap means [draws] of the first side's values [seeds, problems], less the second's."""
+def _bootstrap_means(
+  values: np.ndarray, draws: int, seed: int, minus: np.ndarray | None = None
+) -> np.ndarray:
+  """Means [draws] of values [seeds, problems] under the pigeonhole bootstrap, float64.
+
+  Problems and seeds are drawn with replacement and independently. The means of `minus` for the
+  same problems, with seeds of its own, are subtracted.
+  """
   rng = np.random.default_rng(seed)
-  n = sides[0].shape[1]
-  times = rng.multinomial(n, np.full(n, 1 / n), draws) / n  # how often a problem is drawn
-  found = 0.0
-  for sign, values in zip((1, -1), sides):
-    s = len(values)
-    each = rng.multinomial(s, np.full(s, 1 / s), draws) / s
-    found = found + sign * np.einsum("ds,sn,dn->d", each, values, times, optimize=True)
-  return found
+  n = values.shape[1]
+  problems = rng.multinomial(n, np.full(n, 1 / n), draws) / n  # weight of each problem in a draw
+  means = np.zeros(draws)
+  for sign, side in ((1, values), (-1, minus)):
+    if side is not None:
+      s = len(side)
+      seeds = rng.multinomial(s, np.full(s, 1 / s), draws) / s
+      means += sign * np.einsum("ds,sn,dn->d", seeds, side, problems, optimize=True)
+  return means
 
 
-def _quantiles(means):
+def _quantiles(means: np.ndarray) -> list[float]:
   return [float(x) for x in np.quantile(means, (0.025, 0.975))]

@@ -1,12 +1,16 @@
 """The page of a run: complete, unfinished, broken and hostile input."""
 
+import base64
+import hashlib
 from html.parser import HTMLParser
 import json
 import random
 import re
+import xml.etree.ElementTree as xml
 
 import pytest
 
+from gen_ssd.report import figures
 from gen_ssd.report.page import write_report
 
 K = 4
@@ -21,11 +25,11 @@ CONFIG = {
   "select": {
     "k": K,
     "c": 16,
-    "rows": 32,
+    "slots": 32,
     "max_tokens": 96,
     "temperature": 0.8,
     "scorer": "perplexity",
-    "tau": 1.4,
+    "threshold": 1.4,
   },
   "arms": {
     "standard_kd": {"k": 1},
@@ -118,8 +122,8 @@ def _trace(rng, arm, number, branches, ease):
     + " ".join(f"Then {who} gets {a} {what} from {rng.choice(NAMES)} ." for a in adds)
     + f" How many {what} does {who} have now ?"
   )
-  uuid, chunks, losers, texts = f"sums-{number:05d}", [], [], []
-  lost = arm == "gen_ssd" and number % 19 == 3
+  uuid, chunks, lost_rows, texts = f"sums-{number:05d}", [], [], []
+  prunes = arm == "gen_ssd" and number % 19 == 3
   wrong = number % 6 == 5
   for i, add in enumerate(adds):
     options = _steps(rng, total, add, who, what)[:branches]
@@ -131,7 +135,7 @@ def _trace(rng, arm, number, branches, ease):
     choice = min((j for j in range(branches) if scores[j] is not None), key=lambda j: scores[j])
     if arm == "random" and scores[choice := rng.randrange(branches)] is None:
       choice = 1
-    if lost and i == len(adds) - 1:
+    if prunes and i == len(adds) - 1:
       choice, scores = -1, [s if s is None else round(s + 1.5, 4) for s in scores]
     kept = options[choice] if choice >= 0 else ""
     chunks.append(
@@ -144,7 +148,7 @@ def _trace(rng, arm, number, branches, ease):
         "resamples": 1 if choice < 0 else 0,
       }
     )
-    losers += [
+    lost_rows += [
       {
         "uuid": uuid,
         "attempt": 0,
@@ -160,7 +164,7 @@ def _trace(rng, arm, number, branches, ease):
     ]
     texts.append(kept)
     total += add
-  if not lost:
+  if not prunes:
     said = total + 1 if wrong else total
     chunks.append(
       {
@@ -172,7 +176,7 @@ def _trace(rng, arm, number, branches, ease):
         "resamples": 0,
       }
     )
-    losers += [
+    lost_rows += [
       {
         "uuid": uuid,
         "attempt": 0,
@@ -199,13 +203,13 @@ def _trace(rng, arm, number, branches, ease):
     "text": "\n".join(texts),
     "ids": [1] * count,
     "num_tokens": count,
-    "stop": "pruned" if lost else "ended",
-    "verdict": "unverifiable" if lost else "wrong" if wrong else "right",
+    "stop": "pruned" if prunes else "ended",
+    "verdict": "unverifiable" if prunes else "wrong" if wrong else "right",
     "student_nll": sum(known) / len(known) if known else None,
     "teacher_nll": 0.3,
     "chunks": chunks,
     "teacher_tokens": count * branches,
-  }, losers
+  }, lost_rows
 
 
 def _lines(path, records):
@@ -229,15 +233,16 @@ def _run(path, problems=150):
     _lines(path / "arms" / arm / "traces.json", [{"collection": home}])
     for shard in range(2):
       _lines(folder / f"traces-{shard:05d}.jsonl", [t for t, _ in both[shard::2]])
-      losers = [loser for _, mine in both[shard::2] for loser in mine]
-      if losers:
-        _lines(folder / f"candidates-{shard:05d}.jsonl", losers)
+      lost_rows = [candidate for _, mine in both[shard::2] for candidate in mine]
+      if lost_rows:
+        _lines(folder / f"candidates-{shard:05d}.jsonl", lost_rows)
   return path
 
 
 def _page(path):
   text = write_report(path).read_text(encoding="utf-8")
   _check(text)
+  assert "&lt;wbr" not in text and "Markup(" not in text
   return text.replace("<wbr>", "")
 
 
@@ -261,6 +266,10 @@ def _check(text):
 
   Check().feed(text)
   assert not stack
+  script = re.search(r"<script>(.*?)</script>", text, re.DOTALL).group(1)
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+  assert text.startswith("<!doctype html>")
   assert text.count("<script") == 1 and "url(" not in text and "@import" not in text
   assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", text)
 
@@ -273,7 +282,7 @@ def test_finished_run_shows_everything(tmp_path):
   for part in (
     "Paired difference",
     "gen_ssd − standard_kd",
-    "Student perplexity",
+    "Student nll",
     "Trace length",
     "bundled-sums",
     "write_report",
@@ -337,15 +346,15 @@ def test_overlapping_intervals_are_not_called_best(tmp_path):
     assert "★ best" not in text and "separate it from <b>random</b>:" in text
 
 
-def test_trace_text_is_escaped(tmp_path):
+def test_everything_from_a_run_is_escaped(tmp_path):
   _run(tmp_path, problems=2)
   evil = '<script>alert(1)</script><img src="http://x.example/a.png" onerror=alert(2)>\ud800\u202e'
-  trace, losers = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
+  trace, lost_rows = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
   trace.update(problem=evil, answer=evil, source=evil, level=evil, verdict=evil, stop=evil)
-  for part in [*trace["chunks"], *losers]:
+  for part in [*trace["chunks"], *lost_rows]:
     part["text"] = evil
   _lines(tmp_path / "traces" / "genssd" / "traces-00000.jsonl", [trace])
-  _lines(tmp_path / "traces" / "genssd" / "candidates-00000.jsonl", losers)
+  _lines(tmp_path / "traces" / "genssd" / "candidates-00000.jsonl", lost_rows)
   config = {**CONFIG, "name": evil, "arms": {evil: {"note": evil}}, "teacher": {"path": evil}}
   (tmp_path / "config.json").write_text(json.dumps(config))
   (tmp_path / "results.json").write_text(
@@ -353,7 +362,38 @@ def test_trace_text_is_escaped(tmp_path):
   )
   text = _page(tmp_path)
   assert "<script>alert" not in text and "<img" not in text
-  assert "&lt;script&gt;alert(1)" in text
+  # name and its title; teacher in the lead and the facts; arm, its note and its figures; problem,
+  # gold answer, ending, badges, kept and lost candidates, config
+  assert text.count("&lt;script&gt;alert(1)") > 20
+  for place in ("<title>{}", "<h1>{}", "<small>note={}", '<p class="problem" dir="auto">{}'):
+    assert place.format("&lt;script&gt;alert(1)") in text
+
+
+def test_panels_escape_what_they_are_given():
+  evil = '"><script>alert(1)</script>'
+  show = lambda v: f"<b>{v}</b>"
+  panels = [
+    figures.intervals(evil, evil, [figures.Estimate(0, evil, 0.5, (0.4, 0.6), evil)], show),
+    figures.curves(
+      evil, evil, [figures.Line(i, evil, [figures.Point(evil, 0.5)]) for i in (0, 1)], show
+    ),
+    figures.ridges(evil, evil, [figures.Sample(0, evil, [0.5])], show, show),
+  ]
+  text = figures.svg(panels, columns=2)
+  assert "<script" not in text and "<b>" not in text and "&lt;b&gt;0.5" in text
+  root = xml.fromstring(text)
+  assert evil in "".join(root.itertext()) and root.attrib["width"] == str(2 * 470)
+
+
+def test_lost_candidates_of_the_last_resample_are_shown(tmp_path):
+  _run(tmp_path, problems=1)
+  folder = tmp_path / "traces" / "genssd"
+  rows = [json.loads(line) for line in (folder / "candidates-00000.jsonl").open()]
+  first = [{**r, "resample": 0, "text": "first draw"} for r in rows]
+  last = [{**r, "resample": 1, "text": "second draw"} for r in rows]
+  _lines(folder / "candidates-00000.jsonl", first + last)
+  text = _page(tmp_path)
+  assert "second draw" in text and "first draw" not in text
 
 
 @pytest.mark.parametrize("missing", ["results.json", "candidates", "traces", "arms"])
@@ -367,7 +407,7 @@ def test_unfinished_run(tmp_path, missing):
   assert all(arm in text for arm in CONFIG["arms"])
   if missing == "results.json":
     assert "No accuracy has been measured yet" in text and "counted from the trace files" in text
-    assert "–" in text and "Student perplexity" in text
+    assert "–" in text and "Student nll" in text
   if missing == "candidates":
     assert "text not stored" in text and text.count('<details class="tree') == 6
   if missing in ("traces", "arms"):
@@ -433,13 +473,13 @@ def test_long_trees_fold_and_first_branching_arm_is_shown(tmp_path):
 
 def test_many_candidates_or_long_texts_are_stacked(tmp_path):
   _run(tmp_path, problems=12)
-  assert "class='rounds'" in _page(tmp_path)
+  assert 'class="rounds"' in _page(tmp_path)
   trace, _ = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
   for chunk in trace["chunks"]:
     chunk["scores"] *= 2
   shard = tmp_path / "traces" / "genssd" / "traces-00000.jsonl"
   _lines(shard, [trace])
-  assert "class='rounds tall'" in _page(tmp_path)
+  assert 'class="rounds stacked"' in _page(tmp_path)
 
 
 def test_config_is_required(tmp_path):

@@ -1,0 +1,283 @@
+"""What the finished runs of a study say together: study.json, tables, figures and example traces."""
+
+import collections
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+from pathlib import Path
+from typing import Any
+
+from gen_ssd import config as config_lib
+from gen_ssd import workdir as workdir_lib
+from gen_ssd.report import figures
+from gen_ssd.report import statistics
+
+BASES = ("standard_kd", "morsd", "posthoc")  # every arm is compared with these
+# {sweep: {line: [(value, run, arm), ...]}}
+Sweeps = Mapping[str, Mapping[str, Sequence[tuple[Any, str, str]]]]
+
+
+def read(workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps) -> dict[str, Any]:
+  """study.json: arms and paired differences of the first of the finished runs `configs`, and sweeps.
+
+  A sweep that needs a run outside `configs` is left out. Two entries of an arm are made here:
+  `training_tokens` estimates the tokens a student was trained on, from the updates that were logged;
+  `equal_teacher_tokens` is the accuracy when every arm may spend as many teacher tokens as the most
+  expensive one: for a cheap arm, that of the arm named with `_all`; None where there is no such arm.
+  """
+  runs = {name: json.loads((workdir / name / "results.json").read_text()) for name in configs}
+  first, config = next(iter(configs.items()))
+  arms = runs[first]["arms"]
+  answers = {name: workdir_lib.arm_answers(workdir / first, name) for name in arms}
+  paired = {
+    f"{name}-{base}": statistics.paired(answers[name], answers[base])
+    for base in BASES
+    if base in arms
+    for name in arms
+    if name != base
+  }
+  budget = max(a["teacher_tokens"] for a in arms.values())
+  for name, a in arms.items():
+    log = workdir / first / "arms" / name / "seed-0" / "checkpoints" / "metrics.jsonl"
+    targets = [json.loads(line)["targets"] for line in log.read_text().splitlines()]
+    a["training_tokens"] = round(config.train.steps * sum(targets) / len(targets))
+  for name, a in arms.items():
+    rich = arms.get(f"{name}_all", a)
+    a["equal_training_tokens"] = a["accuracy"]
+    a["equal_teacher_tokens"] = rich["accuracy"] if rich["teacher_tokens"] > budget / 2 else None
+  found: dict[str, Any] = {"arms": arms, "paired": paired, "sweeps": {}}
+  for sweep, lines in sweeps.items():
+    if {run for points in lines.values() for _, run, _ in points} <= runs.keys():
+      found["sweeps"][sweep] = {
+        line: [{"value": value, **runs[run]["arms"][arm]} for value, run, arm in points]
+        for line, points in lines.items()
+      }
+  return found
+
+
+def write(
+  workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps
+) -> tuple[str, list[Path]]:
+  """Writes the files of a study of finished runs; returns the table and the paths.
+
+  examples.md is left out when the first run has no arm gen_ssd or no arm random.
+  """
+  found = read(workdir, configs, sweeps)
+  files = {"study.json": json.dumps(found, indent=1), "study.md": table(found), **draw(found)}
+  if {"gen_ssd", "random"} <= found["arms"].keys():
+    files["examples.md"] = examples(workdir / next(iter(configs)))
+  for name, text in files.items():
+    workdir_lib.write_atomically(workdir / name, text)
+  return files["study.md"], [workdir / name for name in files]
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table(found: Mapping[str, Any]) -> str:
+  """The arms of study.json and their differences, as two Markdown tables."""
+  return f"{_arms_table(found)}\n\n{_paired_table(found)}\n"
+
+
+def _percent(x):
+  return "-" if x is None else f"{100 * x:.1f}"
+
+
+def _number(x, digits=1):
+  return "-" if x is None else f"{x:,.{digits}f}"
+
+
+def _markdown(*rows):
+  head, *body = (f"| {' | '.join(row)} |" for row in rows)
+  return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def _arms_table(found):
+  heads = (
+    "arm",
+    "accuracy, %",
+    "95 % interval",
+    "lowest - highest seed",
+    "at equal teacher tokens",
+    "answer tokens",
+    "kept trace tokens",
+    "student nll",
+    "coverage, %",
+    "pruned, %",
+    "teacher tokens",
+    "training tokens",
+  )
+  rows = [
+    (
+      name,
+      f"**{_percent(a['accuracy'])}**",
+      " - ".join(map(_percent, a["ci"])),
+      f"{_percent(min(a['seeds']))} - {_percent(max(a['seeds']))}",
+      _percent(a["equal_teacher_tokens"]),
+      _number(a["mean_tokens"]),
+      _number(a["mean_kept_tokens"]),
+      _number(a["student_nll"], 3),
+      _percent(a["coverage"]),
+      _percent(a["pruned"]),
+      _number(a["teacher_tokens"], 0),
+      _number(a["training_tokens"], 0),
+    )
+    for name, a in found["arms"].items()
+  ]
+  return _markdown(heads, *rows)
+
+
+def _paired_table(found):
+  bases = [b for b in BASES if b in found["arms"]]
+  rows = []
+  for name in found["arms"]:
+    pairs = [found["paired"].get(f"{name}-{base}") for base in bases]
+    rows.append([name, *(p and _difference(p) or "" for p in pairs)])
+  heads = ["difference in accuracy, points (95 % interval)", *(f"- {b}" for b in bases)]
+  return _markdown(heads, *rows)
+
+
+def _difference(p):
+  low, high = p["ci"]
+  return f"{100 * p['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+# ---------------------------------------------------------------- figures
+
+
+def draw(found: Mapping[str, Any]) -> dict[str, str]:
+  """{name: SVG} of arms.svg, paired.svg (a column per base) and, where there are any, sweeps.svg."""
+  looks = {name: i for i, name in enumerate(found["arms"])}
+  files = {"arms.svg": figures.svg([_arms_panel(found, looks)])}
+  if paired := _paired_panels(found, looks):
+    files["paired.svg"] = figures.svg(paired, columns=len(paired))
+  if found["sweeps"]:
+    panels = [p for name, lines in found["sweeps"].items() for p in _sweep(name, lines, looks)]
+    files["sweeps.svg"] = figures.svg(panels, columns=2)
+  return files
+
+
+def _show_percent(v):
+  return f"{100 * v:.4g}%"
+
+
+def _arms_panel(found, looks):
+  some = next(iter(found["arms"].values()))
+  hint = f"{some['n']:,} problems, {len(some['seeds'])} seeds (small rings); whiskers: 95% interval"
+  rows = [
+    figures.Estimate(
+      looks[name], name, a["accuracy"], a["ci"], f"{100 * a['accuracy']:.1f}%", a["seeds"]
+    )
+    for name, a in reversed(found["arms"].items())
+  ]
+  return figures.intervals("Accuracy of the student", hint, rows, _show_percent)
+
+
+def _paired_panels(found, looks):
+  """A panel per base. An arm is on the same line of all of them; the base's own mark is at 0."""
+  panels = []
+  for base in BASES:
+    rows = []
+    for name in reversed(found["arms"]):
+      if p := found["paired"].get(f"{name}-{base}"):
+        words = f"{100 * p['difference']:+.1f}"
+        rows.append(figures.Estimate(looks[name], name, p["difference"], p["ci"], words))
+      elif name == base:
+        rows.append(figures.Estimate(looks[name], name, 0.0, None, "reference"))
+    if len(rows) > 1:
+      panels.append(
+        figures.intervals(
+          f"Difference from {base}",
+          "percentage points, same problems; hollow: includes 0",
+          rows,
+          lambda v: f"{100 * v:+.3g}" if v else "0",
+          zero=True,
+        )
+      )
+  return panels
+
+
+def _sweep(sweep, lines, looks):
+  """Two panels: accuracy, and teacher tokens per kept trace."""
+
+  def panel(title, hint, show, point):
+    drawn = [
+      figures.Line(looks.get(name, 0), name, [point(p) for p in points])
+      for name, points in lines.items()
+    ]
+    return figures.curves(f"{sweep}: {title}", hint, drawn, show, joined=sweep != "scorer")
+
+  return [
+    panel(
+      "accuracy",
+      "whiskers: 95% interval",
+      _show_percent,
+      lambda p: figures.Point(str(p["value"]), p["accuracy"], p["ci"]),
+    ),
+    panel(
+      "cost",
+      "teacher tokens per kept trace",
+      lambda v: f"{v:,.0f}",
+      lambda p: figures.Point(str(p["value"]), p["teacher_tokens"] / max(p["kept"], 1)),
+    ),
+  ]
+
+
+# ---------------------------------------------------------------- examples
+
+
+def examples(workdir: Path, mine: str = "gen_ssd", other: str = "random", count: int = 3) -> str:
+  """Markdown: traces of arm `mine` in which selection helped, and in which it hurt, round by round.
+
+  Selection helped where the trace is right and that of arm `other` for the same problem, which
+  starts from the same candidates, is wrong; it hurt the other way round. The first `count` problems
+  of each kind are shown, in the order of the run.
+  """
+  traces = lambda arm: {(r["uuid"], r["attempt"]): r for r in workdir_lib.arm_rows(workdir, arm)[0]}
+  chosen, plain, lost = traces(mine), traces(other), collections.defaultdict(dict)
+  for r in workdir_lib.lost_candidates(workdir_lib.collection(workdir, mine)):
+    place = r["chunk"], r["resample"], r["branch"]
+    lost[r["uuid"], r["attempt"]][place] = r["text"], r["score"]
+  parts = []
+  for title, good, bad in (("helped", chosen, plain), ("hurt", plain, chosen)):
+    keys = [
+      key
+      for key in chosen
+      if key in plain and good[key]["verdict"] == "right" and bad[key]["verdict"] == "wrong"
+    ]
+    parts.append(f"## Where selection {title} ({len(keys)} of {len(chosen)} problems)\n")
+    for key in keys[:count]:
+      row, its = chosen[key], plain[key]
+      parts.append(f"**{row['problem']}** Answer: {row['answer']}.\n")
+      parts.append(f"{other} wrote: `{its['text']}` ({its['verdict']}).\n")
+      parts.append(f"{mine} ({row['verdict']}, {row['stop']}):\n")
+      parts += _rounds(row, lost[key])
+      parts.append("")
+  return "\n".join(parts)
+
+
+def _rounds(row, lost):
+  """A numbered line per round of a trace. lost: {(chunk, resample, branch): (text, score)}."""
+  lines = []
+  for i, chunk in enumerate(row["chunks"]):
+    candidates = [
+      (chunk["text"], score)
+      if branch == chunk["choice"]
+      else lost.get((i, chunk["resamples"], branch), ("", score))
+      for branch, score in enumerate(chunk["scores"])
+    ]
+    lines.append(f"{i + 1}. {_candidates(candidates, chunk['choice'])}")
+  if row["stop"] == "pruned":
+    end = len(row["chunks"])
+    last = [candidate for (chunk, _, _), candidate in sorted(lost.items()) if chunk == end]
+    lines.append(f"{end + 1}. none suitable: {_candidates(last)}")
+  return lines
+
+
+def _candidates(candidates, choice=None):
+  """(text, score or None) of every candidate on one line, the kept one bold."""
+  words = [
+    f"`{text.strip() or 'end'}` {'invalid' if score is None else f'{score:.2f}'}"
+    for text, score in candidates
+  ]
+  return " · ".join(f"**{w}**" if i == choice else w for i, w in enumerate(words))

@@ -1,0 +1,282 @@
+"""Reads the files of a run for its page. Every file is untrusted and may be half written.
+
+Nothing that a file holds raises here. What cannot be read is left out, and a sentence about it is
+appended to `notes`, which the page shows in its footer. Files are read line by line, so that a run
+of any size fits in memory. (The readers of workdir.py are for files that must be in order.)
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+KNOWN_ARMS = ("standard_kd", "random", "posthoc", "gen_ssd")  # these keep their colour in every run
+FEW_ROUNDS = 10  # a tree of at most this many rounds is easy to read
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class Round:
+  """One round of a trace that was kept, or the last round of one that was pruned."""
+
+  text: str  # of the kept candidate
+  count: float | None  # its tokens
+  scores: list[float | None]  # one per candidate; None: not a valid candidate
+  choice: int  # branch of the kept candidate; -1: none was suitable
+  resamples: float | None  # times the round's candidates were drawn again
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class Trace:
+  """A trace that may be drawn as a tree. Fields of type Any come from the file as they are."""
+
+  key: tuple[str, int]  # uuid of the problem, attempt
+  rounds: list[Round]
+  outcome: str  # pruned, or the grader's verdict
+  stop: Any
+  nll: float | None  # of the student, nats per token
+  length: float | None  # tokens
+  problem: Any
+  answer: Any
+  level: Any
+  source: Any
+
+
+@dataclasses.dataclass(kw_only=True)
+class Collected:
+  """What one arm's trace files hold."""
+
+  traces: int = 0
+  kept: int = 0
+  pruned: int = 0
+  problems: int = 0  # problems with at least one trace
+  teacher_tokens: float | None = None
+  nlls: list[float] = dataclasses.field(default_factory=list)  # kept traces, nats per token
+  lengths: list[float] = dataclasses.field(default_factory=list)  # kept traces, tokens
+  examples: dict[str, list[Trace]] = dataclasses.field(default_factory=dict)  # by outcome
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class Arm:
+  name: str
+  look: int  # number of its colour and shape
+  results: dict  # its part of results.json
+  changes: dict  # settings that differ from the config's `select`
+  folder: Path | None  # of its traces
+  collected: Collected | None
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class Run:
+  config: dict
+  results: dict
+  arms: list[Arm]
+  notes: list[str]
+
+
+def read_run(workdir: Path, trees: int) -> Run:
+  """Everything the page says about `workdir`, with at least `trees` traces of each outcome to draw.
+
+  Raises OSError when config.json cannot be read and ValueError when it is not a JSON object.
+  """
+  notes: list[str] = []
+  config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+  if not isinstance(config, dict):
+    raise ValueError(f"{workdir / 'config.json'}: expected a JSON object, got {config!r:.80}")
+  results = as_dict(_read_json(workdir / "results.json", notes))
+  evaluated, settings = as_dict(results.get("arms")), as_dict(config.get("arms"))
+  folders = {p.name: _traces_folder(p, notes) for p in sorted(workdir.glob("arms/*")) if p.is_dir()}
+  collected = {
+    name: _collected(workdir / "arms" / name, folder, trees, notes)
+    for name, folder in folders.items()
+  }
+  names = {*evaluated, *collected, *settings}
+  looks = KNOWN_ARMS + tuple(sorted(names.difference(KNOWN_ARMS)))
+  shared = as_dict(config.get("select"))
+  arms = [
+    Arm(
+      name=name,
+      look=look,
+      results=as_dict(evaluated.get(name)),
+      changes={
+        k: v for k, v in as_dict(settings.get(name)).items() if k not in shared or shared[k] != v
+      },
+      folder=folders.get(name),
+      collected=collected.get(name),
+    )
+    for look, name in enumerate(looks)
+    if name in names
+  ]
+  return Run(config=config, results=results, arms=arms, notes=notes)
+
+
+def lost_candidates(
+  folder: Path, keys: list[tuple[str, int]], notes: list[str]
+) -> dict[tuple[str, int], dict[tuple[int, int], tuple[str, float | None]]]:
+  """{trace: {(round, branch): (text, tokens)}} of the lost candidates of the traces `keys`.
+
+  Where a round was resampled, its last candidates are returned.
+  """
+  found: dict = {key: {} for key in keys}
+  for row in _rows(folder, "candidates-*.jsonl", notes):
+    try:
+      candidates = found.get((str(row["uuid"]), int(row.get("attempt", 0))))
+      if candidates is not None:
+        place = int(row["chunk"]), int(row["branch"])
+        candidates[place] = str(row["text"]), number(row.get("count"))
+    except (KeyError, TypeError, ValueError, OverflowError):
+      continue
+  return found
+
+
+# ---------------------------------------------------------------- values of an expected kind
+
+
+def as_dict(x: Any) -> dict:
+  return x if isinstance(x, dict) else {}
+
+
+def number(x: Any) -> float | None:
+  """x as a float; None for anything that is not a finite number."""
+  if isinstance(x, bool) or not isinstance(x, (int, float)):
+    return None
+  return float(x) if abs(x) < 1e300 else None
+
+
+def numbers(x: Any) -> list[float]:
+  """The numbers of a list; [] for anything else."""
+  return [n for v in x if (n := number(v)) is not None] if isinstance(x, list) else []
+
+
+def interval(x: Any) -> tuple[float, float] | None:
+  """x as (low, high); None for anything that is not two numbers."""
+  found = numbers(x)
+  return (found[0], found[1]) if len(found) == 2 == len(x) else None
+
+
+# ---------------------------------------------------------------- files
+
+
+def _read_json(path, notes):
+  try:
+    return json.loads(path.read_bytes())
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, RecursionError):
+    notes.append(f"{path.name}: not readable as JSON, left out")
+
+
+def _rows(folder, pattern, notes) -> Iterator[dict]:
+  """The rows of every shard in order; broken lines are skipped and counted in `notes`."""
+  for path in sorted(folder.glob(pattern)):
+    bad, name = 0, "/".join(path.parts[-3:])
+    try:
+      with path.open("rb") as lines:
+        for line in lines:
+          try:
+            if line.strip():
+              yield dict(json.loads(line))
+          except (ValueError, TypeError, RecursionError):
+            bad += 1
+    except OSError as error:
+      notes.append(f"{name}: {error.strerror}")
+    if bad:
+      notes.append(f"{name}: {bad} broken line{'s' * (bad > 1)} skipped")
+
+
+def _traces_folder(arm, notes):
+  """The folder of an arm's traces, which several arms may share; it may not exist."""
+  name = as_dict(_read_json(arm / "traces.json", notes)).get("collection")
+  if not isinstance(name, str) or not name.isalnum():
+    return arm / "traces"
+  return arm.parent.parent / "traces" / name
+
+
+def _kept_keys(arm, notes):
+  """{(uuid, attempt)} of the traces an arm keeps; None: not known."""
+  pairs = _read_json(arm / "kept.json", notes)
+  if pairs is None:
+    return None
+  try:
+    return {(str(uuid), int(attempt)) for uuid, attempt in pairs}
+  except (TypeError, ValueError, OverflowError):
+    notes.append(f"{arm.name}/kept.json: not pairs of uuid and attempt; right traces are counted")
+
+
+# ---------------------------------------------------------------- traces
+
+
+def _round(chunk):
+  scores, choice = [number(s) for s in chunk.get("scores") or []], int(chunk.get("choice", -1))
+  if not -1 <= choice < max(len(scores), 1):
+    raise ValueError(f"choice {choice} of {len(scores)} candidates")
+  return Round(
+    text=str(chunk.get("text", "")),
+    count=number(chunk.get("count")),
+    scores=scores,
+    choice=choice,
+    resamples=number(chunk.get("resamples")),
+  )
+
+
+def _trace(row):
+  """A Trace of a row. Raises what a value of the wrong kind raises."""
+  return Trace(
+    key=(str(row["uuid"]), int(row.get("attempt", 0))),
+    rounds=[_round(chunk) for chunk in row["chunks"]],
+    outcome="pruned" if row.get("stop") == "pruned" else str(row.get("verdict")),
+    stop=row.get("stop"),
+    nll=number(row.get("student_nll")),
+    length=number(row.get("num_tokens")),
+    problem=row.get("problem"),
+    answer=row.get("answer"),
+    level=row.get("level"),
+    source=row.get("source"),
+  )
+
+
+def _collected(arm, folder, trees, notes):
+  kept, found, bad = _kept_keys(arm, notes), Collected(), 0
+  seen, problems = set(), set()
+  for row in _rows(folder, "traces-*.jsonl", notes):
+    try:
+      trace = _trace(row)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+      bad += 1
+      continue
+    if trace.key in seen:  # a resumed run may write a trace twice
+      continue
+    seen.add(trace.key)
+    problems.add(trace.key[0])
+    found.traces += 1
+    found.pruned += trace.outcome == "pruned"
+    if (spent := number(row.get("teacher_tokens"))) is not None:
+      found.teacher_tokens = (found.teacher_tokens or 0) + spent
+    if trace.key in kept if kept is not None else row.get("verdict") == "right":
+      found.kept += 1
+      found.nlls += [] if trace.nll is None else [trace.nll]
+      found.lengths += [] if trace.length is None else [trace.length]
+    if any(len(r.scores) > 1 for r in trace.rounds):
+      _add_example(found.examples, trace, max(trees, 1))
+  if bad:
+    notes.append(f"{arm.name}: {bad} trace{'s' * (bad > 1)} without usable uuid or chunks skipped")
+  found.problems = len(problems)
+  return found
+
+
+def _contrast(trace):
+  """Range of the student's scores within a round, mean over rounds; long traces count 0.4 of it."""
+  ranges = []
+  for r in trace.rounds:
+    valid = [s for s in r.scores if s is not None]
+    ranges.append(max(valid) - min(valid) if len(valid) > 1 else 0.0)
+  return (1.0 if 2 <= len(ranges) <= FEW_ROUNDS else 0.4) * sum(ranges) / max(len(ranges), 1)
+
+
+def _add_example(examples, trace, count):
+  """Keeps the `count` traces of each outcome with the most contrast, one per problem."""
+  group = examples.get(trace.outcome, [])
+  same = [t for t in group if t.key[0] == trace.key[0]]
+  others = [t for t in group if t.key[0] != trace.key[0]]
+  others.append(max([*same, trace], key=_contrast))
+  examples[trace.outcome] = sorted(others, key=_contrast, reverse=True)[:count]
