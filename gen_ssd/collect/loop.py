@@ -122,7 +122,7 @@ def closing(teacher_tokenizer: typing.Any, select: Select) -> int:
 
 
 def check_prompts(
-  problems: list[Problem], tokenizers: tuple, select: Select, system: str | None
+  problems: list[Problem], tokenizers: typing.Sequence, select: Select, system: str | None
 ) -> dict[str, tuple]:
   """{uuid: (teacher's prompt ids, student's)}; ValueError names the first that does not fit."""
   found = {}

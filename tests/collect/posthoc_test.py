@@ -122,7 +122,7 @@ def test_local_reads_each_step_after_the_prompt_and_the_newest_tokens_only(conte
         "opened": "Tom has" * (i == 1),
       }
     )
-  found = posthoc.nearby(student, tokenizer, rows, context=context, batch=4)
+  found = posthoc.short_context(student, tokenizer, rows, context=context, batch=4)
   for r, near in zip(rows, found):
     for at in r["step_starts"]:
       before, step = r["ids"][max(at - context, 0) : at], r["ids"][at : at + 4]

@@ -48,7 +48,6 @@ def pair():
   teacher, tokenizer = inputs.load(config.Model(path), path)
   path = hf.locate("bundled/student")
   student, own = inputs.load(config.Model(path), path)
-  student = decoder.replace(student, layout=Layout(tensor_axis=None))
   return loop.Writer(
     teacher=teacher,
     teacher_tokenizer=tokenizer,
@@ -264,7 +263,9 @@ def real(name):
 def cutter(teacher, student):
   """A Translator without models."""
   found = object.__new__(translate.Translator)
-  found.writer = types.SimpleNamespace(teacher_tokenizer=teacher, student_tokenizer=student)
+  found.writer = types.SimpleNamespace(
+    teacher_tokenizer=teacher, student_tokenizer=student, ends=(teacher.eos_token_id,)
+  )
   found.prompts, found.held = {"x": ([1], [7, 8])}, [None]
   return found
 
