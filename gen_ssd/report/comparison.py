@@ -145,7 +145,7 @@ def _difference(p):
 # ---------------------------------------------------------------- figures
 
 
-def draw(found: Mapping[str, Any]) -> dict[str, str]:
+def draw(found: Mapping[str, Any]) -> Mapping[str, str]:
   """{name: SVG} of arms.svg, paired.svg (a column per base) and, where there are any, sweeps.svg."""
   looks = {name: i for i, name in enumerate(found["arms"])}
   files = {"arms.svg": figures.svg([_arms_panel(found, looks)])}

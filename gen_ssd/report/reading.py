@@ -17,13 +17,23 @@ FEW_ROUNDS = 10  # a tree of at most this many rounds is easy to read
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class Round:
-  """One round of a trace that was kept, or the last round of one that was pruned."""
+  """One round of a trace."""
 
   text: str  # of the kept candidate
   count: float | None  # its tokens
   scores: list[float | None]  # one per candidate; None: not a valid candidate
   choice: int  # branch of the kept candidate; -1: none was suitable
   resamples: float | None  # times the round's candidates were drawn again
+
+
+@dataclasses.dataclass(kw_only=True, frozen=True)
+class Lost:
+  """A lost candidate."""
+
+  text: str
+  count: float | None  # tokens
+  score: float | None  # None: not a valid candidate
+  resample: float | None  # index of its draw: 0 for the first candidates of a round
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -112,8 +122,8 @@ def read_run(workdir: Path, trees: int) -> Run:
 
 def lost_candidates(
   folder: Path, keys: list[tuple[str, int]], notes: list[str]
-) -> dict[tuple[str, int], dict[tuple[int, int], tuple[str, float | None]]]:
-  """{trace: {(round, branch): (text, tokens)}} of the lost candidates of the traces `keys`.
+) -> dict[tuple[str, int], dict[tuple[int, int], Lost]]:
+  """{trace: {(round, branch): candidate}} of the lost candidates of the traces `keys`.
 
   Where a round was resampled, its last candidates are returned.
   """
@@ -123,7 +133,12 @@ def lost_candidates(
       candidates = found.get((str(row["uuid"]), int(row.get("attempt", 0))))
       if candidates is not None:
         place = int(row["chunk"]), int(row["branch"])
-        candidates[place] = str(row["text"]), number(row.get("count"))
+        candidates[place] = Lost(
+          text=str(row["text"]),
+          count=number(row.get("count")),
+          score=number(row.get("score")),
+          resample=number(row.get("resample")),
+        )
     except (KeyError, TypeError, ValueError, OverflowError):
       continue
   return found

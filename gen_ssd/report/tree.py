@@ -19,7 +19,7 @@ OUTCOMES = {
   "unverifiable": "? unverifiable",
 }
 LONG_TEXT = 320  # characters; cards with more are drawn under one another
-Lost = dict[tuple[int, int], tuple[str, float | None]]  # (round, branch) -> text, tokens
+LostByPlace = dict[tuple[int, int], reading.Lost]  # by round and branch
 
 
 def score_cuts(scores: Iterable[float]) -> list[float]:
@@ -37,17 +37,18 @@ def bin_names(cuts: list[float]) -> list[str]:
   return [f"{a}–{b}" if a and b else f"≤ {b}" if b else f"> {a}" for a, b in zip(ends, ends[1:])]
 
 
-def tree(number: int, trace: reading.Trace, lost: Lost, cuts: list[float]) -> dict[str, Any]:
+def tree(number: int, trace: reading.Trace, lost: LostByPlace, cuts: list[float]) -> dict[str, Any]:
   """One trace, drawn as tree `number` of the page."""
   outcome = trace.outcome if trace.outcome in OUTCOMES else "unverifiable"
-  widest = max((len(r.scores) for r in trace.rounds), default=1)
-  longest = max((len(r.text) for r in trace.rounds), default=0)
+  all_rounds, lost = _with_pruned_round(trace, lost)
+  widest = max((len(r.scores) for r in all_rounds), default=1)
+  longest = max((len(r.text) for r in all_rounds), default=0)
   stacked = widest > 5 or longest > LONG_TEXT
   shown = reading.FEW_ROUNDS // 2 if stacked else reading.FEW_ROUNDS
   rounds, start = [], 50.0
-  for i, r in enumerate(trace.rounds):
-    texts = {branch: v for (chunk, branch), v in lost.items() if chunk == i}
-    rounds.append(_round(i + 1, r, texts, start, cuts))
+  for i, r in enumerate(all_rounds):
+    of_round = {branch: candidate for (chunk, branch), candidate in lost.items() if chunk == i}
+    rounds.append(_round(i + 1, r, of_round, start, cuts))
     start = 50.0 if r.choice < 0 else _center(r.choice, rounds[-1]["k"])
   return {
     "number": number,
@@ -61,17 +62,46 @@ def tree(number: int, trace: reading.Trace, lost: Lost, cuts: list[float]) -> di
       for x, words in ((trace.source, trace.source), (trace.level, f"level {trace.level}"))
       if x not in (None, "")
     ],
-    "scores": _score_plot(trace.rounds),
+    "scores": _score_plot(all_rounds),
     "shown": rounds[:shown],
     "folded": rounds[shown:],
     "link": _curves([(start, 50.0, "kept")]) if outcome != "pruned" else "",
   }
 
 
+def _with_pruned_round(trace, lost):
+  """Rounds and lost candidates of a trace, with the round that pruned it as a Round of its own.
+
+  The trace's row holds the rounds that kept a candidate; the last candidates of a pruned trace are
+  all lost. Their branches are numbered anew, since a damaged file may hold any numbers.
+  """
+  end = len(trace.rounds)
+  last = [lost[place] for place in sorted(lost) if place[0] == end]
+  if trace.outcome != "pruned" or not last:
+    return trace.rounds, lost
+  resamples = max(candidate.resample or 0.0 for candidate in last)
+  last = [candidate for candidate in last if (candidate.resample or 0.0) == resamples]
+  pruned = reading.Round(
+    text="",
+    count=None,
+    scores=[candidate.score for candidate in last],
+    choice=-1,
+    resamples=resamples,
+  )
+  return [*trace.rounds, pruned], {**lost, **{(end, i): c for i, c in enumerate(last)}}
+
+
 def _round(number, r, lost, start, cuts):
   """One round: its K cards, and the links to them from `start` (0 to 100 across)."""
   k = max(len(r.scores), r.choice + 1, 1)
-  texts = [(r.text, r.count) if i == r.choice else lost.get(i, (None, None)) for i in range(k)]
+  texts = [
+    (r.text, r.count)
+    if i == r.choice
+    else (lost[i].text, lost[i].count)
+    if i in lost
+    else (None, None)
+    for i in range(k)
+  ]
   return {
     "number": number,
     "k": k,

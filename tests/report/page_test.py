@@ -482,6 +482,29 @@ def test_many_candidates_or_long_texts_are_stacked(tmp_path):
   assert 'class="rounds stacked"' in _page(tmp_path)
 
 
+def test_the_round_that_pruned_a_trace_is_drawn_from_its_lost_candidates(tmp_path):
+  _run(tmp_path, problems=1)
+  folder = tmp_path / "traces" / "genssd"
+  trace, _ = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
+  trace.update(stop="pruned", verdict="unverifiable", chunks=trace["chunks"][:1])
+  _lines(folder / "traces-00000.jsonl", [trace])
+  place = {"uuid": trace["uuid"], "attempt": 0, "chunk": 1, "count": 3}
+  scores = [7.25, None, 8.5]
+  rows = [
+    {**place, "resample": resample, "branch": b, "text": f"draw {resample}", "score": score}
+    for resample in range(3)
+    for b, score in enumerate(scores)
+  ]
+  rows[-1]["branch"] = 10**12  # damaged
+  _lines(folder / "candidates-00000.jsonl", rows)
+  text = _page(tmp_path)
+  assert text.count("Round 2") == 1 and text.count('class="round pruned"') == 1
+  assert "resampled 2×" in text and "draw 0" not in text and "draw 1" not in text
+  assert text.count("draw 2</p>") == 3 and "not suitable" in text
+  assert ">7.25</span>" in text and ">8.50</span>" in text
+  assert text.count('class="dashed"') >= 3
+
+
 def test_config_is_required(tmp_path):
   with pytest.raises(FileNotFoundError):
     write_report(tmp_path)

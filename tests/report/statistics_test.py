@@ -7,7 +7,7 @@ from gen_ssd.report import statistics
 
 
 def rows(*verdicts, stop="ended", size=10):
-  """A row a verdict: (uuid, verdict) or a verdict of a problem of its own."""
+  """One row per verdict; a verdict is (uuid, verdict), or the verdict on a problem of its own."""
   pairs = [v if isinstance(v, tuple) else (f"p{i}", v) for i, v in enumerate(verdicts)]
   return [{"uuid": u, "verdict": v, "stop": stop, "num_tokens": size} for u, v in pairs]
 
@@ -146,7 +146,7 @@ def test_arms_that_answer_alike_are_not_certainly_equal(count):
 
 
 def seeds(*shares, n=200):
-  """Answers of one student a share, right on that share of n problems, drawn anew for each."""
+  """Answers of one student per share: right on that share of n problems, drawn for each student."""
   rng = np.random.default_rng(0)
   return [rows(*np.where(rng.random(n) < p, "right", "wrong")) for p in shares]
 
