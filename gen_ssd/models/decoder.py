@@ -82,6 +82,11 @@ NORMS = ("ln1", "ln2", "ln1b", "ln2b", "qn", "kn", "norm")  # kept in float32
 TOP_LEAVES = {"embed": ("vd", ".d"), "norm": ("d", "."), "head": ("dv", "dt")}
 
 
+def decays(name: str) -> bool:
+  """Whether weight decay applies to leaf `name`: to matrices, not to norms and biases."""
+  return name in ("embed", "head", "q", "k", "v", "o", "gate", "up", "down")
+
+
 def leaves(shape):
   """(top, layer) dicts of name -> dims of the leaves this architecture has, without L."""
   sizes = dict(
