@@ -270,6 +270,7 @@ WRONG = [
   (dict(train__length=1), "train.length is 1: it must be at least 2"),
   (dict(train__block=48), "train.block is 48: it must be a divisor of train.length (128)"),
   (dict(train__dtype="float16"), "train.dtype is 'float16': it must be float32 or bfloat16"),
+  (dict(train__objective="kl"), "train.objective is 'kl': it must be one of nll"),
   (dict(train__learning_rate=0.0), "train.learning_rate is 0.0: it must be above 0"),
   (dict(train__start="kept"), "train.start is 'kept': it must be base or cold_start"),
   (dict(warm_up__start="cold_start"), "warm_up.start is 'cold_start': it must be base: it is the"),

@@ -11,7 +11,11 @@ os.environ.setdefault(
 import gc
 
 import jax
+import jaxtyping
 import pytest
+
+# Checks the shapes and types of signatures at run time; before the package is first imported.
+jaxtyping.install_import_hook("gen_ssd.training", "beartype.beartype")
 
 
 @pytest.fixture(autouse=True, scope="module")

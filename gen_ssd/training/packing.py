@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 Example = dict[str, np.ndarray]
+Numbers = Sequence[int] | Sequence[float] | np.ndarray
 RESERVED = ("tokens", "mask", "segments", "positions")
 
 
@@ -25,7 +26,7 @@ class Rows:
 
   pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
   length: int
-  columns: Mapping[str, Sequence[Sequence[float]]] = dataclasses.field(default_factory=dict)
+  columns: Mapping[str, Sequence[Numbers]] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return len(self.pairs)
@@ -39,7 +40,7 @@ def example(
   prompt: Sequence[int],
   response: Sequence[int],
   length: int,
-  columns: Mapping[str, Sequence[float]] | None = None,
+  columns: Mapping[str, Numbers] | None = None,
 ) -> Example:
   """One training example, cut at `length`: arrays [t] by column name.
 
@@ -47,7 +48,7 @@ def example(
   with one number for each response token; they are int32 or float32, and 0 on the prompt. Raises
   ValueError for a column of another length or with the name of a column of its own.
   """
-  found = {
+  found: Example = {
     "tokens": np.array([*prompt, *response], np.int32)[:length],
     "mask": np.array([0] * len(prompt) + [1] * len(response), np.int32)[:length],
   }
