@@ -13,6 +13,7 @@ from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.problems import sets
+from gen_ssd.training import objectives
 
 STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
@@ -254,6 +255,8 @@ def _check_train(t, where):
     fail(f"{where}.block", t.block, f"a divisor of {where}.length ({t.length})")
   if t.dtype not in ("float32", "bfloat16"):
     fail(f"{where}.dtype", t.dtype, "float32 or bfloat16")
+  if t.objective not in objectives.OBJECTIVES:
+    fail(f"{where}.objective", t.objective, f"one of {', '.join(objectives.OBJECTIVES)}")
   if t.start not in ("base", "cold_start"):
     fail(f"{where}.start", t.start, "base or cold_start")
   if not t.learning_rate > 0:

@@ -48,12 +48,17 @@ def arrays(arch):
 
 
 def build(arch, layout=None, change=lambda name, x: x):
-  """The tiny model on the current mesh."""
+  """The tiny model on the current mesh, ready to generate: unstacked when its layout unrolls."""
+  return decoder.unstacked(stacked(arch, layout, change))
+
+
+def stacked(arch, layout=None, change=lambda name, x: x):
+  """The tiny model on the current mesh, ready to train."""
   layout = layout or (SHARED if arch == TEACHER else ALONE)
   place = lambda name, dims: mesh.place(
     change(name, arrays(arch)[name]), architecture.partition_spec(layout, name)
   )
-  return decoder.unstacked(decoder.Transformer(arch, layout, place))
+  return decoder.Transformer(arch, layout, place)
 
 
 def prompts(n, seed=0):

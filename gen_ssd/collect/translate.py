@@ -26,6 +26,7 @@ import numpy as np
 from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
 from gen_ssd.arrays import Array
+from gen_ssd.arrays import pytree
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import scores
 from gen_ssd.engine import selectors
@@ -58,8 +59,7 @@ class Branch:
   text: str
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Moved:
   """Candidates in the student's tokens, behind what it keeps of the trace."""
 

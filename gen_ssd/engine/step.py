@@ -16,6 +16,7 @@ from jaxtyping import Key
 from jaxtyping import UInt32
 
 from gen_ssd.arrays import Array
+from gen_ssd.arrays import pytree
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
 from gen_ssd.engine import scores as scores_lib
@@ -45,8 +46,7 @@ class Round:
   short_context: bool = False  # score after the prompt and the newest knobs.context tokens only
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Knobs:
   """What a sweep may change without compiling again."""
 
@@ -59,8 +59,7 @@ class Knobs:
   step_end: Bool[Array, " v"]  # does a step end with this token? All false: steps are chunks
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class State:
   """Everything a round needs and returns; donated. One batch slot holds one trace under way."""
 
@@ -77,8 +76,7 @@ class State:
   status: Int[Array, " b"]  # IDLE, RUNNING, or why the trace stopped
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Admission:
   """Traces that start, or go on, in the slots marked `new`; entries of other slots are ignored."""
 
@@ -95,8 +93,7 @@ class Admission:
   after_thinking: Bool[Array, " b"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Candidates:
   """Chunks to be scored."""
 
@@ -111,8 +108,7 @@ class Candidates:
     return jnp.arange(self.tokens.shape[2]) < self.count[..., None]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Proposal:
   """The teacher's half of a round."""
 
@@ -124,8 +120,7 @@ class Proposal:
   decoded: Int[Array, ""]  # teacher tokens decoded one after another; fewer than c: early exit
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Scored:
   """The student's half of a round."""
 
@@ -135,8 +130,7 @@ class Scored:
   cache: attention.Cache | None  # None without a student, or where another keeps its ring
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Report:
   """What the host reads of a round; small and replicated."""
 
@@ -332,8 +326,7 @@ def settle(
 # ---------------------------------------------------------------- expand
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class _Branches:
   """Candidates while the teacher writes them."""
 
