@@ -4,8 +4,8 @@ import math
 import pathlib
 
 from gen_ssd import inputs
-from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.config import fail
 from gen_ssd.engine import scores
 from gen_ssd.engine import selectors
@@ -13,6 +13,7 @@ from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.problems import sets
+from gen_ssd.training import objectives
 
 STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
@@ -254,6 +255,8 @@ def _check_train(t, where):
     fail(f"{where}.block", t.block, f"a divisor of {where}.length ({t.length})")
   if t.dtype not in ("float32", "bfloat16"):
     fail(f"{where}.dtype", t.dtype, "float32 or bfloat16")
+  if t.objective not in objectives.OBJECTIVES:
+    fail(f"{where}.objective", t.objective, f"one of {', '.join(objectives.OBJECTIVES)}")
   if t.start not in ("base", "cold_start"):
     fail(f"{where}.start", t.start, "base or cold_start")
   if not t.learning_rate > 0:
@@ -282,7 +285,7 @@ def check_inputs(config):
   tokenization.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
   for name, select in config.arms:
     try:
-      loop.closing(pair[0], select)
+      writer_lib.closing(pair[0], select)
     except ValueError as error:
       raise ValueError(f"arms.{name}.covers is 'thinking': {error}; set it to everything") from None
   tightest = min(
@@ -301,7 +304,7 @@ def check_inputs(config):
     problems, count = inputs.problems(config, split, e), inputs.part(config, split, e)[1]
     if len(problems) < max(count, 1):
       raise ValueError(f"{field} is {count}: there are only {len(problems)}")
-    loop.check_prompts(problems, pair, tightest, config.problems.system or None)
+    writer_lib.check_prompts(problems, pair, tightest, config.problems.system or None)
     for p in problems:
       split_there, there = home.setdefault(p.uuid, (split, field))
       if split_there != split:  # tests may share problems with each other

@@ -25,17 +25,17 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Problems:
-  """Where problems come from and how many; sets.py says what a source may be."""
+  """Where problems come from and how many there are; problems/sets.py describes sources."""
 
-  source: str = "bundled"
-  cold_start_source: str = ""  # empty: source, of which the cold start then takes its part first
-  test_source: str = ""  # empty: source, when that is bundled; see also Config.tests
-  train: int = 512  # 0: all of a file
-  cold_start: int = 128
-  held_out: int = 32  # of cold_start, kept from training to calibrate the threshold
-  test: int = 320  # 0: all of a file
-  seed: int = 0  # draws a part of a file
-  system: str = ""  # system message of every prompt; empty for none
+  source: str = "bundled"  # of the training problems
+  cold_start_source: str = ""  # empty: source; the cold start then gets the first problems drawn
+  test_source: str = ""  # empty: source, which must then be bundled; see also Config.tests
+  train: int = 512  # training problems; 0: all that a file has
+  cold_start: int = 128  # problems of the cold start
+  held_out: int = 32  # how many of them are not trained on, but calibrate the threshold
+  test: int = 320  # test problems; 0: all that a file has
+  seed: int = 0  # which problems are drawn when a source has more
+  system: str = ""  # system message of every prompt; empty: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,28 +80,29 @@ class Select:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-  """One fine-tuning run."""
+  """One fine-tuning run: AdamW, linear warm-up, cosine decay. See training/train.py."""
 
-  steps: int = 200
-  batch_size: int = 32  # packed sequences per micro-batch, over all devices
-  length: int = 128  # tokens of a packed row
-  accumulate: int = 1  # micro-batches an update
-  learning_rate: float = 1e-3
-  warmup_steps: int = 20
-  final_rate: float = 0.1  # of learning_rate, at the end of the cosine
-  weight_decay: float = 0.1
-  clip: float = 1.0
-  beta1: float = 0.9
-  beta2: float = 0.95
-  block: int = 1024  # keys and logits held at a time
-  remat: bool = False
-  dtype: str = "float32"  # of activations; weights and optimizer stay float32
-  unroll: bool = False
-  save_every: int = 200
-  log_every: int = 10
-  start: str = "base"  # weights it starts from, or cold_start: the warmed-up student's
-  cold_traces: bool = False  # train on the cold start's traces too
-  seed: int = 0
+  steps: int = 200  # updates
+  batch_size: int = 32  # packed rows per micro-batch, over all devices
+  length: int = 128  # tokens per packed row; longer examples are cut
+  accumulate: int = 1  # micro-batches per update
+  objective: str = "nll"  # the loss: the name of a function in training/objectives.py
+  learning_rate: float = 1e-3  # at the end of the warm-up
+  warmup_steps: int = 20  # updates in which the learning rate rises from 0
+  final_rate: float = 0.1  # learning rate after the last update, as a fraction of learning_rate
+  weight_decay: float = 0.1  # of weight matrices; norms and biases do not decay
+  clip: float = 1.0  # largest global norm of the gradient
+  beta1: float = 0.9  # AdamW's decay rate of the first moment
+  beta2: float = 0.95  # and of the second moment
+  block: int = 1024  # positions whose attention keys or logits are in memory at a time
+  remat: bool = False  # recompute each layer in the backward pass: less memory, more time
+  dtype: str = "float32"  # of activations: float32 or bfloat16; weights and optimizer are float32
+  unroll: bool = False  # a separate copy of the program for each layer: faster on a CPU
+  save_every: int = 200  # updates between checkpoints
+  log_every: int = 10  # updates between lines of metrics.jsonl
+  start: str = "base"  # initial weights: base, or cold_start for the student that warm_up trained
+  cold_traces: bool = False  # train on the traces of the cold start too
+  seed: int = 0  # of the order of the examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,15 +121,15 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
-  """How a bundled model was made from nothing: see configs/bundled.py."""
+  """How to make a bundled model from random weights: see configs/bundled.py."""
 
-  documents: str = "lessons"  # lessons (a teacher) or plain (a base student)
-  out: str = ""
-  width: int = 128
+  documents: str = "lessons"  # texts to train on: lessons (a teacher) or plain (a base student)
+  out: str = ""  # folder for the model; empty: model, in the workdir
+  width: int = 128  # of the residual stream
   layers: int = 4
-  heads: int = 4
-  head: int = 32
-  hidden: int = 256
+  heads: int = 4  # attention heads, each with its own keys and values
+  head: int = 32  # width of a head
+  hidden: int = 256  # width of the MLP
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import traces
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.models import decoder
 from gen_ssd.models import export
 from gen_ssd.models import hf
@@ -227,7 +228,7 @@ def _collect(config, workdir, select, folder, problems, *, student, title, teach
     (None, None) if student is None else inputs.load(config.student, student, **inputs.ALONE)
   )
   differ = config.translate and bool(chooser)
-  writer = loop.Writer(
+  writer = writer_lib.Writer(
     teacher=decoder.unstacked(mine),
     teacher_tokenizer=tokenizer,
     ends=tokenization.eos_ids(teacher, tokenizer),

@@ -95,7 +95,7 @@ WRONG = [
   # unknown names
   (dict(select__temprature=1.0), "select.temprature is not a field; did you mean temperature?"),
   (dict(trian={"steps": 1}), "trian is not a field; did you mean train?"),
-  (dict(train__zzz=1), "train.zzz is not a field; known: steps, rows, length,"),
+  (dict(train__zzz=1), "train.zzz is not a field; known: steps, batch_size, length,"),
   (dict(arms={"a": {"treshold": 1.0}}), "arms.a.treshold is not a field; did you mean threshold?"),
   # types
   (dict(select__k="4"), "select.k is '4': it must be of type int"),
@@ -175,7 +175,7 @@ WRONG = [
   # choosing
   (
     dict(select__scorer="ppl"),
-    "select.scorer is 'ppl': it must be one of perplexity, local, random, anti, rsr",
+    "select.scorer is 'ppl': it must be one of perplexity, local, anti, random, rsr",
   ),
   (dict(select__selector="best"), "select.selector is 'best': it must be one of argmin"),
   (
@@ -270,6 +270,7 @@ WRONG = [
   (dict(train__length=1), "train.length is 1: it must be at least 2"),
   (dict(train__block=48), "train.block is 48: it must be a divisor of train.length (128)"),
   (dict(train__dtype="float16"), "train.dtype is 'float16': it must be float32 or bfloat16"),
+  (dict(train__objective="kl"), "train.objective is 'kl': it must be one of nll"),
   (dict(train__learning_rate=0.0), "train.learning_rate is 0.0: it must be above 0"),
   (dict(train__start="kept"), "train.start is 'kept': it must be base or cold_start"),
   (dict(warm_up__start="cold_start"), "warm_up.start is 'cold_start': it must be base: it is the"),

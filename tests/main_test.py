@@ -18,6 +18,7 @@ from gen_ssd import mesh
 from gen_ssd import stages
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
@@ -449,7 +450,7 @@ def test_the_bundled_teacher_solves_nine_in_ten_test_problems(tmp_path):
   path = hf.locate("bundled/teacher")
   net, tokenizer = inputs.load(small().teacher, path)
   assert architecture.parameters(net.arch) <= 3e6
-  writer = loop.Writer(
+  writer = writer_lib.Writer(
     teacher=decoder.unstacked(net),
     teacher_tokenizer=tokenizer,
     ends=tokenization.eos_ids(path, tokenizer),

@@ -14,6 +14,7 @@ if sys.argv[2] != "alone":
 from gen_ssd import config
 from gen_ssd import mesh
 from gen_ssd.collect import loop
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.models import export
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
@@ -29,7 +30,7 @@ from tests.collect import translate_test
 out = pathlib.Path(sys.argv[1])
 mesh.start(2)
 tokenizer = tokenization.load_tokenizer(hf.locate("bundled/teacher"))
-writer = loop.Writer(
+writer = writer_lib.Writer(
   teacher=tiny.build(tiny.TEACHER),
   teacher_tokenizer=tokenizer,
   ends=(tokenizer.eos_token_id, 7, 9, 11),

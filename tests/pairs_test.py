@@ -16,9 +16,10 @@ from gen_ssd import checks
 from gen_ssd import config as config_lib
 from gen_ssd import inputs
 from gen_ssd import mesh
-from gen_ssd.collect import loop
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.engine import sampling
 from gen_ssd.engine import selectors
+from gen_ssd.engine import state as state_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
@@ -141,11 +142,12 @@ def trace_collection(teacher, student, s):
   )
   state, batch = abstract(jax.eval_shape(blank)), teacher.layout.batch_axes
   admission = jax.tree.map(
-    lambda x: array(x.shape, x.dtype, P(batch, *[None] * (x.ndim - 1))), loop.blank_admission(s)
+    lambda x: array(x.shape, x.dtype, P(batch, *[None] * (x.ndim - 1))),
+    writer_lib.blank_admission(s),
   )
   scalar = lambda dtype: array((), dtype)
   vocabulary = (teacher.arch.vocab,)
-  knobs = step_lib.Knobs(
+  knobs = state_lib.Knobs(
     filters=sampling.Filters(
       temperature=scalar(np.float32),
       top_k=scalar(np.int32),
@@ -161,7 +163,7 @@ def trace_collection(teacher, student, s):
     token_kind=array(vocabulary, np.int8),
     step_end=array(vocabulary, bool),
   )
-  static = loop.round_of(s, ring_slots)
+  static = writer_lib.round_of(s, ring_slots)
   step_lib.admit.trace(teacher, student, state, admission, c=s.c, block=static.block)
   return step_lib.select_step.trace(teacher, student, state, knobs, round=static).out_info
 

@@ -12,6 +12,7 @@ from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
 from gen_ssd.engine import scores
 from gen_ssd.engine import selectors
+from gen_ssd.engine import state as state_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
@@ -48,12 +49,17 @@ def arrays(arch):
 
 
 def build(arch, layout=None, change=lambda name, x: x):
-  """The tiny model on the current mesh."""
+  """The tiny model on the current mesh, ready to generate: unstacked when its layout unrolls."""
+  return decoder.unstacked(stacked(arch, layout, change))
+
+
+def stacked(arch, layout=None, change=lambda name, x: x):
+  """The tiny model on the current mesh, ready to train."""
   layout = layout or (SHARED if arch == TEACHER else ALONE)
   place = lambda name, dims: mesh.place(
     change(name, arrays(arch)[name]), architecture.partition_spec(layout, name)
   )
-  return decoder.unstacked(decoder.Transformer(arch, layout, place))
+  return decoder.Transformer(arch, layout, place)
 
 
 def prompts(n, seed=0):
@@ -75,7 +81,7 @@ LIMITS = dict(
 def knobs(**changes):
   """Knobs with everything off but what is given, by the names of Knobs, Filters and Limits."""
   kind = np.zeros(TEACHER.vocab, np.int8)
-  kind[EOS] = step_lib.EOS
+  kind[EOS] = state_lib.EOS
   own = dict(
     resamples=np.int32(0),
     context=np.int32(0),
@@ -85,7 +91,7 @@ def knobs(**changes):
   )
   assert changes.keys() <= {*own, *FILTERS, *LIMITS}
   pick = lambda base: {n: mesh.place(np.asarray(changes.get(n, x))) for n, x in base.items()}
-  return step_lib.Knobs(
+  return state_lib.Knobs(
     filters=sampling.Filters(**pick(FILTERS)), limits=selectors.Limits(**pick(LIMITS)), **pick(own)
   )
 
@@ -107,7 +113,7 @@ def admission(b, size, entries, *, room=1000, student=None):
     key[i] = jax.random.key_data(sampling.trace_key(0, f"{name:08x}", 0))
   return jax.tree.map(
     put,
-    step_lib.Admission(
+    state_lib.Admission(
       new=new,
       teacher=ring_lib.Text(tokens=text[0], length=length[0]),
       student=ring_lib.Text(tokens=text[1], length=length[1]),
@@ -154,7 +160,7 @@ class Engine:
     )
     self.knob = knob or knobs()
     self.b, self.slots, self.room = b, slots, room
-    self.static = step_lib.Round(
+    self.static = state_lib.Round(
       k=k, c=c, scorer=scorer, block=block or slots, window=WINDOW, **static
     )
     self.texts, self.names, self.nll = {}, [None] * b, {}

@@ -1,142 +1,26 @@
 """The host loop around the compiled step: admit, run a round, harvest, write, resume."""
 
-import dataclasses
 import functools
 import math
 import pathlib
 import time
-import typing
 
 import jax
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
 from gen_ssd.collect import traces as traces_lib
 from gen_ssd.collect import translate
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.config import Select
-from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
-from gen_ssd.engine import scores
-from gen_ssd.engine import selectors
-from gen_ssd.engine import step as step_lib
+from gen_ssd.engine import state as state_lib
 from gen_ssd.models import architecture
-from gen_ssd.models import decoder
 from gen_ssd.models import tokenization
 from gen_ssd.problems.answers import Grader
 from gen_ssd.problems.problem import Problem
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Writer:
-  """Who writes and who chooses: models (unstacked when they unroll) with their tokenizers."""
-
-  teacher: decoder.Transformer
-  teacher_tokenizer: typing.Any
-  ends: tuple[int, ...]  # ids that end a trace
-  student: decoder.Transformer | None = None
-  student_tokenizer: typing.Any = None
-  system: str | None = None  # system message of every prompt
-  translate: bool = False  # their tokenizers differ: see translate.py
-
-  @property
-  def tokenizers(self) -> tuple:
-    return self.teacher_tokenizer, self.student_tokenizer or self.teacher_tokenizer
-
-
-def knobs(writer: Writer, select: Select, threshold: float) -> step_lib.Knobs:
-  """The traced settings of a collection, on the mesh; ids unknown to a tokenizer are never drawn."""
-  size = writer.teacher.arch.vocab
-  if writer.student is None or writer.translate:
-    shared = min(size, len(writer.teacher_tokenizer))
-  else:
-    shared = tokenization.shared_vocabulary(writer.teacher_tokenizer, writer.student_tokenizer)
-  mask = functools.partial(tokenization.delimiter_mask, writer.teacher_tokenizer, size=size)
-  kind = np.zeros(size, np.int8)
-  if select.delimiters:
-    kind[mask(select.delimiters)] = step_lib.DELIMITER
-  kind[list(writer.ends)] = step_lib.EOS
-  off = lambda value, otherwise: np.float32(otherwise if value == "off" else value)
-  place = lambda x: jax.tree.map(mesh_lib.place, x)
-  return step_lib.Knobs(
-    filters=sampling.Filters(
-      temperature=mesh_lib.place(np.float32(select.temperature)),
-      top_k=mesh_lib.place(np.int32(select.top_k)),
-      top_p=mesh_lib.place(np.float32(select.top_p)),
-      vocab=mesh_lib.place(np.int32(shared)),
-    ),
-    limits=place(
-      selectors.Limits(
-        threshold=np.array(threshold, np.float32),
-        margin=np.array(off(select.margin, -math.inf)),
-        running_margin=np.array(off(select.running_margin, math.inf)),
-        beta=np.array(select.beta, np.float32),
-      )
-    ),
-    resamples=mesh_lib.place(np.int32(select.resamples)),
-    context=mesh_lib.place(np.int32(select.context * select.c)),
-    closing=mesh_lib.place(np.int32(closing(writer.teacher_tokenizer, select))),
-    token_kind=mesh_lib.place(kind),
-    step_end=mesh_lib.place(mask(select.step_delimiters)),
-  )
-
-
-def round_of(select: Select, ring_slots: int) -> step_lib.Round:
-  """The static settings of a collection whose ring has this many ring slots."""
-  return step_lib.Round(
-    k=select.k,
-    c=select.c,
-    block=select.block or ring_slots,
-    window=select.loop_window,
-    scorer=scores.SCORERS[select.scorer],
-    selector=selectors.SELECTORS[select.selector],
-    short_context=select.context > 0,
-  )
-
-
-def blank_admission(select: Select) -> step_lib.Admission:
-  """An Admission on the host that starts nothing."""
-  slots, size = select.slots, config_lib.ring_slots(select) + 1
-  zeros = lambda *tail, dtype=np.int32: np.zeros((slots, *tail), dtype)
-  text = lambda: ring_lib.Text(tokens=zeros(size), length=zeros() + 1)
-  return step_lib.Admission(
-    new=zeros(dtype=bool),
-    teacher=text(),
-    student=text(),
-    key=zeros(2, dtype=np.uint32),
-    chunk=zeros(),
-    resample=zeros(),
-    budget=zeros(),
-    recent=zeros(select.loop_window - 1) - 1,
-    score_sum=zeros(dtype=np.float32),
-    prompt_length=zeros(),
-    after_thinking=zeros(dtype=bool),
-  )
-
-
-def closing(teacher_tokenizer: typing.Any, select: Select) -> int:
-  """The id after which nothing is chosen, -1 for none. ValueError when there must be one."""
-  return tokenization.closing_id(teacher_tokenizer) if select.covers == "thinking" else -1
-
-
-def check_prompts(
-  problems: list[Problem], tokenizers: typing.Sequence, select: Select, system: str | None
-) -> dict[str, tuple]:
-  """{uuid: (teacher's prompt ids, student's)}; ValueError names the first that does not fit."""
-  found = {}
-  for p in problems:
-    found[p.uuid] = tokenization.prompts(tokenizers, p.problem, system)
-    if select.scoring_prompt == "teacher":
-      found[p.uuid] = (found[p.uuid][0],) * 2
-    longest = max(map(len, found[p.uuid]))
-    if longest > select.prompt + 1:  # the newest token is not in the ring yet
-      raise ValueError(
-        f"select.prompt is {select.prompt}: problem {p.uuid} has {longest} prompt "
-        f"tokens; {-(-(longest - 1) // select.c) * select.c} would hold it"
-      )
-  return found
 
 
 def finished(
@@ -154,7 +38,7 @@ def finished(
 
 
 def collect(
-  writer: Writer,
+  writer: writer_lib.Writer,
   problems: list[Problem],
   select: Select,
   folder: pathlib.Path,
@@ -205,40 +89,6 @@ def _ordered(problems, rows):
   )
 
 
-class _Engine:
-  """The compiled step and its state; both models read the same tokens (else see translate.py)."""
-
-  def __init__(self, writer, select, traced):
-    self.writer, self.select, self.knobs = writer, select, traced
-    self.ring_slots = config_lib.ring_slots(select)
-    self.static = round_of(select, self.ring_slots)
-
-  def reset(self):
-    """Empty slots: a fence, after which a resumed run is in the same state."""
-    w = self.writer
-    self.state = step_lib.blank_state(
-      teacher=w.teacher.spec,
-      student=w.student and w.student.spec,
-      b=self.select.slots,
-      s=self.ring_slots,
-      window=self.select.loop_window,
-    )
-
-  def admit(self, admission):
-    w, static = self.writer, self.static
-    self.state = step_lib.admit(
-      w.teacher, w.student, self.state, admission, c=static.c, block=static.block
-    )
-
-  def round(self, slots):
-    """Dispatches one round; returns its Report, which is not waited for."""
-    w = self.writer
-    self.state, report = step_lib.select_step(
-      w.teacher, w.student, self.state, self.knobs, round=self.static
-    )
-    return report
-
-
 class _Loop:
   """State of one collection on the host."""
 
@@ -246,7 +96,7 @@ class _Loop:
     self.writer, self.select, self.grader = writer, select, grader
     self.problems = {p.uuid: p for p in problems}
     self.threshold = threshold
-    self.closing = closing(writer.teacher_tokenizer, select)
+    self.closing = writer_lib.closing(writer.teacher_tokenizer, select)
     self.shards = traces_lib.Shards(folder)
     found, in_flight = self.shards.resume()
     self.finished = [r for r in found if r["uuid"] in self.problems]
@@ -257,19 +107,19 @@ class _Loop:
     taken |= {(t.uuid, t.attempt) for t in self.slots if t}
     self.pending = [j for j in jobs if j not in taken][::-1]
     self.jobs = {*jobs} | taken
-    self.prompts = check_prompts(problems, writer.tokenizers, select, writer.system)
+    self.prompts = writer_lib.check_prompts(problems, writer.tokenizers, select, writer.system)
     self.new_rows, self.new_lost = [], []  # since the last fence
     self.harvest = []  # (trace, cause) that stopped in the last round, not yet graded
     self.proposed = self.rounds = 0
 
   def run(self, title):
     w = self.writer
-    traced = knobs(w, self.select, self.threshold)
+    traced = writer_lib.knobs(w, self.select, self.threshold)
     if w.translate and w.student is not None:
       engine = translate.Translator(w, self.select, self.prompts, traced)
       title += " (translated: slower)"
     else:
-      engine = _Engine(w, self.select, traced)
+      engine = writer_lib.Engine(w, self.select, traced)
     line = progress.Progress(title, len(self.jobs))
     start, done_before = time.monotonic(), len(self.finished)
     while True:
@@ -328,7 +178,7 @@ class _Loop:
 
   def _admission(self, new):
     """The Admission of slots `new`, on the mesh."""
-    s, a = self.select, blank_admission(self.select)
+    s, a = self.select, writer_lib.blank_admission(self.select)
     for i in new:
       trace = self.slots[i]
       a.new[i] = True
@@ -362,8 +212,8 @@ class _Loop:
           "not finite; try dtype float32, or check the weights"
         )
       trace.add_round(report, i, scored=self.writer.student is not None)
-      if report.status[i] != step_lib.RUNNING:
-        stop = step_lib.STOPS[int(report.status[i])]
+      if report.status[i] != state_lib.RUNNING:
+        stop = state_lib.STOPS[int(report.status[i])]
         stopped.append((trace, stop))
         self.slots[i] = None
         retry = _retry(self.select, trace.uuid, trace.attempt, stop)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen_ssd import workdir as workdir_lib
-from gen_ssd.engine import step as step_lib
+from gen_ssd.engine import state as state_lib
 from gen_ssd.problems.problem import Problem
 
 KINDS = ("traces", "candidates")
@@ -90,7 +90,7 @@ class Trace:
   teacher_tokens: int = 0
   rounds: int = 0
 
-  def add_round(self, report: step_lib.Report, slot: int, scored: bool) -> None:
+  def add_round(self, report: state_lib.Report, slot: int, scored: bool) -> None:
     """Adds what a round did in `slot`; `scored` says whether there is a student."""
     count, choice = report.count[slot], int(report.choice[slot])
     drawn = np.count_nonzero(count)  # one where nothing is chosen, else k

@@ -12,25 +12,17 @@ With equal tokenizers the result is that of the fused step, which is what they g
 
 import bisect
 import dataclasses
-import functools
 import math
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jax.sharding import reshard
-from jaxtyping import Bool
-from jaxtyping import Int
 import numpy as np
 
 from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
-from gen_ssd.arrays import Array
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.engine import ring as ring_lib
-from gen_ssd.engine import scores
-from gen_ssd.engine import selectors
 from gen_ssd.engine import step as step_lib
-from gen_ssd.models import decoder
+from gen_ssd.engine import translated
 
 TAIL = 48  # newest student tokens of a trace that are encoded again with every candidate
 AGREE = 8  # consecutive tokens that must come out as before, for the older ones to stay
@@ -58,131 +50,15 @@ class Branch:
   text: str
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
-class Moved:
-  """Candidates in the student's tokens, behind what it keeps of the trace."""
-
-  tokens: Int[Array, "b k e"]
-  count: Int[Array, "b k"]
-  home: Int[Array, "b k e"]  # teacher token of the chunk that a token ends in, -1 for none
-  length: Int[Array, " b"]  # tokens of the slot before `last`; later ones are taken back
-  last: Int[Array, " b"]
-
-
-@functools.partial(jax.jit, static_argnames="round")
-def propose(
-  teacher: decoder.Transformer,
-  state: step_lib.State,
-  knobs: step_lib.Knobs,
-  *,
-  round: step_lib.Round,
-) -> tuple[step_lib.Proposal, tuple]:
-  """(Proposal, its tokens, counts and ends for the host); `state` is not donated."""
-  p = step_lib.propose(teacher, state, knobs, round)
-  replicate = lambda x: reshard(x, P(*[None] * x.ndim))
-  return p, tuple(map(replicate, (p.candidates.tokens, p.candidates.count, p.ended)))
-
-
-@functools.partial(jax.jit, static_argnames=("c", "block"), donate_argnums=1)
-def read(
-  student: decoder.Transformer,
-  ring: ring_lib.Ring,
-  new: Bool[Array, " b"],
-  text: ring_lib.Text,
-  *,
-  c: int,
-  block: int,
-) -> ring_lib.Ring:
-  """The student reads `text` into the slots marked new, as step.admit does."""
-  chunks = (jnp.max(jnp.where(new, text.length - 1, 0)) + c - 1) // c
-  return ring_lib.read(student, ring, new, text, chunks, c, block)
-
-
-@functools.partial(jax.jit, static_argnames=("round", "block"), donate_argnums=(1, 2))
-def settle(
-  student: decoder.Transformer,
-  state: step_lib.State,
-  ring: ring_lib.Ring,
-  knobs: step_lib.Knobs,
-  proposal: step_lib.Proposal,
-  moved: Moved,
-  *,
-  round: step_lib.Round,
-  block: int,
-) -> tuple[step_lib.State, ring_lib.Ring, step_lib.Report, Int[Array, " b"]]:
-  """Rewinds the student's ring, scores, chooses and commits.
-
-  `block` is that of the student's ring, and knobs.context counts the student's tokens. Returns
-  (State, Ring, Report, the age of the slots in the student's ring).
-  """
-  c = proposal.candidates.tokens.shape[2]
-  local = lambda x: reshard(x, P(student.layout.batch_axes, *[None] * (x.ndim - 1)))
-  running = local(state.status == step_lib.RUNNING)
-  ring = ring_lib.rewind(ring, running, moved.length, moved.last)
-
-  belongs = moved.home[..., None] == jnp.arange(c)  # [b,k,e,c]
-  total = lambda x: jnp.sum(jnp.where(belongs, x[..., None], 0), 2)
-  highest = lambda x: jnp.max(jnp.where(belongs, x[..., None], 0), 2)
-  theirs = jax.tree.map(local, proposal.candidates)
-
-  def by_teacher_token(found, _, noise):
-    statistics = scores.Statistics(
-      nll=total(found.nll),
-      rank=highest(found.rank),
-      entropy=total(found.entropy),
-      teacher_nll=theirs.teacher_nll,
-      step_start=theirs.step_start,
-    )
-    return round.scorer(statistics, theirs.live, noise)
-
-  nothing = jnp.zeros_like(moved.tokens)
-  candidates = step_lib.Candidates(
-    tokens=moved.tokens,
-    count=moved.count,
-    teacher_nll=nothing.astype(jnp.float32),
-    step_start=nothing.astype(bool),
-    noise=theirs.noise,
-  )
-  near = (state.prompt_length, knobs.context) if round.short_context else None
-  scored = step_lib.score(student, ring, candidates, running, by_teacher_token, block, near)
-  seen = jnp.any(moved.home >= 0, -1)  # else it has no character of its own: as good as empty
-  seen = reshard(seen, P(jax.typeof(proposal.candidates.count).sharding.spec[0], None))
-  state, report = step_lib.settle(
-    state,
-    knobs,
-    proposal,
-    step_lib.Scored(
-      nll=total(scored.nll), rank=highest(scored.rank), score=scored.score, cache=None
-    ),
-    round,
-    seen,
-  )
-  choice = local(report.choice)
-  winner = jnp.maximum(choice, 0)
-  pick = lambda x: jnp.take_along_axis(x, winner.reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]
-  kept = jnp.where(running & (choice >= 0), pick(moved.count), 0)
-  ring = ring_lib.advance(ring, running, scored.cache, winner, kept, pick(moved.tokens))
-  return state, ring, report, reshard(ring.age, P(None))
-
-
 class Translator:
   """A collection's engine when tokenizers differ: the teacher's state, the student's ring.
 
-  It has the methods of loop._Engine.
+  It has the methods of writer.Engine.
   """
 
   def __init__(self, writer, select, prompts, traced):
     self.writer, self.select, self.prompts, self.knobs = writer, select, prompts, traced
-    self.static = step_lib.Round(
-      k=select.k,
-      c=select.c,
-      block=select.block or config_lib.ring_slots(select),
-      window=select.loop_window,
-      scorer=scores.SCORERS[select.scorer],
-      selector=selectors.SELECTORS[select.selector],
-      short_context=select.context > 0,
-    )
+    self.static = writer_lib.round_of(select, config_lib.ring_slots(select))
 
   def reset(self):
     """Empty slots: a fence, after which a resumed run is in the same state."""
@@ -215,11 +91,13 @@ class Translator:
     """A blank ring: every slot has to be read again."""
     s, self.inside = self.select, set()
     self.age = np.zeros(s.slots, int)  # Ring.age as the last round left it
-    self.ring = _blank(spec=self.writer.student.spec, b=s.slots, s=self.ring_slots)
+    self.ring = translated.blank_ring(spec=self.writer.student.spec, b=s.slots, s=self.ring_slots)
 
   def round(self, traces):
     """One round of the `traces` under way (a Trace or None per slot); returns its Report."""
-    proposal, found = propose(self.writer.teacher, self.state, self.knobs, round=self.static)
+    proposal, found = translated.propose(
+      self.writer.teacher, self.state, self.knobs, round=self.static
+    )
     for i, trace in enumerate(traces):
       name = trace and (trace.uuid, trace.attempt)
       if name != self.names[i]:
@@ -232,7 +110,7 @@ class Translator:
     }
     self._make_room(cut, stay)
     self._read(cut)
-    self.state, self.ring, report, age = settle(
+    self.state, self.ring, report, age = translated.settle(
       self.writer.student,
       self.state,
       self.ring,
@@ -372,7 +250,7 @@ class Translator:
     for i in slots:
       new[i], length[i] = True, len(self.held[i].ids)
       tokens[i, : length[i]] = self.held[i].ids
-    self.ring = read(
+    self.ring = translated.read(
       self.writer.student,
       self.ring,
       self._place(new),
@@ -396,15 +274,10 @@ class Translator:
         tokens[i, j, :n] = ids
         home[i, j, begin - common : n] = branch.homes[begin - branch.stay :]
     arrays = dict(tokens=tokens, count=count, home=home, length=length, last=last)
-    return Moved(**{name: self._place(x) for name, x in arrays.items()})
+    return translated.Moved(**{name: self._place(x) for name, x in arrays.items()})
 
   def _place(self, x):
     return mesh_lib.place(x, P(self.writer.student.layout.batch_axes, *[None] * (x.ndim - 1)))
-
-
-@functools.partial(jax.jit, static_argnames=("spec", "b", "s"))
-def _blank(*, spec, b, s):
-  return ring_lib.blank(spec, b, s)
 
 
 def _meet(held, at, ids, ends):

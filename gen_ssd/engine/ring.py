@@ -20,13 +20,13 @@ from jaxtyping import Bool
 from jaxtyping import Int
 
 from gen_ssd.arrays import Array
+from gen_ssd.arrays import pytree
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models.architecture import Spec
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Ring:
   """One model's cache of every slot, and the newest token of each, which it has not read yet."""
 
@@ -38,8 +38,7 @@ class Ring:
   cursor: Int[Array, ""]  # where the next chunk goes
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Text:
   """What one model is to read of the traces that are admitted."""
 

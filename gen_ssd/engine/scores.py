@@ -9,7 +9,6 @@ setting which cannot provide them is refused before any compute.
 import dataclasses
 import typing
 
-import jax
 from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Bool
@@ -17,13 +16,13 @@ from jaxtyping import Float
 from jaxtyping import Int
 
 from gen_ssd.arrays import Array
+from gen_ssd.arrays import pytree
 from gen_ssd.models import decoder
 
 LOGITS = 1 << 26  # logits in memory at a time
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Statistics:
   """What is known of the tokens of candidates, and of whole traces."""
 

@@ -4,19 +4,16 @@ A selector is a function `(scores, valid, knobs, noise) -> index`; lower scores 
 uniform in [0,1). The candidate it picks must be `suitable` to be kept.
 """
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 
 from gen_ssd.arrays import Array
+from gen_ssd.arrays import pytree
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class Limits:
   """What makes a candidate suitable; all traced scalars."""
 

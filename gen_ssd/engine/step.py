@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import typing
 
 import jax
 from jax import lax
@@ -12,148 +11,32 @@ from jax.sharding import reshard
 from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
-from jaxtyping import Key
-from jaxtyping import UInt32
 
 from gen_ssd.arrays import Array
+from gen_ssd.arrays import pytree
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
-from gen_ssd.engine import scores as scores_lib
+from gen_ssd.engine import scoring
 from gen_ssd.engine import selectors
+from gen_ssd.engine.state import CONTINUES
+from gen_ssd.engine.state import DELIMITER
+from gen_ssd.engine.state import ENDED
+from gen_ssd.engine.state import EOS
+from gen_ssd.engine.state import IDLE
+from gen_ssd.engine.state import LENGTH
+from gen_ssd.engine.state import PRUNED
+from gen_ssd.engine.state import RUNNING
+from gen_ssd.engine.state import Admission
+from gen_ssd.engine.state import Candidates
+from gen_ssd.engine.state import Knobs
+from gen_ssd.engine.state import Proposal
+from gen_ssd.engine.state import Report
+from gen_ssd.engine.state import Round
+from gen_ssd.engine.state import Scored
+from gen_ssd.engine.state import State
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models.architecture import Spec
-
-IDLE, RUNNING, ENDED, PRUNED, LENGTH = range(5)  # State.status
-STOPS = {ENDED: "ended", PRUNED: "pruned", LENGTH: "length"}
-CONTINUES, DELIMITER, EOS = range(3)  # Knobs.token_kind
-# Attention scores that a device holds while it scores chunks, by Layout.unroll: what its memory
-# takes, or on a CPU what its cache takes.
-ATTENTION_SCORES = {False: 1 << 26, True: 1 << 21}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Round:
-  """What is static of a round: sizes and rules. Another Round is another compiled program."""
-
-  k: int  # candidates per slot
-  c: int  # most tokens of a candidate
-  block: int  # ring slots attended to at a time; divides the ring
-  window: int  # tokens looked at for repetitions: see selectors.loops
-  scorer: scores_lib.Scorer
-  selector: typing.Callable = selectors.argmin
-  short_context: bool = False  # score after the prompt and the newest knobs.context tokens only
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
-class Knobs:
-  """What a sweep may change without compiling again."""
-
-  filters: sampling.Filters
-  limits: selectors.Limits
-  resamples: Int[Array, ""]  # how often a chunk is drawn again before its trace is pruned
-  context: Int[Array, ""]  # newest tokens seen when scoring; read by short-context rounds only
-  closing: Int[Array, ""]  # id after which nothing is chosen or pruned; -1 for none
-  token_kind: Int[Array, " v"]  # int8: CONTINUES, DELIMITER or EOS
-  step_end: Bool[Array, " v"]  # does a step end with this token? All false: steps are chunks
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
-class State:
-  """Everything a round needs and returns; donated. One batch slot holds one trace under way."""
-
-  teacher: ring_lib.Ring
-  student: ring_lib.Ring | None
-  key: Key[Array, " b"]  # of (seed, problem, attempt)
-  chunk: Int[Array, " b"]  # chunks kept so far
-  resample: Int[Array, " b"]  # how often the coming chunk was drawn and found unsuitable
-  budget: Int[Array, " b"]  # tokens the trace may still grow
-  recent: Int[Array, "b w"]  # newest window - 1 tokens of the trace, -1 before its start
-  score_sum: Float[Array, " b"]  # of the kept chunks
-  prompt_length: Int[Array, " b"]  # tokens of the student's prompt
-  after_thinking: Bool[Array, " b"]  # the teacher goes on alone: knobs.closing was kept
-  status: Int[Array, " b"]  # IDLE, RUNNING, or why the trace stopped
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
-class Admission:
-  """Traces that start, or go on, in the slots marked `new`; entries of other slots are ignored."""
-
-  new: Bool[Array, " b"]
-  teacher: ring_lib.Text  # in the teacher's template
-  student: ring_lib.Text  # in the student's
-  key: UInt32[Array, "b 2"]  # key data
-  chunk: Int[Array, " b"]
-  resample: Int[Array, " b"]
-  budget: Int[Array, " b"]
-  recent: Int[Array, "b w"]
-  score_sum: Float[Array, " b"]
-  prompt_length: Int[Array, " b"]
-  after_thinking: Bool[Array, " b"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
-class Candidates:
-  """Chunks to be scored."""
-
-  tokens: Int[Array, "b k c"]
-  count: Int[Array, "b k"]  # tokens of each
-  teacher_nll: Float[Array, "b k c"]  # nats at temperature 1, before filters
-  step_start: Bool[Array, "b k c"]  # first token of a step
-  noise: Float[Array, "b k"]  # uniform in [0,1), for scorers
-
-  @property
-  def live(self) -> Bool[Array, "b k c"]:
-    return jnp.arange(self.tokens.shape[2]) < self.count[..., None]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
-class Proposal:
-  """The teacher's half of a round."""
-
-  candidates: Candidates
-  ended: Bool[Array, "b k"]  # by an end token
-  cache: attention.Cache  # keys and values that the candidates left
-  noise: Float[Array, " b"]  # uniform in [0,1), for selectors
-  not_finite: Bool[Array, " b"]  # a logit was not finite
-  decoded: Int[Array, ""]  # teacher tokens decoded one after another; fewer than c: early exit
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
-class Scored:
-  """The student's half of a round."""
-
-  nll: Float[Array, "b k c"]  # nats
-  rank: Int[Array, "b k c"]  # 1 is the student's first choice; at most 100
-  score: Float[Array, "b k"]
-  cache: attention.Cache | None  # None without a student, or where another keeps its ring
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
-class Report:
-  """What the host reads of a round; small and replicated."""
-
-  tokens: Int[Array, "b k c"]  # all candidates
-  count: Int[Array, "b k"]  # their lengths
-  score: Float[Array, "b k"]  # the scorer's, lower is better
-  valid: Bool[Array, "b k"]  # not empty, not a repetition; False where nothing is chosen
-  student_nll: Float[Array, "b k c"]  # nats; zeros without a student
-  student_rank: Int[Array, "b k c"]  # 1 is the student's first choice; at most 100
-  step_start: Bool[Array, "b k c"]  # first token of a step
-  teacher_nll: Float[Array, "b k c"]  # nats at temperature 1, before filters
-  choice: Int[Array, " b"]  # the winner, -1 when nothing was kept
-  score_sum: Float[Array, " b"]  # State.score_sum after the round
-  status: Int[Array, " b"]  # State.status after the round
-  not_finite: Bool[Array, " b"]
-  decoded: Int[Array, ""]  # see Proposal
-
 
 # ---------------------------------------------------------------- start
 
@@ -261,7 +144,7 @@ def select_step(
   else:
     near = (state.prompt_length, knobs.context) if round.short_context else None
     running = state.status == RUNNING
-    scored = score(student, state.student, found, running, round.scorer, round.block, near)
+    scored = scoring.score(student, state.student, found, running, round.scorer, round.block, near)
   return settle(state, knobs, proposal, scored, round)
 
 
@@ -332,8 +215,7 @@ def settle(
 # ---------------------------------------------------------------- expand
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class _Branches:
   """Candidates while the teacher writes them."""
 
@@ -411,80 +293,6 @@ def _step_starts(state, knobs, tokens):
   return knobs.step_end.at[before].get(out_sharding=sharding) | (
     first[:, None, None] & (jnp.arange(c) == 0)
   )
-
-
-# ---------------------------------------------------------------- score
-
-
-def score(
-  student: decoder.Transformer,
-  ring: ring_lib.Ring,
-  candidates: Candidates,
-  running: Bool[Array, " b"],
-  scorer: typing.Callable,
-  block: int,
-  near: tuple | None = None,
-) -> Scored:
-  """Scores candidates by student statistics, a tile of tokens at a time.
-
-  With near = (prompt tokens int32[b], context int32[]) the score, and nothing else, comes from a
-  second forward that attends to the prompt and the newest `context` tokens only: LALP (arXiv
-  2510.03988). It is approximate above the first layer: the tokens attended to were themselves
-  read with all the text before them, where LALP reads a shortened text.
-  """
-  local = lambda x: reshard(x, P(student.layout.batch_axes, *[None] * (x.ndim - 1)))
-  candidates, running = jax.tree.map(local, candidates), local(running)
-  prefix = ring_lib.prefix(ring, running, block)
-  found, cache = _read_candidates(student, ring, candidates, prefix)
-  live = candidates.live
-  rank = jnp.where(live, jnp.minimum(found.rank, 100), 0).astype(jnp.int32)
-  seen = found
-  if near is not None:
-    prompt_length, context = local(near[0]), near[1]
-    old = ring.position <= (ring.length - context)[:, None]  # `last` is the newest token
-    hidden = old & (ring.position >= prompt_length[:, None])
-    shortened = dataclasses.replace(prefix, visible=prefix.visible & ~hidden)
-    seen, _ = _read_candidates(student, ring, candidates, shortened)
-  return Scored(
-    nll=jnp.where(live, found.nll, 0),
-    rank=rank,
-    score=scorer(seen, live, candidates.noise),
-    cache=cache,
-  )
-
-
-def _read_candidates(student, ring, candidates, prefix):
-  """(Statistics, cache) of one student forward with inputs [last, tokens[:-1]]."""
-  b, k, c = candidates.tokens.shape
-  index = jnp.arange(c, dtype=jnp.int32)
-  last = jnp.broadcast_to(ring.last[:, None, None], (b, k, 1))
-  inputs = jnp.concatenate([last, candidates.tokens[..., :-1]], -1)
-  size = _tile(student, candidates.tokens, prefix.block)
-
-  def tile(cache, at):
-    cut = lambda x: lax.dynamic_slice_in_dim(x, at, size, 2)
-    places = lax.dynamic_slice_in_dim(index, at, size)
-    positions = jnp.broadcast_to(ring.length[:, None, None] + places, (b, k, size))
-    causal = index[None] <= places[:, None]
-    hidden, cache = decoder.forward(student, cut(inputs), positions, cache, at, prefix, causal)
-    found = scores_lib.token_statistics(student, hidden, cut(candidates.tokens))
-    return cache, {"nll": found.nll, "rank": found.rank, "entropy": found.entropy}
-
-  blank = attention.blank_chunk(student.spec, b, k, c)
-  cache, found = lax.scan(tile, blank, index[::size])
-  return scores_lib.Statistics(
-    **{name: scores_lib.unfold(x) for name, x in found.items()},
-    teacher_nll=candidates.teacher_nll,
-    step_start=candidates.step_start,
-  ), cache
-
-
-def _tile(student, tokens, block):
-  """Tokens of a chunk to score at a time: they divide it and keep to ATTENTION_SCORES."""
-  b, k, c = jax.typeof(tokens).sharding.shard_shape(tokens.shape)
-  heads = student.arch.kv_heads * student.arch.groups
-  most = ATTENTION_SCORES[student.layout.unroll] // (b * k * heads * block)
-  return max(n for n in range(1, c + 1) if c % n == 0 and n <= max(most, 1))
 
 
 # ---------------------------------------------------------------- commit

@@ -21,13 +21,13 @@ from jaxtyping import Float
 from jaxtyping import Int
 
 from gen_ssd.arrays import Array
+from gen_ssd.arrays import pytree
 from gen_ssd.models.architecture import Spec
 
 NEVER = -1e30  # a masked score: finite, so that an all-masked block stays NaN-free
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(kw_only=True)
+@pytree
 class KV:
   """Keys and values: prefix [L,b,n,*] or chunk [L,b,k,n,*]; those of one layer have no L.
 

@@ -1,6 +1,7 @@
-"""Take answers out of texts and compare them: 'right', 'wrong' or 'unverifiable'."""
+"""Extracts answers from texts and grades them: 'right', 'wrong' or 'unverifiable'."""
 
 from collections import Counter
+from collections.abc import Iterable
 import contextlib
 from fractions import Fraction
 import json
@@ -11,7 +12,10 @@ import re
 from subprocess import PIPE
 from subprocess import Popen
 import sys
+from typing import Literal
 import weakref
+
+Verdict = Literal["right", "wrong", "unverifiable"]
 
 CHILD = str(Path(__file__).resolve().with_name("math_verify_child.py"))
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
@@ -26,13 +30,16 @@ BOX_TOKENS = re.compile(
 
 
 def _after_thinking(text):
-  """The part after the last `</think>`; empty while a `<think>` is still open."""
+  """The text after the last `</think>`; empty when a `<think>` is still open."""
   tail = text.rpartition("</think>")[2]
   return "" if "<think>" in tail else tail
 
 
 def extract_boxed(text: str) -> str | None:
-  r"""The last complete filled \boxed{} or \fbox{} after the thinking (inner if nested), or None."""
+  r"""Content of the last complete, non-empty \boxed{} or \fbox{} after the thinking, or None.
+
+  Of nested boxes it is the inner one.
+  """
   text, stack, last, content = _after_thinking(text), [], -1, None
   for token in BOX_TOKENS.finditer(text):
     start, found = token.start(), ""
@@ -49,34 +56,34 @@ def extract_boxed(text: str) -> str | None:
 
 
 def _join_thousands(text):
-  """Turns LaTeX's thousands separators into commas, and the typographic minus into a hyphen."""
+  """Replaces LaTeX's thousands separators by commas, and the Unicode minus by a hyphen."""
   return re.sub(r"\{,\}|,\\!|(?<=\d)\\,(?=\d{3}(?!\d))", ",", text).replace("\u2212", "-")
 
 
 def extract_last_number(text: str) -> str | None:
-  """The last number after the thinking as plain digits ('-1234.5'), or None; `3/4` ends in 4."""
+  """The last number after the thinking as plain digits ('-1234.5'), or None; 4 for `3/4`."""
   numbers = LAST_NUMBER.findall(_join_thousands(_after_thinking(text)))
   return "".join(numbers[-1]).replace(",", "") if numbers else None
 
 
 def _normal(answer):
-  """A spelling without boxes, layout, dollar signs, kinds of fraction and the final full stop."""
+  """The answer without boxes, spacing commands, dollar signs and final full stop; one \\frac."""
   answer = (extract_boxed(answer) if "box" in answer else None) or answer
   answer = re.sub(r"\\!|\\?\$|\\(?:left|right)(?![A-Za-z])\.?", "", _join_thousands(answer))
   answer = re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"(?<!\\)\\[,;: ]|~", " ", answer))
-  # Space stays where it tells things apart: `3 1/2` is not `31/2`, `1, 200` is not `1,200`.
+  # Keep spaces that separate: `3 1/2` is not `31/2`, `1, 200` is not `1,200`.
   answer = re.sub(r"(?<![A-Za-z0-9,])\s+|\s+(?![A-Za-z0-9])", "", answer)
   return answer.removesuffix(".")
 
 
 def _number(normal):
-  """(exact value, has a percent sign) of a string that is one plain number, else None."""
+  """(exact value, has a percent sign) of a normalized answer that is one number, else None."""
   match = WHOLE_NUMBER.fullmatch(normal) if len(normal) <= 100 else None
   return match and (Fraction(match[1] + match[2].replace(",", "")), bool(match[3]))
 
 
-def compare(gold: str, answer: str) -> str | None:
-  """Verdict on two bare answers, or None when only math-verify can tell. Starts nothing."""
+def compare(gold: str, answer: str) -> Verdict | None:
+  """Verdict on two bare answers, or None when only math-verify can tell. Starts no process."""
   gold, answer = _normal(gold), _normal(answer)
   if not gold or not answer:
     return "wrong" if gold else "unverifiable"
@@ -86,21 +93,24 @@ def compare(gold: str, answer: str) -> str | None:
   if not a or not b or a[1] or b[1]:
     return None
   # math-verify rounds to 6 places, so closer decimals are left to it.
-  whole = a[0].denominator == b[0].denominator == 1
-  return "wrong" if whole or abs(a[0] - b[0]) > Fraction(1, 10**6) else None
+  integers = a[0].denominator == b[0].denominator == 1
+  return "wrong" if integers or abs(a[0] - b[0]) > Fraction(1, 10**6) else None
 
 
-def verdict(gold: str, text: str) -> str | None:
-  """Verdict on a whole text by its boxed answer, or None when only math-verify can tell.
+def verdict(gold: str, text: str) -> Verdict | None:
+  """Verdict on a text by its boxed answer, or None when only math-verify can tell.
 
-  The rule for keeping traces: no complete box is 'wrong', whatever the last number is. A text cut
-  off at the length limit is 'wrong' too, so count truncation apart.
+  This is the rule for keeping traces: a text without a complete box is 'wrong', whatever its last
+  number is. So is a text that was cut off at the length limit; count those separately.
   """
   return compare(gold, extract_boxed(text) or "")
 
 
 def last_number_right(gold: str, text: str) -> bool | None:
-  """Boxed, else last number equals gold; None: gold is no number. Only for scoring models."""
+  """Whether the boxed number, or else the last number, equals gold; None if gold is no number.
+
+  More lenient than `verdict`; use it to measure models, not to keep traces.
+  """
   if not _number(_normal(gold)):
     return None
   box = extract_boxed(text) or ""
@@ -109,16 +119,18 @@ def last_number_right(gold: str, text: str) -> bool | None:
 
 
 def _kill(child):
-  with contextlib.suppress(OSError), child:  # leaving a Popen closes its pipes and reaps it
+  with contextlib.suppress(OSError), child:  # __exit__ of Popen closes its pipes and reaps it
     child.kill()
 
 
 class Grader:
-  """Compares answers; what the fast path cannot decide goes to math-verify in one child process.
+  """Grades answers. math-verify, in a child process, decides what `compare` cannot.
 
-  The child is a fresh interpreter (never a fork; no JAX in it), made when first needed, killed
-  after `seconds` on one pair (then 'unverifiable') and made again for the next. Use `with` or
-  `close`; one thread at a time. `counts`: fast, slow, timeouts, crashes. ValueError: seconds <= 0.
+  The child is a fresh interpreter without JAX, not a fork. It starts when it is first needed. A
+  pair that takes longer than `seconds` is 'unverifiable': the child is killed, and the next pair
+  starts another. Use `with` or call `close`; use it from one thread at a time. `counts` has the
+  number of pairs decided by `compare` (fast) and by the child (slow), of timeouts and of crashes.
+  Raises ValueError when `seconds` is not above 0.
   """
 
   def __init__(self, seconds: float = 10.0):
@@ -126,32 +138,32 @@ class Grader:
       raise ValueError(f"seconds is {seconds}; it must be above 0")
     self.seconds, self.counts, self._cache, self._child = seconds, Counter(), {}, None
 
-  def __enter__(self):
+  def __enter__(self) -> "Grader":
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_) -> None:
     self.close()
 
   def close(self) -> None:
-    """Kills and reaps the child, if there is one. The grader stays usable."""
+    """Kills and reaps the child, if there is one. The grader can still be used."""
     if self._child:
       self._child = None
       self._end()
 
-  def grade(self, gold: str, text: str) -> str:
-    """Verdict on a whole text by its boxed answer; no complete box is 'wrong', as in `verdict`."""
+  def grade(self, gold: str, text: str) -> Verdict:
+    """Verdict on a text by its boxed answer; 'wrong' without a complete box, see `verdict`."""
     return self.compare(gold, extract_boxed(text) or "")
 
-  def grade_all(self, pairs) -> list[str]:
+  def grade_all(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
     """`grade` on every (gold, text), in order."""
     return [self.grade(gold, text) for gold, text in pairs]
 
   def equivalent(self, a: str, b: str) -> bool:
-    """Whether two bare answers are equal, asked in both directions: math-verify is one-sided."""
+    """Whether two bare answers are equal in either order: math-verify is not symmetric."""
     return self.compare(a, b) == "right" or self.compare(b, a) == "right"
 
-  def compare(self, gold: str, answer: str) -> str:
-    """Verdict on two bare answers. Raises RuntimeError if math-verify cannot be started."""
+  def compare(self, gold: str, answer: str) -> Verdict:
+    """Verdict on two bare answers. Raises RuntimeError when math-verify does not start."""
     pair = _normal(gold), _normal(answer)
     if result := compare(*pair):
       self.counts["fast"] += 1
@@ -170,24 +182,29 @@ class Grader:
         child.stdin.flush()
         late = not wait([child.stdout], self.seconds)
         reply = b"" if late else child.stdout.readline()
-    finally:  # after Ctrl-C too: a reply that comes late must not answer the next pair
+    finally:  # after Ctrl-C too: a late reply must not be taken for that to the next pair
       if not reply:
         self.close()
         self.counts["timeouts" if late else "crashes"] += 1
     return reply.decode().strip() or "unverifiable"
 
   def _start(self):
-    # -P: no module beside it may hide one of Python's own. Its own session: Ctrl-C stays with us.
+    # -P: modules in its folder must not shadow the standard library. A new session: Ctrl-C must
+    # reach this process only.
     command = [sys.executable, "-P", "-W", "ignore", CHILD]
     child = self._child = Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True)
-    self._end = weakref.finalize(self, _kill, child)  # when nobody closes, and at exit
+    self._end = weakref.finalize(self, _kill, child)  # without close, and at exit
     if not wait([child.stdout], 120) or child.stdout.readline() != b"ready\n":
       raise RuntimeError(f"math-verify did not start; is it installed for {sys.executable}?")
     return child
 
 
-def majority(answers, grader: Grader) -> str | None:
-  """First member of the largest class of equal answers (ties: first seen). None does not vote."""
+def majority(answers: Iterable[str | None], grader: Grader) -> str | None:
+  """Majority vote (self-consistency, Wang et al., 2023, arXiv:2203.11171) over equal answers.
+
+  Returns the first answer of the largest class of equal ones; of several largest, the one seen
+  first. Answers that are None do not vote. None when nothing votes.
+  """
   votes = Counter()
   for answer in (a for a in answers if a is not None):
     votes[next((seen for seen in votes if grader.equivalent(seen, answer)), answer)] += 1
@@ -195,7 +212,11 @@ def majority(answers, grader: Grader) -> str | None:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-  """Unbiased chance that one of k samples is right, from c right of n. ValueError if impossible."""
+  """Unbiased estimate of P(at least one of k samples is right), from c right ones of n.
+
+  Chen et al., 2021, arXiv:2107.03374, equation 1. Raises ValueError unless 0 <= c <= n and
+  1 <= k <= n.
+  """
   if not (0 <= c <= n and 1 <= k <= n):
     raise ValueError(f"n={n}, c={c}, k={k}: need 0 <= c <= n and 1 <= k <= n")
   return 1 - math.prod(1 - k / i for i in range(n - c + 1, n + 1)) if n - c >= k else 1.0

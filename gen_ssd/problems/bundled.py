@@ -1,12 +1,17 @@
-"""Problems, and an endless bundled family of grade-school word problems; sets.py reads others.
+"""An endless bundled family of grade-school word problems; sets.py reads other problems.
 
-The bundled family is a controlled testbed. A problem is a short story of additions and
-subtractions; its level is their number. A worked solution mixes several ways of writing, by
-chance, step by step: fine (one operation a step), coarse (two at once: work is skipped) and
-detour (one operation in two parts). All are correct; nothing else in the project
-knows about them.
+The family is a controlled testbed. A problem is a short story of additions and subtractions; its
+level is the number of operations. A worked solution draws the style of each step at random: fine
+(one operation per step), coarse (two operations at once, so work is skipped) or detour (one
+operation in two parts). All styles are correct. No other module knows about them.
+
+Every text is a function of the random generator that is passed in. The bundled models were trained
+on these texts: changing the order of draws changes all of them.
 """
 
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -15,7 +20,7 @@ from gen_ssd.problems import problem as problem_lib
 
 LEVELS = (2, 3, 4, 5, 6)
 SPLITS = {"train": (0, 70), "cold_start": (70, 85), "test": (85, 100)}  # percent of the hash range
-WAYS = {"fine": 0.35, "coarse": 0.45, "detour": 0.2}
+WAYS = {"fine": 0.35, "coarse": 0.45, "detour": 0.2}  # style of a step -> probability
 
 PEOPLE = {
   "Tom": "He",
@@ -52,28 +57,30 @@ LAST = "So \\boxed{{{}}}."
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-  """What a bundled problem is about: its start and its changes, in order."""
+  """The content of a bundled problem: a starting number of things and its changes, in order."""
 
   name: str
   thing: str
   start: int
-  changes: tuple  # ((verb, signed amount), ...)
+  changes: tuple[tuple[str, int], ...]  # (verb, signed amount)
 
   @property
-  def total(self):
+  def total(self) -> int:
+    """The answer."""
     return self.start + sum(amount for _, amount in self.changes)
 
-  def text(self):
+  def text(self) -> str:
+    """The problem as it is asked."""
     he = PEOPLE[self.name]
-    told = [f"{verb} {abs(a)}" for verb, a in self.changes]
-    told = ", ".join(told[:-1]) + f" and {told[-1]}"
+    parts = [f"{verb} {abs(a)}" for verb, a in self.changes]
+    changes = ", ".join(parts[:-1]) + f" and {parts[-1]}"
     return (
-      f"{self.name} has {self.start} {self.thing}. {he} {told}. "
+      f"{self.name} has {self.start} {self.thing}. {he} {changes}. "
       f"How many {self.thing} does {he.lower()} have now?"
     )
 
 
-def story(rng, level):
+def draw_story(rng: np.random.Generator, level: int) -> Story:
   """A story of `level` changes of 2 to 9 whose running total stays between 10 and 99."""
   start = int(rng.integers(10, 90))
   amounts = rng.permutation(np.arange(2, 10))[:level]
@@ -88,119 +95,128 @@ def story(rng, level):
   return Story(name, THINGS[rng.integers(len(THINGS))], start, tuple(changes))
 
 
-def split_of(text):
-  """The split a bundled problem belongs to, by the hash of its text: disjoint by construction."""
-  place = int(problem_lib.digest(text)[:8], 16) % 100
-  return next(name for name, (low, high) in SPLITS.items() if low <= place < high)
+def split_of(text: str) -> str:
+  """The split of a bundled problem. It depends on the hash of the text, so splits are disjoint."""
+  percentile = int(problem_lib.digest(text)[:8], 16) % 100
+  return next(name for name, (low, high) in SPLITS.items() if low <= percentile < high)
 
 
-def stories(split, seed=0, levels=LEVELS):
-  """Endless stream of (Story, Problem) of one split, without repeats. Same seed, same stream."""
+def stories(
+  split: str, seed: int = 0, levels: Sequence[int] = LEVELS
+) -> Iterator[tuple[Story, problem_lib.Problem]]:
+  """Endless stream of the problems of one split, without repeats; a function of its arguments.
+
+  Raises ValueError for an unknown split.
+  """
   if split not in SPLITS:
-    raise ValueError(f"problems.split is {split!r}: one of {sorted(SPLITS)}")
+    raise ValueError(f"problems.split is {split!r}: it must be one of {sorted(SPLITS)}")
   rng, seen = np.random.default_rng([seed, 7]), set()
   while True:
     level = int(levels[rng.integers(len(levels))])
-    one = story(rng, level)
-    text = one.text()
+    story = draw_story(rng, level)
+    text = story.text()
     if split_of(text) != split or text in seen:
       continue
     seen.add(text)
-    yield (
-      one,
-      problem_lib.Problem(
-        problem_lib.digest(text)[:16], "bundled", split, text, str(one.total), level
-      ),
-    )
+    uuid = problem_lib.digest(text)[:16]
+    yield story, problem_lib.Problem(uuid, "bundled", split, text, str(story.total), level)
 
 
-def problems(split, count, seed=0, levels=LEVELS):
-  """The first `count` bundled problems of a split."""
+def problems(
+  split: str, count: int, seed: int = 0, levels: Sequence[int] = LEVELS
+) -> list[problem_lib.Problem]:
+  """The first `count` problems of `stories`."""
   stream = stories(split, seed, levels)
   return [next(stream)[1] for _ in range(count)]
 
 
-def solution(one, rng, ways=None):
-  """A correct worked solution of a Story, each step written in a way drawn from `ways`."""
+def solution(
+  story: Story, rng: np.random.Generator, ways: Mapping[str, float] | None = None
+) -> str:
+  """A correct worked solution. The style of each step is drawn with the weights `ways`, or WAYS."""
   ways = WAYS if ways is None else ways
   names, weights = list(ways), np.array(list(ways.values()), float)
-  steps, total, todo = [], one.start, [a for _, a in one.changes]
-  while todo:
+  steps, total, remaining = [], story.start, [a for _, a in story.changes]
+  while remaining:
     way = names[rng.choice(len(names), p=weights / weights.sum())]
     if way == "detour":  # one change in two parts
-      first = int(rng.integers(1, abs(todo[0]))) * (1 if todo[0] > 0 else -1)
-      parts = [[first], [todo[0] - first]]
-      todo = todo[1:]
+      first = int(rng.integers(1, abs(remaining[0]))) * (1 if remaining[0] > 0 else -1)
+      parts = [[first], [remaining[0] - first]]
+      remaining = remaining[1:]
     else:
       size = {"fine": 1, "coarse": 2}[way]
-      parts, todo = [todo[:size]], todo[size:]
+      parts, remaining = [remaining[:size]], remaining[size:]
     for part in parts:
-      terms = "".join(f" {'+' if a > 0 else '-'} {abs(a)}" for a in part)
-      steps.append(f"{total}{terms} = {total + sum(part)}.")
+      steps.append(f"{total}{''.join(map(_term, part))} = {total + sum(part)}.")
       total += sum(part)
   return " ".join([*steps, LAST.format(total)])
 
 
-def signed(rng, total):
-  """An amount of 1 to 9 with a sign that keeps `total` between 10 and 99."""
+def _term(amount):
+  """A signed amount as a term of a sum: ' + 3' or ' - 3'."""
+  return f" {'+' if amount > 0 else '-'} {abs(amount)}"
+
+
+def signed_amount(rng: np.random.Generator, total: int) -> int:
+  """A random amount of 1 to 9 with a sign that keeps `total` between 10 and 99."""
   a = int(rng.integers(1, 10))
   up = total - a < 10 or (total + a <= 99 and rng.random() < 0.5)
   return a if up else -a
 
 
-def sums(rng, most):
-  """Loose sums of one to `most` operations: arithmetic practice without a story."""
+def sums(rng: np.random.Generator, most: int) -> str:
+  """6 to 10 sums of one to `most` operations: arithmetic practice without a story."""
   found = []
   for _ in range(int(rng.integers(6, 11))):
     start = total = int(rng.integers(10, 100))
     terms = ""
     for _ in range(int(rng.integers(1, most + 1))):
-      a = signed(rng, total)
+      a = signed_amount(rng, total)
       total += a
-      terms += f" {'+' if a > 0 else '-'} {abs(a)}"
+      terms += _term(a)
     found.append(f"{start}{terms} = {total}.")
   return " ".join(found)
 
 
-def lesson(rng):
-  """(prompt or None, text) for a teacher: a story of the train split solved, or loose sums."""
+def lesson(rng: np.random.Generator) -> tuple[str | None, str]:
+  """A training text for a teacher: (problem, solution) of the train split, or (None, sums)."""
   if rng.random() < 0.5:
     return None, sums(rng, 2)
   while True:
-    one = story(rng, int(rng.choice(LEVELS)))
-    if split_of(one.text()) == "train":
-      return one.text(), solution(one, rng)
+    story = draw_story(rng, int(rng.choice(LEVELS)))
+    if split_of(story.text()) == "train":
+      return story.text(), solution(story, rng)
 
 
-def plain_text(rng):
-  """A short plain text of the domain, for pre-training a base student: never a worked solution.
+def plain_text(rng: np.random.Generator) -> str:
+  """A short text of the domain, to pre-train a base student. It is never a worked solution.
 
-  Loose sums of one operation, or a story told with its running total, or a story and its list of
-  changes, bare or as a ledger.
+  One of four kinds: sums of one operation, a story told with its running total, or a story followed
+  by its changes, as one sum without result or with each intermediate total.
   """
   kind = rng.integers(4)
   if kind == 0:
     return sums(rng, 1)
-  one = story(rng, int(rng.integers(2, 7)))
-  he, total = PEOPLE[one.name], one.start
+  story = draw_story(rng, int(rng.integers(2, 7)))
+  he, total = PEOPLE[story.name], story.start
   if kind == 1:
-    told = [f"{one.name} has {one.start} {one.thing}."]
-    for verb, a in one.changes:
-      told.append(f"{he} {verb} {abs(a)}. {total} {'+' if a > 0 else '-'} {abs(a)} = {total + a}.")
+    sentences = [f"{story.name} has {story.start} {story.thing}."]
+    for verb, a in story.changes:
+      sentences.append(f"{he} {verb} {abs(a)}. {total}{_term(a)} = {total + a}.")
       total += a
-    return " ".join([*told, f"{one.name} has {total} {one.thing} now."])
-  terms = [f" {'+' if a > 0 else '-'} {abs(a)}" for _, a in one.changes]
+    return " ".join([*sentences, f"{story.name} has {total} {story.thing} now."])
+  amounts = [a for _, a in story.changes]
   if kind == 2:
-    return f"{one.text()} {one.start}{''.join(terms)}."
-  told = str(one.start)
-  for term, (_, a) in zip(terms, one.changes):
+    return f"{story.text()} {story.start}{''.join(map(_term, amounts))}."
+  ledger = str(story.start)
+  for a in amounts:
     total += a
-    told += f"{term} = {total}."
-  return f"{one.text()} {told}"
+    ledger += f"{_term(a)} = {total}."
+  return f"{story.text()} {ledger}"
 
 
-def vocabulary():
-  """Every word of the bundled family (digits and punctuation apart), for its tokenizer."""
-  he = {he for he in PEOPLE.values()}
-  words = {*PEOPLE, *he, *(h.lower() for h in he), *THINGS, *GAINS, *LOSSES}
+def vocabulary() -> list[str]:
+  """All words of the bundled family, without digits and punctuation, for its tokenizer."""
+  pronouns = set(PEOPLE.values())
+  words = {*PEOPLE, *pronouns, *(p.lower() for p in pronouns), *THINGS, *GAINS, *LOSSES}
   return sorted(words | set("has and How many does have now So".split()))

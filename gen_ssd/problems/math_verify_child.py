@@ -1,6 +1,7 @@
-"""The process around math-verify; started by answers.Verifier as a script, never imported.
+"""The child process that runs math-verify. answers.Grader starts it as a script; never import it.
 
-Reads lines of JSON [gold, answer, seconds], writes one verdict a line, ends when stdin ends.
+It reads lines of JSON, [gold, answer, seconds], from stdin, and writes one verdict per line to
+stdout. It ends when stdin ends.
 """
 
 import contextlib
@@ -15,33 +16,34 @@ from math_verify import parse
 from math_verify import verify
 
 
-def judge(gold: str, answer: str) -> str:
-  """The verdict of math-verify on two bare answers; 'unverifiable' if it cannot parse the gold."""
-  # Its own time limits are off: three of them add up, and they end in a silent False.
+def grade(gold: str, answer: str) -> str:
+  """Verdict of math-verify on two bare answers; 'unverifiable' when it cannot parse the gold."""
+  # The time limits of math-verify are off: it applies three in turn, and returns False at each.
   try:
     golds = parse(rf"\boxed{{{gold}}}", parsing_timeout=None, raise_on_error=True)
     answers = parse(rf"\boxed{{{answer}}}", parsing_timeout=None, raise_on_error=True)
-    # What it cannot parse it returns as a string, often only a piece of it.
+    # It returns what it cannot parse as a string, which is often only part of the answer.
     golds = [g for g in golds if not isinstance(g, str)]
     if not golds:
       return "unverifiable"
     same = verify(golds, answers, timeout_seconds=None, raise_on_error=True)
     return "right" if same else "wrong"
-  except Exception:  # sympy raises anything on odd input
+  except Exception:  # sympy raises many types of exception on malformed input
     return "unverifiable"
 
 
-def main():
-  out, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not look like a verdict
+def main() -> None:
+  """Answers requests until stdin ends."""
+  out, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not be read as a verdict
   logging.disable(logging.CRITICAL)
   with contextlib.suppress(ValueError, OSError):  # not every system has this limit
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-  judge("1/2", "0.5")  # loads what is loaded late, before the clock runs
+  grade("1/2", "0.5")  # triggers lazy imports before the first time limit starts
   print("ready", file=out, flush=True)
   for line in sys.stdin:
     gold, answer, seconds = json.loads(line)
-    signal.alarm(math.ceil(seconds) + 5)  # in case the parent, who kills in time, has died
-    print(judge(gold, answer), file=out, flush=True)
+    signal.alarm(math.ceil(seconds) + 5)  # in case the parent has died: it enforces the limit
+    print(grade(gold, answer), file=out, flush=True)
     signal.alarm(0)
 
 

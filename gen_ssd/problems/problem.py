@@ -1,4 +1,4 @@
-"""What a problem is, and how its text is named."""
+"""The record of one problem, and the hash that identifies its text."""
 
 import dataclasses
 import hashlib
@@ -6,15 +6,16 @@ import hashlib
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """One problem: `answer` is text, `level` its difficulty (0 when unknown)."""
+  """One problem, its correct answer as text, and its difficulty."""
 
   uuid: str
-  source: str
-  split: str
+  source: str  # bundled, the name of a public set, or a file
+  split: str  # train, cold_start or test
   problem: str
   answer: str
-  level: int = 0
+  level: int = 0  # 0: unknown
 
 
-def digest(text):
+def digest(text: str) -> str:
+  """SHA-256 of a text, 64 hexadecimal digits."""
   return hashlib.sha256(text.encode()).hexdigest()

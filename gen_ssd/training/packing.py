@@ -1,56 +1,100 @@
-"""From traces and texts to packed training batches, as a grain pipeline whose position is saved."""
+"""From traces and texts to packed training batches, as a grain pipeline whose position is saved.
 
+An example is a dict of per-token columns of equal length: `tokens`, `mask`, and any others, such
+as `weights`, that an objective asks for by name.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
+import typing
 
 import grain
 import numpy as np
 
+Example = dict[str, np.ndarray]
+Numbers = Sequence[int] | Sequence[float] | np.ndarray
+RESERVED = ("tokens", "mask", "segments", "positions")
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """Fixed examples for grain: a list of (prompt ids, response ids). Only the response is learned."""
+  """Fixed examples for grain: (prompt ids, response ids). Only the response is learned.
 
-  pairs: list
+  `columns[name][i]` holds one number for each response token of example i.
+  """
+
+  pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
   length: int
+  columns: Mapping[str, Sequence[Numbers]] = dataclasses.field(default_factory=dict)
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.pairs)
 
-  def __getitem__(self, i):
-    return example(*self.pairs[i], self.length)
+  def __getitem__(self, i: int) -> Example:
+    columns = {name: values[i] for name, values in self.columns.items()}
+    return example(*self.pairs[i], self.length, columns)
 
 
-def example(prompt, response, length):
-  """One training example, cut at `length`: tokens and mask int32[t], mask 1 on the response."""
-  tokens = np.array([*prompt, *response], np.int32)[:length]
-  mask = np.array([0] * len(prompt) + [1] * len(response), np.int32)[:length]
-  return {"tokens": tokens, "mask": mask}
+def example(
+  prompt: Sequence[int],
+  response: Sequence[int],
+  length: int,
+  columns: Mapping[str, Numbers] | None = None,
+) -> Example:
+  """One training example, cut at `length`: arrays [t] by column name.
+
+  `tokens` and `mask` are int32, and the mask is 1 on the response. `columns` are further columns
+  with one number for each response token; they are int32 or float32, and 0 on the prompt. Raises
+  ValueError for a column of another length or with the name of a column of its own.
+  """
+  found: Example = {
+    "tokens": np.array([*prompt, *response], np.int32)[:length],
+    "mask": np.array([0] * len(prompt) + [1] * len(response), np.int32)[:length],
+  }
+  for name, values in (columns or {}).items():
+    if name in RESERVED:
+      raise ValueError(f"a column may not be named {name}: every batch has its own")
+    if len(values) != len(response):
+      raise ValueError(
+        f"column {name} has {len(values)} numbers for a response of {len(response)} tokens"
+      )
+    numbers = np.asarray(values)
+    dtype = np.float32 if np.issubdtype(numbers.dtype, np.floating) else np.int32
+    column = np.zeros(len(prompt) + len(response), dtype)
+    column[len(prompt) :] = numbers
+    found[name] = column[:length]
+  return found
 
 
-def batches(source, *, rows, length, seed, bins=64):
+def batches(
+  source: typing.Any, *, rows: int, length: int, seed: int, bins: int = 64
+) -> grain.DatasetIterator[Example]:
   """Endless iterator of packed batches, in an order fixed by `seed` alone.
 
-  Each batch holds numpy int32 [rows, length]: tokens, mask, segments (0 is padding), positions.
-  Every process makes the same batches and places its part of them, so a run may continue on
-  another number of processes. The iterator has get_state / set_state; Orbax saves it with the
-  weights. Raises ValueError for an empty source.
+  `source` has `__len__` and `__getitem__`, which returns examples that all have the same columns.
+  Each batch holds numpy arrays [rows, length]: the columns of the examples, and int32 `segments`
+  (0 is padding) and `positions`. Padding is 0 in every column. Every process makes the same
+  batches and places its part of them, so a run may continue on another number of processes. The
+  iterator has get_state / set_state; Orbax saves it with the weights. Raises ValueError for an
+  empty source.
   """
   if len(source) == 0:
     raise ValueError("there is nothing to train on: no trace was kept")
+  columns = tuple(source[0])
   data = grain.MapDataset.source(source).seed(seed).shuffle().repeat().to_iter_dataset()
   pack = grain.experimental.FirstFitPackIterDataset(
     data,
-    length_struct={"tokens": length, "mask": length},
+    length_struct={name: length for name in columns},
     num_packing_bins=bins,
     shuffle_bins=False,
   )
-  return iter(pack.map(_columns).batch(rows, drop_remainder=True))
 
+  def to_batch(packed):
+    batch = {name: packed[name] for name in columns}
+    return batch | {
+      "segments": packed["tokens_segment_ids"],
+      "positions": packed["tokens_positions"],
+    }
 
-def _columns(packed):
-  return {
-    "tokens": packed["tokens"],
-    "mask": packed["mask"],
-    "segments": packed["tokens_segment_ids"],
-    "positions": packed["tokens_positions"],
-  }
+  return iter(pack.map(to_batch).batch(rows, drop_remainder=True))

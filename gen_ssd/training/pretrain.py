@@ -1,11 +1,14 @@
-"""How a bundled model is made from nothing: tokenizer, random weights, training, export."""
+"""Makes a bundled model from nothing: tokenizer, random weights, training, export."""
 
+from collections.abc import Callable
 import dataclasses
+import pathlib
 
 import jax
 import numpy as np
 import transformers
 
+from gen_ssd import config as config_lib
 from gen_ssd.models import decoder
 from gen_ssd.models import export
 from gen_ssd.models import hf
@@ -18,38 +21,60 @@ from gen_ssd.training import train
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-  """Endless bundled texts: `lessons` (a teacher's) or `plain` (a base student's).
+  """Endless bundled texts: `lessons` (for a teacher) or `plain` (for a base student).
 
   Text i is a pure function of (seed, i), so any position can be resumed.
   """
 
   kind: str
-  tokenizer: object
-  prompt: object  # problem text -> prompt ids
+  tokenizer: transformers.PreTrainedTokenizerBase
+  prompt: Callable[[str], list[int]]  # problem text -> prompt ids
   eos: int
-  length: int
+  length: int  # tokens; longer texts are cut
   seed: int = 0
 
-  def __len__(self):
+  def __len__(self) -> int:
     return 1 << 30
 
-  def __getitem__(self, i):
+  def __getitem__(self, i: int) -> packing.Example:
     rng = np.random.default_rng([self.seed, i])
     if self.kind == "plain":
-      story, text = None, bundled.plain_text(rng)
+      problem, text = None, bundled.plain_text(rng)
     else:
-      story, text = bundled.lesson(rng)
-    prompt = [] if story is None else self.prompt(story)
+      problem, text = bundled.lesson(rng)
+    prompt = [] if problem is None else self.prompt(problem)
     ids = self.tokenizer.encode(text, add_special_tokens=False)
     return packing.example(prompt, [*ids, self.eos], self.length)
 
 
-def pretrain(config, workdir):
-  """Makes a bundled model from nothing: tokenizer, random weights, training, export."""
+def pretrain(config: config_lib.Config, workdir: pathlib.Path) -> None:
+  """Trains a bundled model from random weights and saves it in Hugging Face format.
+
+  It is written to `config.pretrain.out`, or to `model` in the workdir.
+  """
   p = config.pretrain
-  born = workdir / "born"
+  untrained = workdir / "born"
+  tokenizer = _save_untrained(p, untrained)
+  arch = hf.read_architecture(str(untrained))
+  model = decoder.initialise(arch, Layout(), jax.random.key(config.train.seed))
+  source = Documents(
+    p.documents,
+    tokenizer,
+    lambda text: tokenization.chat_prompt(tokenizer, text),
+    tokenizer.eos_token_id,
+    config.train.length,
+    config.train.seed,
+  )
+  model = train.fit(
+    model, source, config.train, workdir / "pretrain", title=f"pretrain {config.name}"
+  )
+  export.save(p.out or str(workdir / "model"), model, str(untrained), dtype="bfloat16")
+
+
+def _save_untrained(p, folder):
+  """Writes the tokenizer and the config.json of the model to `folder`; returns the tokenizer."""
   tokenizer = tokenization.word_level_tokenizer(
-    [*bundled.vocabulary(), "+", "-", "=", "\\boxed{"], str(born)
+    [*bundled.vocabulary(), "+", "-", "=", "\\boxed{"], str(folder)
   )
   transformers.Qwen3Config(
     vocab_size=-(-len(tokenizer) // 128) * 128,
@@ -64,18 +89,5 @@ def pretrain(config, workdir):
     eos_token_id=tokenizer.eos_token_id,
     pad_token_id=tokenizer.pad_token_id,
     architectures=["Qwen3ForCausalLM"],
-  ).save_pretrained(born)
-  arch = hf.read_architecture(str(born))
-  model = decoder.initialise(arch, Layout(), jax.random.key(config.train.seed))
-  source = Documents(
-    p.documents,
-    tokenizer,
-    lambda text: tokenization.chat_prompt(tokenizer, text),
-    tokenizer.eos_token_id,
-    config.train.length,
-    config.train.seed,
-  )
-  model = train.fit(
-    model, source, config.train, workdir / "pretrain", title=f"pretrain {config.name}"
-  )
-  export.save(p.out or str(workdir / "model"), model, str(born), dtype="bfloat16")
+  ).save_pretrained(folder)
+  return tokenizer

@@ -2,43 +2,55 @@
 
 import dataclasses
 import functools
+import pathlib
+import typing
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Shaped
 import numpy as np
 import optax
 from orbax.checkpoint import v1 as ocp
 
+from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
+from gen_ssd.arrays import Array
+from gen_ssd.arrays import pytree
+from gen_ssd.models import architecture
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
+from gen_ssd.models.architecture import Architecture
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
 
-AXES = mesh_lib.AXES  # training splits rows and weights over every device
+AXES = mesh_lib.AXES  # training splits batch rows and weights over every device
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
+@pytree
 class TrainState:
-  """Everything a step changes; donated. `model` in f32, `optimizer` is optax's state."""
+  """Everything that an update changes; its buffers are donated to `train_step`."""
 
-  model: decoder.Transformer
+  model: decoder.Transformer  # weights in float32
   optimizer: optax.OptState
-  step: jax.Array
+  step: Int[Array, ""]  # updates made so far
 
 
-def fsdp_axes(arch):
+def fsdp_axes(arch: Architecture) -> tuple[str, ...] | None:
   """The mesh axes that split the width of the weights, or None when they do not divide it."""
   return AXES if arch.width % jax.sharding.get_mesh().size == 0 else None
 
 
-def optimizer(config):
-  """AdamW with warm-up and cosine, clipped by global norm; no decay on norms and biases."""
+def optimizer(config: config_lib.Train) -> optax.GradientTransformation:
+  """AdamW with linear warm-up and cosine decay, after clipping by global norm.
+
+  AdamW: Loshchilov and Hutter, 2019 (arXiv:1711.05101). The leaf table says which weights decay.
+  """
   schedule = optax.warmup_cosine_decay_schedule(
     0.0,
     config.learning_rate,
@@ -46,59 +58,80 @@ def optimizer(config):
     max(config.steps, config.warmup_steps + 1),
     config.learning_rate * config.final_rate,
   )
-  decay = lambda params: jax.tree.map_with_path(
-    lambda path, x: (
-      path[0].name in ("embed", "head")
-      or path[-2].name in ("q", "k", "v", "o", "gate", "up", "down")
-      if len(path) > 1
-      else False
-    ),
-    params,
-  )
   return optax.chain(
     optax.clip_by_global_norm(config.clip),
     optax.adamw(
-      schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=decay
+      schedule,
+      b1=config.beta1,
+      b2=config.beta2,
+      weight_decay=config.weight_decay,
+      mask=_decay_mask,
     ),
   )
 
 
-def loss_sum(model, batch, config):
-  """(sum of response nll, number of targets) of one packed batch of int32[b,t] arrays."""
-  dtype = model.layout.dtype
-  whole = lambda w: jax.tree.map(lambda x: reshard(x.astype(dtype), P()), w)
+def _decay_mask(params):
+  """A bool for each leaf of a Transformer, whose paths end in (leaf name, "value")."""
+  return jax.tree.map_with_path(lambda path, _: architecture.LEAVES[path[-2].name].decay, params)
+
+
+def loss_sum(
+  model: decoder.Transformer, batch: dict[str, Shaped[Array, "b t"]], config: config_lib.Train
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """(sum of the objective in nats, number of targets) of one packed batch; see packing.batches.
+
+  Raises ValueError when the objective needs a column that the batch does not have.
+  """
+  objective = objectives.OBJECTIVES[config.objective]
+  columns = objectives.shift_columns(objective, batch)
+  targets, live = objectives.shift_targets(batch["tokens"], batch["mask"], batch["segments"])
   block = min(config.block, config.length)
   hidden = decoder.forward_packed(
     model,
     batch["tokens"],
     batch["positions"],
     functools.partial(attention.attend_packed, segments=batch["segments"], block=block),
-    gather=whole,
+    gather=functools.partial(_replicated, dtype=model.layout.dtype),
     remat=config.remat,
   )
-  targets, weights = objectives.shift_targets(batch["tokens"], batch["mask"], batch["segments"])
-  head = "embed" if model.arch.tied else "head"
-  top = decoder.replace(model)
-  setattr(top, head, type(getattr(model, head))(whole(getattr(model, head)[...])))
-  return objectives.nll_sum(top, hidden, targets, weights, block=block)
+  return objectives.objective_sum(
+    objective, _with_replicated_head(model), hidden, targets, live, columns, block=block
+  )
+
+
+def _replicated(weights, dtype):
+  """Weights cast to `dtype` and gathered from all devices."""
+  return jax.tree.map(lambda x: reshard(x.astype(dtype), P()), weights)
+
+
+def _with_replicated_head(model):
+  """The model with the weights of its output layer replicated, which is the embedding if tied."""
+  name = "embed" if model.arch.tied else "head"
+  head = getattr(model, name)
+  model = decoder.replace(model)
+  setattr(model, name, type(head)(_replicated(head[...], model.layout.dtype)))
+  return model
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def start(model, *, config):
-  """TrainState of a model that has not been trained; one jit, so that nothing is uncommitted."""
-  return TrainState(model, optimizer(config).init(model), jnp.int32(0))
+def start(model: decoder.Transformer, *, config: config_lib.Train) -> TrainState:
+  """TrainState before the first update, built in one jit so that every leaf is committed."""
+  return TrainState(model=model, optimizer=optimizer(config).init(model), step=jnp.int32(0))
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnums=0)
-def train_step(state, batch, *, config):
-  """One update from `accumulate` micro-batches: int32[a,b,t] arrays. Returns (state, metrics).
+def train_step(
+  state: TrainState, batch: dict[str, Shaped[Array, "a b t"]], *, config: config_lib.Train
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+  """One update from `accumulate` micro-batches. Returns (state, metrics).
 
-  The gradient is that of the summed nll over the *global* number of target tokens, so micro-
-  batches, rows and processes with more targets weigh more, as in one large batch.
+  The gradient is that of the summed objective divided by the *global* number of targets, so micro-
+  batches, rows and processes with more targets weigh more, as in one large batch. Metrics: `loss`
+  in nats per target, `targets`, and `gradient_norm` before clipping.
   """
   grad = jax.value_and_grad(lambda m, part: loss_sum(m, part, config), has_aux=True)
 
-  def body(carry, part):
+  def add_part(carry, part):
     total, count, grads = carry
     (loss, n), g = grad(state.model, part)
     return (total + loss, count + n, jax.tree.map(jnp.add, grads, g)), None
@@ -106,77 +139,99 @@ def train_step(state, batch, *, config):
   (total, count), grads = grad(state.model, jax.tree.map(lambda x: x[0], batch))
   if config.accumulate > 1:
     rest = jax.tree.map(lambda x: x[1:], batch)
-    (total, count, grads), _ = lax.scan(body, (total, count, grads), rest)
+    (total, count, grads), _ = lax.scan(add_part, (total, count, grads), rest)
   count = jnp.maximum(count, 1)
   grads = jax.tree.map(lambda g: g / count, grads)
-  updates, opt = optimizer(config).update(grads, state.optimizer, state.model)
-  norm = optax.global_norm(grads)
-  state = TrainState(optax.apply_updates(state.model, updates), opt, state.step + 1)
-  return state, {"loss": total / count, "targets": count, "gradient_norm": norm}
+  updates, moments = optimizer(config).update(grads, state.optimizer, state.model)
+  metrics = {"loss": total / count, "targets": count, "gradient_norm": optax.global_norm(grads)}
+  state = dataclasses.replace(
+    state,
+    model=optax.apply_updates(state.model, updates),
+    optimizer=moments,
+    step=state.step + 1,
+  )
+  return state, metrics
 
 
-def fit(model, source, config, folder, *, title="train"):
-  """Trains `model` on `source` for `config.steps` updates and returns it.
+def fit(
+  model: decoder.Transformer,
+  source: typing.Any,
+  config: config_lib.Train,
+  folder: pathlib.Path,
+  *,
+  title: str = "train",
+) -> decoder.Transformer:
+  """Trains `model` on `source` (see packing.batches) for `config.steps` updates and returns it.
 
-  Checkpoints (weights, optimizer, data position) go to `folder`; running it again continues to
-  the same result as if it had never stopped. Raises FloatingPointError when the loss is not
-  finite, naming the step.
+  Checkpoints (weights, optimizer, data position) go to `folder`. Calling it again continues to the
+  same result as if it had never stopped. Raises FloatingPointError when a metric is not finite,
+  naming the step, and ValueError when `source` is empty or lacks a column of the objective.
   """
   layout = dataclasses.replace(
     model.layout, batch_axes=AXES, tensor_axis=None, dtype=config.dtype, unroll=config.unroll
   )
   model = decoder.replace(model, layout=layout)
-  # What only the host reads must not compile the step again.
+  # Settings that only the host reads are at their defaults, so that they compile no other program.
   static = dataclasses.replace(
     config, seed=0, save_every=1, log_every=1, start="base", cold_traces=False
   )
   state = start(model, config=static)
   batches = packing.batches(source, rows=config.batch_size, length=config.length, seed=config.seed)
-  when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies
   log = progress.Metrics(folder / "metrics.jsonl")
   line = progress.Progress(title, config.steps)
-  with ocp.training.Checkpointer(
-    str(folder.absolute()),
-    save_decision_policy=when.AnySavePolicy(
-      [when.FixedIntervalPolicy(config.save_every), when.PreemptionCheckpointingPolicy()]
-    ),
-    preservation_policy=keep.LatestN(1),
-  ) as saver:
-    begin = 0
-    if saver.latest is not None:
-      abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-      )
-      state = saver.load_checkpointables(None, {"state": abstract, "data": batches})["state"]
-      begin = saver.latest.step
-    pending = None
-    for i in range(begin, config.steps):
-      state, now = train_step(state, _next(batches, config), config=static)
-      _report(
-        pending, i, config, log, line
-      )  # of the step before: the host never waits for this one
-      pending = now
+  with _checkpointer(folder, config.save_every) as saver:
+    first, state = _restore(saver, state, batches)
+    pending = None  # metrics of the step before: the host never waits for the step it just sent
+    for i in range(first, config.steps):
+      state, metrics = train_step(state, _next_batch(batches, config.accumulate), config=static)
+      if i % config.log_every == 0:
+        _report(pending, i, log, line)
+      pending = metrics
       if jax.default_backend() == "cpu":
-        jax.block_until_ready(now)
+        jax.block_until_ready(metrics)  # collectives of two steps at once can dead-lock
       saver.save_checkpointables_async(
         i + 1, {"state": state, "data": batches}, force=i + 1 == config.steps
       )
-    _report(pending, config.steps, config, log, line, final=True)
+    _report(pending, config.steps, log, line, final=True)
   log.close()
   return state.model
 
 
-def _next(batches, config):
-  """The next `accumulate` micro-batches as int32[a,b,t] on the mesh."""
-  parts = [next(batches) for _ in range(config.accumulate)]
+def _checkpointer(folder, save_every):
+  """Keeps the newest checkpoint of `folder`: every `save_every` updates and before preemption."""
+  when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies
+  return ocp.training.Checkpointer(
+    str(folder.absolute()),
+    save_decision_policy=when.AnySavePolicy(
+      [when.FixedIntervalPolicy(save_every), when.PreemptionCheckpointingPolicy()]
+    ),
+    preservation_policy=keep.LatestN(1),
+  )
+
+
+def _restore(saver, state, batches):
+  """(number of updates made, state) of the newest checkpoint; `batches` moves to its position."""
+  if saver.latest is None:
+    return 0, state
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
+  found = saver.load_checkpointables(None, {"state": abstract, "data": batches})
+  return saver.latest.step, found["state"]
+
+
+def _next_batch(batches, accumulate):
+  """The next `accumulate` micro-batches: arrays [a,b,t] on the mesh, rows split over it."""
+  parts = [next(batches) for _ in range(accumulate)]
   return jax.tree.map(lambda *xs: mesh_lib.place(np.stack(xs), P(None, AXES, None)), *parts)
 
 
-def _report(pending, i, config, log, line, final=False):
-  if pending is None or not (final or i % config.log_every == 0):
+def _report(metrics, i, log, line, final=False):
+  """Logs and shows the metrics of step i. Raises FloatingPointError if one is not finite."""
+  if metrics is None:
     return
-  row = {k: float(v) for k, v in mesh_lib.host(pending).items()}
-  if not all(v == v and abs(v) != float("inf") for v in row.values()):
+  row = {name: float(x) for name, x in mesh_lib.host(metrics).items()}
+  if not all(map(np.isfinite, row.values())):
     raise FloatingPointError(
       f"training step {i}: {row}; lower train.learning_rate or look at the data"
     )

@@ -28,6 +28,19 @@ WORKLOADS = {"mid": dict(b=8, k=4, c=32, prompt=128), "bundled": dict(b=32, k=4,
 WINDOW = 32
 
 
+def architectures(workload):
+  """(teacher's, student's) Architecture."""
+  from gen_ssd.models import hf
+  from gen_ssd.models.architecture import Architecture
+
+  if workload == "mid":
+    return (
+      Architecture(4096, 512, 8, 4, 2, 64, 1536, bias=True),
+      Architecture(4096, 192, 4, 3, 1, 64, 512, bias=True),
+    )
+  return tuple(hf.read_architecture(str(BUNDLED / who)) for who in ("teacher", "student"))
+
+
 def measure(workload, rounds, model_parallel):
   """Tokens a second of the engine, and the share of a round that scoring takes."""
   import jax
@@ -35,111 +48,80 @@ def measure(workload, rounds, model_parallel):
   import numpy as np
 
   from gen_ssd import mesh
+  from gen_ssd.engine import ring as ring_lib
   from gen_ssd.engine import sampling
   from gen_ssd.engine import scores
+  from gen_ssd.engine import state as state_lib
   from gen_ssd.engine import step as step_lib
+  from gen_ssd.models import architecture
   from gen_ssd.models import decoder
-  from gen_ssd.models import weights
+  from gen_ssd.models.architecture import Layout
+  from tests import tiny
 
   shared = mesh.start(model_parallel)
   w = WORKLOADS[workload]
   b, k, c, prompt = (w[name] for name in ("b", "k", "c", "prompt"))
-  if workload == "mid":
-    shapes = [
-      decoder.Shape(4096, 512, 8, 4, 2, 64, 1536, bias=True, unroll=True),
-      decoder.Shape(4096, 192, 4, 3, 1, 64, 512, bias=True, unroll=True),
-    ]
-  else:  # random and untied: others repeat themselves on random prompts and would be pruned
-    shapes = [
-      dataclasses.replace(weights.read_shape(str(BUNDLED / who), unroll=True), tied=False)
-      for who in ("teacher", "student")
-    ]
-  shapes[1] = dataclasses.replace(shapes[1], rows=mesh.AXES, tensor=None)  # as stages has students
-  pair = [decoder.initialise(s, jax.random.key(i)) for i, s in enumerate(shapes)]
-  teacher, student = map(decoder.unstacked, pair)
-  slots = -(-prompt // c) * c + c * (rounds + 1)
-  rng = np.random.default_rng(0)
-  text = np.zeros((b, slots), np.int32)
-  text[:, :prompt] = rng.integers(0, teacher.shape.vocab, (b, prompt))
-  put = lambda x: mesh.place(x, P("data", *[None] * (np.ndim(x) - 1)))
-  whole = lambda n: np.full(b, n, np.int32)
-  keys = np.stack([jax.random.key_data(sampling.row_key(0, f"{i:08x}", 0)) for i in range(b)])
-  start = step_lib.Admission(
-    *map(
-      put,
-      (
-        np.ones(b, bool),
-        text,
-        whole(prompt),
-        text,
-        whole(prompt),
-        keys,
-        whole(0),
-        whole(0),
-        whole(1 << 20),
-        np.full((b, WINDOW - 1), -1, np.int32),
-        np.zeros(b, np.float32),
-        whole(prompt),
-        np.zeros(b, bool),
-      ),
+  # Random and untied: tied ones repeat themselves on random prompts and would be pruned.
+  teacher, student = (
+    decoder.unstacked(decoder.initialise(dataclasses.replace(arch, tied=False), layout, key))
+    for arch, layout, key in zip(
+      architectures(workload),
+      (Layout(unroll=True), Layout(unroll=True, batch_axes=mesh.AXES, tensor_axis=None)),
+      map(jax.random.key, range(2)),
     )
   )
-  vocab = teacher.shape.vocab
-  knobs = step_lib.Knobs(
-    *map(
-      mesh.place,
-      (
-        np.float32(1),
-        np.int32(0),
-        np.float32(1),
-        np.float32(np.inf),
-        np.float32(-np.inf),
-        np.float32(np.inf),
-        np.float32(1),
-        np.int32(0),
-        np.int32(0),
-        np.int32(vocab),
-        np.int32(-1),
-        np.zeros(vocab, np.int8),
-        np.zeros(vocab, bool),
-      ),
-    )
+  slots = -(-prompt // c) * c + c * (rounds + 1)
+  vocab = teacher.arch.vocab
+  tokens = np.zeros((b, slots), np.int32)
+  tokens[:, :prompt] = np.random.default_rng(0).integers(0, vocab, (b, prompt))
+  fill = lambda n: np.full(b, n, np.int32)
+  text = ring_lib.Text(tokens=tokens, length=fill(prompt))
+  start = jax.tree.map(
+    lambda x: mesh.place(x, P("data", *[None] * (np.ndim(x) - 1))),
+    state_lib.Admission(
+      new=np.ones(b, bool),
+      teacher=text,
+      student=text,
+      key=np.stack([jax.random.key_data(sampling.trace_key(0, f"{i:08x}", 0)) for i in range(b)]),
+      chunk=fill(0),
+      resample=fill(0),
+      budget=fill(1 << 20),
+      recent=np.full((b, WINDOW - 1), -1, np.int32),
+      score_sum=np.zeros(b, np.float32),
+      prompt_length=fill(prompt),
+      after_thinking=np.zeros(b, bool),
+    ),
+  )
+  knobs = tiny.knobs(
+    vocab=np.int32(vocab), token_kind=np.zeros(vocab, np.int8), step_end=np.zeros(vocab, bool)
   )
 
-  def run(student):
+  static = state_lib.Round(k=k, c=c, scorer=scores.perplexity, block=slots, window=WINDOW)
+
+  def run():
     state = step_lib.blank_state(
-      teacher=teacher.shape, student=student and student.shape, b=b, s=slots, window=WINDOW
+      teacher=teacher.spec, student=student and student.spec, b=b, s=slots, window=WINDOW
     )
     state = step_lib.admit(teacher, student, state, start, c=c, block=slots)
     seconds = []
     for _ in range(rounds + 1):
       begin = time.perf_counter()
       state, report = jax.block_until_ready(
-        step_lib.select_step(
-          teacher,
-          student,
-          state,
-          knobs,
-          k=k if student else 1,
-          c=c,
-          scorer=scores.perplexity,
-          block=slots,
-          window=WINDOW,
-        )
+        step_lib.select_step(teacher, student, state, knobs, round=static)
       )
       seconds.append(time.perf_counter() - begin)
       assert (report.count == c).all()  # no early end: the same work as the others
     return statistics.median(seconds[1:])
 
   scoring = _scoring(jax, student, b, k, c, slots)
-  seconds = run(student)
+  seconds = run()
   return {
     "tok_s": b * k * c / seconds,
     "scoring_share": scoring / seconds,
     "products_tok_s": b * k / _products(jax, teacher, b * k),
     "mesh": [*shared.shape.values()],
-    "teacher_parameters": decoder.parameters(teacher.shape),
-    "student_parameters": decoder.parameters(student.shape),
+    "teacher_parameters": architecture.parameters(teacher.arch),
+    "student_parameters": architecture.parameters(student.arch),
   }
 
 
@@ -151,21 +133,31 @@ def _scoring(jax, student, b, k, c, slots):
   from gen_ssd import mesh
   from gen_ssd.engine import ring as ring_lib
   from gen_ssd.engine import scores
-  from gen_ssd.engine import step as step_lib
+  from gen_ssd.engine import scoring
+  from gen_ssd.engine import state as state_lib
 
-  prefix = ring_lib.blank(student.shape, b, slots)
-  prefix.position = abs(prefix.position)
+  ring = ring_lib.blank(student.spec, b, slots)
+  ring = dataclasses.replace(ring, position=abs(ring.position))
   tokens = mesh.place(np.ones((b, k, c), np.int32), jax.P("data", None, None))
-  count = jnp.sum(tokens, -1)
-  run = jax.jit(
-    lambda m, p, t, n: step_lib.score(
-      m, p, t, n, n[:, 0] > 0, n * 0.0, scores.perplexity, slots, t * 0.0, t > 0
-    )[:3]
-  )
+
+  @jax.jit
+  def run(student, ring, tokens):
+    count = jnp.sum(tokens, -1)
+    candidates = state_lib.Candidates(
+      tokens=tokens,
+      count=count,
+      teacher_nll=tokens * 0.0,
+      step_start=tokens > 0,
+      noise=count * 0.0,
+    )
+    running = count[:, 0] > 0
+    found = scoring.score(student, ring, candidates, running, scores.perplexity, slots)
+    return found.nll, found.rank, found.score
+
   times = []
   for _ in range(6):
     begin = time.perf_counter()
-    jax.block_until_ready(run(student, prefix, tokens, count))
+    jax.block_until_ready(run(student, ring, tokens))
     times.append(time.perf_counter() - begin)
   return statistics.median(times[1:])
 
@@ -176,16 +168,16 @@ def _products(jax, teacher, rows):
   import numpy as np
 
   from gen_ssd import mesh
-  from gen_ssd.models import decoder
+  from gen_ssd.models import architecture
 
-  top, layer = decoder.leaves(teacher.shape)
+  top, layer = architecture.leaves(teacher.arch)
   inputs = {"o": 3, "down": 1, "head": 1, "q": 1, "k": 1, "v": 1, "gate": 1, "up": 1}
   sizes = []
-  for name, dims in [*layer.items()] * teacher.shape.layers + [*top.items()]:
+  for name, dims in [*layer.items()] * teacher.arch.layers + [*top.items()]:
     if name in inputs:
       sizes.append((int(np.prod(dims[: inputs[name]])), int(np.prod(dims[inputs[name] :]))))
-  if teacher.shape.tied:
-    sizes.append((teacher.shape.width, teacher.shape.vocab))
+  if teacher.arch.tied:
+    sizes.append((teacher.arch.width, teacher.arch.vocab))
   wide = max(size[0] for size in sizes)
   rng = np.random.default_rng(0)
   matrices = [mesh.place(rng.normal(size=size).astype(np.float32)) for size in sizes]
@@ -214,19 +206,15 @@ def kv_bytes(workload, k, prefix=4096):
 
   from gen_ssd import mesh
   from gen_ssd.models import attention
-  from gen_ssd.models import decoder
-  from gen_ssd.models import weights
+  from gen_ssd.models.architecture import Layout
+  from gen_ssd.models.architecture import Spec
 
   mesh.start(devices=jax.devices()[:1])
   w = WORKLOADS[workload]
-  shapes = (
-    [decoder.Shape(4096, 512, 8, 4, 2, 64, 1536), decoder.Shape(4096, 192, 4, 3, 1, 64, 512)]
-    if workload == "mid"
-    else [weights.read_shape(str(BUNDLED / who)) for who in ("teacher", "student")]
-  )
+  specs = [Spec(arch, Layout()) for arch in architectures(workload)]
   make = lambda: [
     (attention.blank_prefix(s, w["b"], prefix), attention.blank_chunk(s, w["b"], k, w["c"]))
-    for s in shapes
+    for s in specs
   ]
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make)))
 

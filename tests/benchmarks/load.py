@@ -41,11 +41,14 @@ def make(folder, files):
   import jax.numpy as jnp
   import numpy as np
 
+  from gen_ssd.models import hf
   from gen_ssd.models import safetensors_io
   from gen_ssd.models import weights
 
   (folder / "config.json").write_text(json.dumps(CONFIG))
-  dims = {name: size for name, _, _, size in weights._tensors(weights.read_shape(str(folder)))}
+  dims = {
+    name: size for name, _, _, size in weights.file_tensors(hf.read_architecture(str(folder)))
+  }
   names = list(dims)
   each = -(-len(names) // files)
   rng, where = np.random.default_rng(0), {}
@@ -80,20 +83,21 @@ def measure(source, out, dtype):
   import jax
 
   from gen_ssd import mesh
+  from gen_ssd.models import export
   from gen_ssd.models import weights
+  from gen_ssd.models.architecture import Layout
 
   mesh.start(devices=jax.devices()[:1])
-  shape = weights.read_shape(source, dtype=dtype)
   jax.block_until_ready(jax.numpy.zeros(8) + 1)  # what starting costs is not loading's
   before = resident("VmRSS")
   reset()
   begin, worked = time.perf_counter(), time.process_time()
-  model = weights.load(source, shape)
+  model = weights.load(source, Layout(dtype=dtype))
   held = sum(x.nbytes for x in jax.tree.leaves(model))
   if out:
     reset()
     begin, worked = time.perf_counter(), time.process_time()
-    weights.save(out, model, source, dtype="bfloat16", shard_bytes=10**9)
+    export.save(out, model, source, dtype="bfloat16", shard_bytes=10**9)
   return {
     "seconds": time.perf_counter() - begin,
     "cpu_seconds": time.process_time() - worked,

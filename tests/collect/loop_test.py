@@ -14,6 +14,7 @@ from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import traces
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
@@ -45,7 +46,7 @@ def setting():
   mesh.start(devices=jax.devices()[:1])
   tokenizer = tokenization.load_tokenizer(hf.locate("bundled/teacher"))
   sharp = lambda name, x: x * 3 if name in ("head", "embed") else x
-  writer = loop.Writer(
+  writer = writer_lib.Writer(
     teacher=tiny.build(tiny.TEACHER, change=sharp),
     teacher_tokenizer=tokenizer,
     ends=(tokenizer.eos_token_id, 7, 9, 11, 13),

@@ -26,6 +26,8 @@ from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.collect import traces
 from gen_ssd.collect import translate
+from gen_ssd.collect import writer as writer_lib
+from gen_ssd.engine import translated
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
@@ -48,7 +50,7 @@ def pair():
   teacher, tokenizer = inputs.load(config.Model(path), path)
   path = hf.locate("bundled/student")
   student, own = inputs.load(config.Model(path), path)
-  return loop.Writer(
+  return writer_lib.Writer(
     teacher=teacher,
     teacher_tokenizer=tokenizer,
     ends=tokenization.eos_ids(path, tokenizer),
@@ -215,7 +217,7 @@ def test_a_killed_run_continues_to_the_same_files(foreign, tail, tmp_path, monke
   class Killed(Exception):
     pass
 
-  real, left = translate.settle, [7]
+  real, left = translated.settle, [7]
 
   def settle(*args, **kwargs):
     left[0] -= 1
@@ -223,7 +225,7 @@ def test_a_killed_run_continues_to_the_same_files(foreign, tail, tmp_path, monke
       raise Killed
     return real(*args, **kwargs)
 
-  monkeypatch.setattr(translate, "settle", settle)
+  monkeypatch.setattr(translated, "settle", settle)
   with pytest.raises(Killed):
     run(foreign, tmp_path / "part", select)
   run(foreign, tmp_path / "part", select)

@@ -11,6 +11,8 @@ import pytest
 
 from gen_ssd import mesh
 from gen_ssd.engine import scores
+from gen_ssd.engine import scoring
+from gen_ssd.engine import state as state_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
@@ -131,9 +133,9 @@ def test_scoring_in_tiles_of_tokens_changes_nothing(monkeypatch, tile, unroll):
   want = reference()
   start()
   slots = 64 + 4 * tile  # not compiled by another test
-  monkeypatch.setattr(step_lib, "ATTENTION_SCORES", {unroll: tile * 8 * 3 * 2 * slots})
+  monkeypatch.setattr(scoring, "ATTENTION_SCORES", {unroll: tile * 8 * 3 * 2 * slots})
   assert (
-    step_lib._tile(
+    scoring._tile(
       tiny.build(tiny.STUDENT, dataclasses.replace(tiny.ALONE, unroll=unroll)),
       tiny.put(np.zeros((8, 3, 4), np.int32)),
       slots,
@@ -215,14 +217,14 @@ def test_one_chunk_of_the_whole_trace_is_post_hoc_best_of_k():
     nll = [x.mean() for x in full_nll(tiny.STUDENT, traces, [prompt] * k)]
     np.testing.assert_allclose(report.score[i], nll, atol=1e-4)
     assert report.choice[i] == np.argmin(nll)
-  assert set(report.status) <= {step_lib.ENDED, step_lib.LENGTH}
+  assert set(report.status) <= {state_lib.ENDED, state_lib.LENGTH}
 
 
 def test_nothing_after_eos_is_scored_kept_or_counted():
   start()
   loud = lambda name, x: x * 0 if name == "head" else x  # uniform over few ids: EOS comes soon
   ends = np.zeros(192, np.int8)
-  ends[:40] = step_lib.EOS
+  ends[:40] = state_lib.EOS
   engine = tiny.Engine(
     teacher=tiny.build(tiny.TEACHER, change=loud), knob=tiny.knobs(token_kind=ends)
   )
@@ -242,15 +244,15 @@ def test_nothing_after_eos_is_scored_kept_or_counted():
     stopped += new[-1] < 40
   assert stopped >= 6
   for before, after in zip(reports, reports[1:]):  # a slot that has stopped writes nothing more
-    stopped = before.status != step_lib.RUNNING
+    stopped = before.status != state_lib.RUNNING
     assert (after.count[stopped] == 0).all() and (after.choice[stopped] == -1).all()
     np.testing.assert_array_equal(after.status[stopped], before.status[stopped])
-  assert (reports[-2].status == step_lib.ENDED).any()
+  assert (reports[-2].status == state_lib.ENDED).any()
 
 
 def test_early_exit_when_every_branch_ended():
   start()
-  ends = np.full(192, step_lib.EOS, np.int8)
+  ends = np.full(192, state_lib.EOS, np.int8)
   engine = tiny.Engine(knob=tiny.knobs(token_kind=ends))
   engine.admit({0: (tiny.prompts(1)[0], 0)})
   assert engine.round().decoded == 1
@@ -259,7 +261,7 @@ def test_early_exit_when_every_branch_ended():
 def test_a_delimiter_ends_the_candidate_and_not_the_trace():
   start()
   ends = np.zeros(192, np.int8)
-  ends[:90] = step_lib.DELIMITER
+  ends[:90] = state_lib.DELIMITER
   engine = tiny.Engine(knob=tiny.knobs(token_kind=ends))
   engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
   report = engine.round()
@@ -269,7 +271,7 @@ def test_a_delimiter_ends_the_candidate_and_not_the_trace():
       ended = report.tokens[i, k, n - 1] < 90
       assert ended or n == 4
       assert (report.tokens[i, k, : n - 1] >= 90).all()
-  assert (report.status == step_lib.RUNNING).all() and (report.count < 4).any()
+  assert (report.status == state_lib.RUNNING).all() and (report.count < 4).any()
   engine.round()
   want = full_nll(tiny.STUDENT, engine.texts.values(), tiny.prompts(8))
   for name, nll in enumerate(want):  # the unused slots of short chunks are invisible
@@ -285,8 +287,8 @@ def test_length_limit_is_exact():
   for name, text in engine.texts.items():
     assert len(text) - len(tiny.prompts(8)[name]) <= 6
   assert (
-    set(report.status) <= {step_lib.LENGTH, step_lib.ENDED}
-    and (report.status == step_lib.LENGTH).any()
+    set(report.status) <= {state_lib.LENGTH, state_lib.ENDED}
+    and (report.status == state_lib.LENGTH).any()
   )
 
 
@@ -296,8 +298,8 @@ def test_a_row_stops_before_the_ring_overwrites_its_own_tokens():
   ids = tiny.prompts(8)
   engine.admit({i: (p, i) for i, p in enumerate(ids)})
   reports = [engine.round() for _ in range(5)]
-  assert (reports[-1].status != step_lib.RUNNING).all() and (
-    reports[-1].status == step_lib.LENGTH
+  assert (reports[-1].status != state_lib.RUNNING).all() and (
+    reports[-1].status == state_lib.LENGTH
   ).any()
   assert all(len(engine.texts[i]) <= 25 for i in range(8))
   for name, nll in enumerate(full_nll(tiny.STUDENT, engine.texts.values(), ids)):
@@ -310,10 +312,10 @@ def test_unsuitable_candidates_are_drawn_again_and_then_pruned():
   engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
   reports = [engine.round() for _ in range(3)]
   assert all((r.choice == -1).all() for r in reports)
-  assert (reports[0].status == step_lib.RUNNING).all() and (
-    reports[1].status == step_lib.RUNNING
+  assert (reports[0].status == state_lib.RUNNING).all() and (
+    reports[1].status == state_lib.RUNNING
   ).all()
-  assert (reports[2].status == step_lib.PRUNED).all()
+  assert (reports[2].status == state_lib.PRUNED).all()
   assert (reports[0].tokens != reports[1].tokens).any()  # other keys
   assert all(engine.texts[n] == ids for n, ids in enumerate(tiny.prompts(8)))
 
@@ -415,7 +417,7 @@ def test_a_running_mean_prunes_and_counts_kept_chunks_only():
       kept[i] += [best] * bool(fits)
       if not fits:
         pruned.add(i)
-        assert report.status[i] == step_lib.PRUNED
+        assert report.status[i] == state_lib.PRUNED
       np.testing.assert_allclose(report.score_sum[i], sum(kept[i]), rtol=1e-6)
   assert 0 < len(pruned) and any(len(x) == 5 or len(x) > 1 for x in kept.values())
 
@@ -433,14 +435,14 @@ def test_after_the_closing_token_the_first_candidate_is_kept_as_it_is():
   alone.admit({i: (engine.texts[i], i) for i in range(8)}, kept=1)
   engine.knob = tiny.knobs(closing=closing, threshold=np.float32(0.01))  # suits nobody
   for _ in range(3):
-    running = np.asarray(engine.state.status) == step_lib.RUNNING
+    running = np.asarray(engine.state.status) == state_lib.RUNNING
     report = engine.round()
     alone.round()
     for i in np.flatnonzero(running):
       assert not report.valid[i].any() or not free[i]
       assert report.choice[i] == (0 if free[i] else -1)
       assert (report.count[i] > 0).tolist() == [True, not free[i], not free[i]]
-      assert free[i] or report.status[i] == step_lib.PRUNED
+      assert free[i] or report.status[i] == state_lib.PRUNED
   assert all(engine.texts[i] == alone.texts[i] for i in range(8) if free[i])
 
 

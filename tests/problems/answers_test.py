@@ -29,8 +29,8 @@ GSM8K = paths.DATA / "gsm8k"
 
 @pytest.fixture(scope="module")
 def grader():
-  with Grader() as v:
-    yield v
+  with Grader() as grader:
+    yield grader
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_child_has_no_jax_and_verdicts_are_cached(grader):
   assert grader.counts["slow"] == slow
 
 
-def test_time_limit_kills_and_the_verifier_goes_on():
+def test_time_limit_kills_and_the_grader_goes_on():
   with Grader(seconds=1) as v:
     for n, gold in enumerate(["9^{9^{9^9}}", "7^{7^9}"], 1):
       start = time.perf_counter()
@@ -264,7 +264,7 @@ def test_start_failure_says_so(monkeypatch):
 def test_script_without_main_guard_exits_and_leaves_nothing(tmp_path):
   script = tmp_path / "script.py"
   script.write_text(
-    "from gen_ssd.answers import Grader\n"
+    "from gen_ssd.problems.answers import Grader\n"
     "v = Grader()\n"
     r"print(v.compare('\\frac{1}{2}', '2/4'), v._child.pid)"  # never closed
   )

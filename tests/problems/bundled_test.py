@@ -43,7 +43,7 @@ def test_splits_are_disjoint_and_without_repeats():
 
 def test_splits_cover_everything_in_their_shares():
   rng = np.random.default_rng(0)
-  found = [bundled.split_of(bundled.story(rng, 3).text()) for _ in range(2000)]
+  found = [bundled.split_of(bundled.draw_story(rng, 3).text()) for _ in range(2000)]
   assert abs(found.count("train") / 2000 - 0.70) < 0.04
   assert abs(found.count("cold_start") / 2000 - 0.15) < 0.03
   assert abs(found.count("test") / 2000 - 0.15) < 0.03

@@ -71,7 +71,10 @@ def test_a_problem_that_comes_twice_counts_once(tmp_path):
     ({"text": "One?", "answer": "1"}, r"no field problem \(or question\); .*'answer', 'text'"),
     (["One?", "1"], "must be an object with fields problem"),
     ({"problem": 5, "answer": "1"}, "problem is 5: it must be text"),
-    ({"problem": "Else?", "answer": "1", "uuid": "aa"}, "uuid is 'aa', which names another"),
+    (
+      {"problem": "Else?", "answer": "1", "uuid": "aa"},
+      "uuid is 'aa', which another problem above",
+    ),
   ],
 )
 def test_errors_name_file_and_line_and_field(tmp_path, row, message):
@@ -214,7 +217,7 @@ LAYOUTS = {  # set -> [(a row, what becomes of it)], all made up
   "name,row,want", [(n, *case) for n, cases in LAYOUTS.items() for case in cases]
 )
 def test_each_layout(name, row, want):
-  assert sets.SETS[name].normal(row) == want
+  assert sets.SETS[name].parse(row) == want
 
 
 def test_every_known_set_is_tested_and_has_the_rows_of_the_literature():
@@ -246,7 +249,7 @@ def test_every_known_set_is_tested_and_has_the_rows_of_the_literature():
     ("svamp", {"Body": "B.", "Answer": 1}, "has no field Question; it has"),
     ("math", {"problem": "P?", "solution": "It is 4."}, r"its solution has no \boxed answer"),
     ("math", {"problem": "P?"}, "has no field answer; it has ['problem']"),
-    ("aime24", {"problem": "P?", "answer": "1000"}, "it must be a whole number of 0 to 999"),
+    ("aime24", {"problem": "P?", "answer": "1000"}, "it must be a whole number from 0 to 999"),
     ("aime25", {"problem": "P?", "answer": "n+1"}, "it must be a number"),
     ("amc23", {"question": "P?"}, "has no field answer"),
     (
@@ -279,7 +282,7 @@ def test_a_wrong_layout_is_refused_with_the_missing_field(
   [
     ("olympiadbench", 675, "olympiadbench has 674 (test): that is a copy with 15 relay problems"),
     ("amc23", 83, "amc23 has 40 (test): that is another benchmark"),
-    ("gsm8k", 1318, "gsm8k has 1319 (test) or 7473 (train); a part of a set, or your own"),
+    ("gsm8k", 1318, "gsm8k has 1319 (test) or 7473 (train); leave out the name for a part"),
     ("aime24", 90, "aime24 has 30 (test): that is 2022 to 2024"),
   ],
 )
@@ -395,11 +398,14 @@ def test_the_split_and_the_revision_reach_the_hub(hub, tmp_path):
   [
     (
       errors.LocalEntryNotFoundError,
-      "cannot be reached and math-ai/aime25 is not in its cache.*hf download",
+      "cannot be reached and math-ai/aime25 is not in the local cache.*hf download",
     ),
     (errors.OfflineModeIsEnabled, "cannot be reached"),
-    (errors.RepositoryNotFoundError, "the hub has no dataset math-ai/aime25, or it is not open"),
-    (errors.GatedRepoError, "terms accepted"),
+    (
+      errors.RepositoryNotFoundError,
+      "the hub has no dataset math-ai/aime25, or you have no access",
+    ),
+    (errors.GatedRepoError, "accept the terms of math-ai/aime25"),
   ],
 )
 def test_errors_of_the_hub_are_told_in_plain_words(hub, kind, message):

@@ -72,6 +72,19 @@ def test_an_example_is_cut_and_only_its_response_is_learned(length, want, mask):
   assert len(rows) == 1 and rows[0]["tokens"].tolist() == want
 
 
+def test_a_column_is_zero_on_the_prompt_and_cut_with_its_tokens():
+  weights, steps = [0.5, -2.0], [7, 8]
+  found = packing.example([1, 2, 3], [8, 9], 9, {"weights": weights, "steps": steps})
+  assert found["weights"].tolist() == [0, 0, 0, 0.5, -2] and found["weights"].dtype == np.float32
+  assert found["steps"].tolist() == [0, 0, 0, 7, 8] and found["steps"].dtype == np.int32
+  cut = packing.example([1, 2, 3], [8, 9], 4, {"weights": weights})
+  assert cut["weights"].tolist() == [0, 0, 0, 0.5]
+  with pytest.raises(ValueError, match="weights has 1 numbers for a response of 2 tokens"):
+    packing.example([1], [8, 9], 9, {"weights": [1.0]})
+  with pytest.raises(ValueError, match="may not be named segments"):
+    packing.example([1], [8, 9], 9, {"segments": [1, 1]})
+
+
 def test_an_example_without_prompt():
   assert packing.example([], [8, 9], 5)["mask"].tolist() == [1, 1]
 
@@ -119,6 +132,20 @@ def test_the_order_is_fixed_by_the_seed():
   same(take(4), take(4))
   first, other = take(1), take(1, seed=1)
   assert (first[0]["tokens"] != other[0]["tokens"]).any()
+
+
+def test_further_columns_are_packed_beside_their_tokens_and_change_nothing_else():
+  columns = {
+    "weights": [[t / 8 for t in response] for _, response in pairs(20)],
+    "steps": [[-t for t in response] for _, response in pairs(20)],
+  }
+  found = take(6, source=packing.Rows(pairs(20), LENGTH, columns))
+  for batch, plain in zip(found, take(6), strict=True):
+    assert batch["weights"].dtype == np.float32 and batch["steps"].dtype == np.int32
+    learned = batch["mask"] * batch["tokens"]
+    np.testing.assert_array_equal(batch["weights"], learned / 8)
+    np.testing.assert_array_equal(batch["steps"], -learned)
+    same([{name: batch[name] for name in plain}], [plain])
 
 
 def test_nothing_to_train_on():

@@ -1,22 +1,23 @@
-"""Training: exact resumption, global normalisation, FSDP, one program."""
+"""Training: exact resumption, global normalisation, objectives, decay, FSDP, one program."""
 
 import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
 from gen_ssd import config
 from gen_ssd import mesh
 from gen_ssd import progress
-from gen_ssd.models import decoder
+from gen_ssd.models import architecture
+from gen_ssd.training import objectives
 from gen_ssd.training import packing
 from gen_ssd.training import train
 from tests import tiny
 
-SHAPE = dataclasses.replace(tiny.STUDENT, rows=train.AXES, tensor=None)
 TRAIN = config.Train(
   steps=6,
   batch_size=8,
@@ -38,7 +39,7 @@ def pairs(n=40):
 
 
 def build():
-  return tiny.build(SHAPE)
+  return tiny.build(tiny.STUDENT)
 
 
 def leaves(tree):
@@ -95,11 +96,10 @@ def test_the_loss_falls_and_only_the_response_is_learned(tmp_path):
   )  # the prompts, as if they were responses
   batch = next(packing.batches(prompts, rows=8, length=24, seed=0))
   put = jax.tree.map(mesh.place, batch)
-  plain = decoder.replace_shape(net, rows=train.AXES)
   nll = lambda m: float(
     jnp.divide(*jax.jit(train.loss_sum, static_argnames="config")(m, put, config=settings))
   )
-  assert nll(plain) > nll(build()) - 0.3
+  assert nll(net) > nll(build()) - 0.3
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_micro_batches_blocks_and_recomputation_change_nothing(options):
 
 def update(batch, settings):
   """Adam's moments after one update, which are the gradient, and the metrics."""
-  net = decoder.replace_shape(build(), unroll=settings.unroll)
+  net = tiny.stacked(tiny.STUDENT, dataclasses.replace(tiny.ALONE, unroll=settings.unroll))
   state = train.start(net, config=settings)
   parts = jax.tree.map(
     lambda x: mesh.place(
@@ -131,18 +131,113 @@ def update(batch, settings):
   return leaves(state.optimizer), mesh.host(row)
 
 
+# ---------------------------------------------------------------- objectives
+
+
+def smoothed(logits, targets, smoothing):
+  """Label smoothing with a column of its own: all that a new objective needs."""
+  uniform = jax.nn.logsumexp(logits, -1) - logits.mean(-1)
+  return (1 - smoothing) * objectives.token_nll(logits, targets) + smoothing * uniform
+
+
+def batch_with(**columns):
+  """Packed rows whose column values are `columns[name]` for each response token."""
+  values = {n: [[x] * len(response) for _, response in pairs()] for n, x in columns.items()}
+  return next(packing.batches(packing.Rows(pairs(), 24, values), rows=8, length=24, seed=1))
+
+
+def test_an_objective_is_one_function(monkeypatch):
+  start()
+  monkeypatch.setitem(objectives.OBJECTIVES, "smoothed", smoothed)
+  settings = dataclasses.replace(TRAIN, objective="smoothed")
+  plain = update(batch_with(), TRAIN)
+  none, some = (update(batch_with(smoothing=x), settings) for x in (0.0, 0.5))
+  assert np.isclose(none[1]["loss"], plain[1]["loss"], rtol=1e-6)
+  assert some[1]["loss"] != none[1]["loss"] and some[1]["targets"] == plain[1]["targets"]
+  blocked = update(batch_with(smoothing=0.5), dataclasses.replace(settings, block=8))
+  assert np.isclose(some[1]["loss"], blocked[1]["loss"], rtol=1e-5)
+  for a, b in zip(some[0], blocked[0]):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_an_objective_without_its_column_is_refused(monkeypatch, tmp_path):
+  start()
+  monkeypatch.setitem(objectives.OBJECTIVES, "smoothed", smoothed)
+  with pytest.raises(ValueError, match="it needs the column 'smoothing', and the training data"):
+    fit(tmp_path / "a", dataclasses.replace(TRAIN, objective="smoothed"))
+
+
+def test_weights_of_the_data_reach_the_gradient():
+  """All ones are plain training to the bit; zeros pull on nothing, and every token still counts."""
+  start()
+  plain, ones, zeros = (
+    update(batch_with(**c), TRAIN) for c in ({}, {"weights": 1.0}, {"weights": 0.0})
+  )
+  for a, b in zip(plain[0], ones[0]):
+    np.testing.assert_array_equal(a, b)
+  assert plain[1] == ones[1]
+  assert zeros[1]["loss"] == zeros[1]["gradient_norm"] == 0
+  assert zeros[1]["targets"] == plain[1]["targets"] > 0
+
+
+# ---------------------------------------------------------------- weight decay
+
+
+def test_matrices_decay_and_norms_and_biases_do_not():
+  """Every leaf of the tables has a decision; a matrix maps from or to the width d."""
+  for name, leaf in architecture.LEAVES.items():
+    assert leaf.decay is ("d" in leaf.axes and len(leaf.axes) > 1), name
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_the_optimizer_decays_what_the_table_says(unroll):
+  """With a gradient of 0 an update is the decay alone."""
+  start()
+  arch = dataclasses.replace(tiny.STUDENT, qk_norm=True, tied=False)
+  net = tiny.build(arch, dataclasses.replace(tiny.ALONE, unroll=unroll))
+  rule = train.optimizer(dataclasses.replace(TRAIN, warmup_steps=0))
+  updates, _ = rule.update(jax.tree.map(jnp.zeros_like, net), rule.init(net), net)
+  for path, x in jax.tree.leaves_with_path(updates):
+    assert bool((x != 0).any()) is architecture.LEAVES[path[-2].name].decay, path
+
+
+# ---------------------------------------------------------------- state
+
+
+def test_fields_of_the_state_cannot_be_mixed_up():
+  start()
+  state = jax.tree.map(lambda x: x, train.start(build(), config=TRAIN))
+  with pytest.raises(jaxtyping.TypeCheckError):
+    dataclasses.replace(state, step=jnp.zeros(()))
+  with pytest.raises(jaxtyping.TypeCheckError):
+    dataclasses.replace(state, step=jnp.zeros(2, jnp.int32))
+  with pytest.raises(TypeError):
+    train.TrainState(state.model, state.optimizer, state.step)
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    state.step = jnp.int32(1)
+
+
+def test_jax_may_rebuild_a_state_from_anything():
+  start()
+  state = train.start(build(), config=TRAIN)
+  for change in (lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lambda x: None, np.asarray):
+    assert type(jax.tree.map(change, state)) is train.TrainState
+  assert jax.tree.structure(jax.eval_shape(lambda s: s, state)) == jax.tree.structure(state)
+  stacked = jax.lax.scan(lambda s, _: (s, s), state, None, length=3)[1]
+  assert stacked.step.shape == (3,)
+  paths = [path[0].name for path, _ in jax.tree.leaves_with_path(state)]
+  assert set(paths) == {"model", "optimizer", "step"}
+
+
+# ---------------------------------------------------------------- whole runs
+
+
 def test_fsdp_on_eight_devices_is_training_on_one(tmp_path):
   start()
   want = leaves(fit(tmp_path / "one"))
   mesh.start(2, jax.devices())
-  assert train.fsdp_axes(SHAPE) == train.AXES
-  split = decoder.Transformer(
-    SHAPE,
-    lambda name, dims: mesh.place(
-      tiny.arrays(dataclasses.replace(SHAPE, rows=None))[name],
-      decoder.spec(SHAPE, name, train.AXES),
-    ),
-  )
+  assert train.fsdp_axes(tiny.STUDENT) == train.AXES
+  split = tiny.build(tiny.STUDENT, dataclasses.replace(tiny.ALONE, fsdp_axes=train.AXES))
   net = train.fit(split, packing.Rows(pairs(), 24), TRAIN, tmp_path / "eight")
   assert net.blocks.q[...].sharding.spec[1] == train.AXES
   for a, b in zip(want, leaves(net)):

@@ -1,0 +1,166 @@
+"""Who writes traces, and the settings of a collection as the compiled step takes them."""
+
+import dataclasses
+import functools
+import math
+import typing
+
+import jax
+import numpy as np
+
+from gen_ssd import config as config_lib
+from gen_ssd import mesh as mesh_lib
+from gen_ssd.config import Select
+from gen_ssd.engine import ring as ring_lib
+from gen_ssd.engine import sampling
+from gen_ssd.engine import scores
+from gen_ssd.engine import selectors
+from gen_ssd.engine import state as state_lib
+from gen_ssd.engine import step as step_lib
+from gen_ssd.models import decoder
+from gen_ssd.models import tokenization
+from gen_ssd.problems.problem import Problem
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Writer:
+  """Who writes and who chooses: models (unstacked when they unroll) with their tokenizers."""
+
+  teacher: decoder.Transformer
+  teacher_tokenizer: typing.Any
+  ends: tuple[int, ...]  # ids that end a trace
+  student: decoder.Transformer | None = None
+  student_tokenizer: typing.Any = None
+  system: str | None = None  # system message of every prompt
+  translate: bool = False  # their tokenizers differ: see translate.py
+
+  @property
+  def tokenizers(self) -> tuple:
+    return self.teacher_tokenizer, self.student_tokenizer or self.teacher_tokenizer
+
+
+def knobs(writer: Writer, select: Select, threshold: float) -> state_lib.Knobs:
+  """The traced settings of a collection, on the mesh; ids unknown to a tokenizer are never drawn."""
+  size = writer.teacher.arch.vocab
+  if writer.student is None or writer.translate:
+    shared = min(size, len(writer.teacher_tokenizer))
+  else:
+    shared = tokenization.shared_vocabulary(writer.teacher_tokenizer, writer.student_tokenizer)
+  mask = functools.partial(tokenization.delimiter_mask, writer.teacher_tokenizer, size=size)
+  kind = np.zeros(size, np.int8)
+  if select.delimiters:
+    kind[mask(select.delimiters)] = state_lib.DELIMITER
+  kind[list(writer.ends)] = state_lib.EOS
+  off = lambda value, otherwise: np.float32(otherwise if value == "off" else value)
+  place = lambda x: jax.tree.map(mesh_lib.place, x)
+  return state_lib.Knobs(
+    filters=sampling.Filters(
+      temperature=mesh_lib.place(np.float32(select.temperature)),
+      top_k=mesh_lib.place(np.int32(select.top_k)),
+      top_p=mesh_lib.place(np.float32(select.top_p)),
+      vocab=mesh_lib.place(np.int32(shared)),
+    ),
+    limits=place(
+      selectors.Limits(
+        threshold=np.array(threshold, np.float32),
+        margin=np.array(off(select.margin, -math.inf)),
+        running_margin=np.array(off(select.running_margin, math.inf)),
+        beta=np.array(select.beta, np.float32),
+      )
+    ),
+    resamples=mesh_lib.place(np.int32(select.resamples)),
+    context=mesh_lib.place(np.int32(select.context * select.c)),
+    closing=mesh_lib.place(np.int32(closing(writer.teacher_tokenizer, select))),
+    token_kind=mesh_lib.place(kind),
+    step_end=mesh_lib.place(mask(select.step_delimiters)),
+  )
+
+
+def round_of(select: Select, ring_slots: int) -> state_lib.Round:
+  """The static settings of a collection whose ring has this many ring slots."""
+  return state_lib.Round(
+    k=select.k,
+    c=select.c,
+    block=select.block or ring_slots,
+    window=select.loop_window,
+    scorer=scores.SCORERS[select.scorer],
+    selector=selectors.SELECTORS[select.selector],
+    short_context=select.context > 0,
+  )
+
+
+def blank_admission(select: Select) -> state_lib.Admission:
+  """An Admission on the host that starts nothing."""
+  slots, size = select.slots, config_lib.ring_slots(select) + 1
+  zeros = lambda *tail, dtype=np.int32: np.zeros((slots, *tail), dtype)
+  text = lambda: ring_lib.Text(tokens=zeros(size), length=zeros() + 1)
+  return state_lib.Admission(
+    new=zeros(dtype=bool),
+    teacher=text(),
+    student=text(),
+    key=zeros(2, dtype=np.uint32),
+    chunk=zeros(),
+    resample=zeros(),
+    budget=zeros(),
+    recent=zeros(select.loop_window - 1) - 1,
+    score_sum=zeros(dtype=np.float32),
+    prompt_length=zeros(),
+    after_thinking=zeros(dtype=bool),
+  )
+
+
+def closing(teacher_tokenizer: typing.Any, select: Select) -> int:
+  """The id after which nothing is chosen, -1 for none. ValueError when there must be one."""
+  return tokenization.closing_id(teacher_tokenizer) if select.covers == "thinking" else -1
+
+
+def check_prompts(
+  problems: list[Problem], tokenizers: typing.Sequence, select: Select, system: str | None
+) -> dict[str, tuple]:
+  """{uuid: (teacher's prompt ids, student's)}; ValueError names the first that does not fit."""
+  found = {}
+  for p in problems:
+    found[p.uuid] = tokenization.prompts(tokenizers, p.problem, system)
+    if select.scoring_prompt == "teacher":
+      found[p.uuid] = (found[p.uuid][0],) * 2
+    longest = max(map(len, found[p.uuid]))
+    if longest > select.prompt + 1:  # the newest token is not in the ring yet
+      raise ValueError(
+        f"select.prompt is {select.prompt}: problem {p.uuid} has {longest} prompt "
+        f"tokens; {-(-(longest - 1) // select.c) * select.c} would hold it"
+      )
+  return found
+
+
+class Engine:
+  """The compiled step and its state; both models read the same tokens (else see translate.py)."""
+
+  def __init__(self, writer, select, traced):
+    self.writer, self.select, self.knobs = writer, select, traced
+    self.ring_slots = config_lib.ring_slots(select)
+    self.static = round_of(select, self.ring_slots)
+
+  def reset(self):
+    """Empty slots: a fence, after which a resumed run is in the same state."""
+    w = self.writer
+    self.state = step_lib.blank_state(
+      teacher=w.teacher.spec,
+      student=w.student and w.student.spec,
+      b=self.select.slots,
+      s=self.ring_slots,
+      window=self.select.loop_window,
+    )
+
+  def admit(self, admission):
+    w, static = self.writer, self.static
+    self.state = step_lib.admit(
+      w.teacher, w.student, self.state, admission, c=static.c, block=static.block
+    )
+
+  def round(self, slots):
+    """Dispatches one round; returns its Report, which is not waited for."""
+    w = self.writer
+    self.state, report = step_lib.select_step(
+      w.teacher, w.student, self.state, self.knobs, round=self.static
+    )
+    return report

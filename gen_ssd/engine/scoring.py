@@ -1,0 +1,94 @@
+"""The student's half of a round: one forward over all candidates, read into statistics."""
+
+import dataclasses
+import typing
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+from jaxtyping import Bool
+
+from gen_ssd.arrays import Array
+from gen_ssd.engine import ring as ring_lib
+from gen_ssd.engine import scores as scores_lib
+from gen_ssd.engine.state import Candidates
+from gen_ssd.engine.state import Scored
+from gen_ssd.models import attention
+from gen_ssd.models import decoder
+
+# Attention scores that a device holds while it scores chunks, by Layout.unroll: what its memory
+# takes, or on a CPU what its cache takes.
+ATTENTION_SCORES = {False: 1 << 26, True: 1 << 21}
+
+
+def score(
+  student: decoder.Transformer,
+  ring: ring_lib.Ring,
+  candidates: Candidates,
+  running: Bool[Array, " b"],
+  scorer: typing.Callable,
+  block: int,
+  near: tuple | None = None,
+) -> Scored:
+  """Scores candidates by student statistics, a tile of tokens at a time.
+
+  With near = (prompt tokens int32[b], context int32[]) the score, and nothing else, comes from a
+  second forward that attends to the prompt and the newest `context` tokens only: LALP (arXiv
+  2510.03988). It is approximate above the first layer: the tokens attended to were themselves
+  read with all the text before them, where LALP reads a shortened text.
+  """
+  local = lambda x: reshard(x, P(student.layout.batch_axes, *[None] * (x.ndim - 1)))
+  candidates, running = jax.tree.map(local, candidates), local(running)
+  prefix = ring_lib.prefix(ring, running, block)
+  found, cache = _read_candidates(student, ring, candidates, prefix)
+  live = candidates.live
+  rank = jnp.where(live, jnp.minimum(found.rank, 100), 0).astype(jnp.int32)
+  seen = found
+  if near is not None:
+    prompt_length, context = local(near[0]), near[1]
+    old = ring.position <= (ring.length - context)[:, None]  # `last` is the newest token
+    hidden = old & (ring.position >= prompt_length[:, None])
+    shortened = dataclasses.replace(prefix, visible=prefix.visible & ~hidden)
+    seen, _ = _read_candidates(student, ring, candidates, shortened)
+  return Scored(
+    nll=jnp.where(live, found.nll, 0),
+    rank=rank,
+    score=scorer(seen, live, candidates.noise),
+    cache=cache,
+  )
+
+
+def _read_candidates(student, ring, candidates, prefix):
+  """(Statistics, cache) of one student forward with inputs [last, tokens[:-1]]."""
+  b, k, c = candidates.tokens.shape
+  index = jnp.arange(c, dtype=jnp.int32)
+  last = jnp.broadcast_to(ring.last[:, None, None], (b, k, 1))
+  inputs = jnp.concatenate([last, candidates.tokens[..., :-1]], -1)
+  size = _tile(student, candidates.tokens, prefix.block)
+
+  def tile(cache, at):
+    cut = lambda x: lax.dynamic_slice_in_dim(x, at, size, 2)
+    places = lax.dynamic_slice_in_dim(index, at, size)
+    positions = jnp.broadcast_to(ring.length[:, None, None] + places, (b, k, size))
+    causal = index[None] <= places[:, None]
+    hidden, cache = decoder.forward(student, cut(inputs), positions, cache, at, prefix, causal)
+    found = scores_lib.token_statistics(student, hidden, cut(candidates.tokens))
+    return cache, {"nll": found.nll, "rank": found.rank, "entropy": found.entropy}
+
+  blank = attention.blank_chunk(student.spec, b, k, c)
+  cache, found = lax.scan(tile, blank, index[::size])
+  return scores_lib.Statistics(
+    **{name: scores_lib.unfold(x) for name, x in found.items()},
+    teacher_nll=candidates.teacher_nll,
+    step_start=candidates.step_start,
+  ), cache
+
+
+def _tile(student, tokens, block):
+  """Tokens of a chunk to score at a time: they divide it and keep to ATTENTION_SCORES."""
+  b, k, c = jax.typeof(tokens).sharding.shard_shape(tokens.shape)
+  heads = student.arch.kv_heads * student.arch.groups
+  most = ATTENTION_SCORES[student.layout.unroll] // (b * k * heads * block)
+  return max(n for n in range(1, c + 1) if c % n == 0 and n <= max(most, 1))
