@@ -1,7 +1,7 @@
-"""Writes tests/golden/*.npz: tiny random models of transformers, their weights and their logits.
+"""Writes tests/models/golden/*.npz: tiny random models of transformers, their weights and their logits.
 
-    pip install torch && python tests/golden/make.py NAME...     # no name: all
-    python tests/golden/make.py --check     # the installed transformers still gives these logits
+    pip install torch && python tests/models/golden/make.py NAME...     # no name: all
+    python tests/models/golden/make.py --check     # the installed transformers still gives these logits
 
 Needed again only when an architecture or rope type is added; the tests themselves need no torch.
 Each file holds `config` (config.json as text, some in the format of transformers 4), `tokens`
