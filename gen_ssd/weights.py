@@ -62,9 +62,8 @@ def check(path: str) -> None:
   words, ids = _tokenizer(path)
   ids = [i % arch.vocab for i in range(16)] if ids is None else ids
   print(f"tokenizer     {words}")
-  print(
-    f"logits        {_compared(path, arch, [i % arch.vocab for i in range(16)] if ids is None else ids)}"
-  )
+  ids = [i % arch.vocab for i in range(16)] if ids is None else ids
+  print(f"logits        {_compared(path, arch, ids)}")
 
 
 def _tokenizer(path):
