@@ -60,7 +60,6 @@ def check(path: str) -> None:
   print(f"parameters    {architecture.parameters(arch):,}")
   print(f"dtype         {', '.join(dtypes)}")
   words, ids = _tokenizer(path)
-  ids = [i % arch.vocab for i in range(16)] if ids is None else ids
   print(f"tokenizer     {words}")
   ids = [i % arch.vocab for i in range(16)] if ids is None else ids
   print(f"logits        {_compared(path, arch, ids)}")

@@ -369,9 +369,7 @@ def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
   even = {f"{n}__rows": 8 for n in ("warm_up", "train", "select", "cold_start", "evaluate")}
   where = field.replace("arms.gen_ssd", "select").replace(".", "__")
   stages.begin(small(**even), tmp_path, jax.devices()[:4])
-  with pytest.raises(
-    ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"
-  ):
+  with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"):
     stages.begin(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
 
 
