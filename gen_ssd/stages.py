@@ -55,6 +55,8 @@ def begin(config, workdir, devices=None):
   checks.check(config)
   checks.check_devices(config, mesh_lib.start(config.model_parallel, devices))
   workdir_lib.claim(workdir, config, inputs.identities(config))
+  if jax.process_index() == 0 and "pretrain" not in config.stages:
+    workdir_lib.describe(workdir, config.name)
 
 
 def cold_start(config, workdir):

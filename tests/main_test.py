@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,18 @@ def test_a_run_ends_in_results_and_a_page(finished):
     )
     assert first.read_bytes() != second.read_bytes()
     assert len(row["seeds"]) == 2 and sum(row["seeds"]) / 2 == pytest.approx(row["accuracy"])
+
+
+def test_a_workdir_explains_every_file_and_folder(finished):
+  text = (finished / "README.md").read_text()
+  named = re.findall(r"^\| `(\S+?)/?` \|", text, re.M)
+  assert len(named) > 10
+  for pattern in named:
+    assert list(finished.glob(pattern)), pattern
+  for path in finished.rglob("*"):  # every file is one of these, or inside one of these folders
+    inside = [p.relative_to(finished) for p in (path, *path.parents) if p.is_relative_to(finished)]
+    if path.is_file() and path.name != "README.md":
+      assert any(p.match(pattern) for p in inside for pattern in named), path
 
 
 def test_several_tests_in_one_run(finished, tmp_path, capsys):
