@@ -1,6 +1,7 @@
-"""ml_collections ConfigDict -> frozen dataclasses. checks.py says which values make sense.
+"""All settings of a run: their names, types, defaults and meanings.
 
-The dataclasses are the whole list of settings: name, type, default and meaning stand here.
+A config file returns an ml_collections ConfigDict; `parse` turns it into these frozen dataclasses.
+checks.py defines which values are valid.
 """
 
 import dataclasses
@@ -16,11 +17,13 @@ import ml_collections
 class Model:
   """A Hugging Face model and how to run it."""
 
-  path: str = ""  # a directory, or a name on the hub: ORG/NAME or ORG/NAME@REVISION
-  dtype: str = "float32"  # of weights and caches while generating: float32 or bfloat16
-  unroll: bool = False  # separate layers: faster on a CPU, slower to compile
-  chat_template: str = ""  # a Jinja file in place of the tokenizer's template
-  thinking: str = ""  # on or off, for templates that have the switch; empty: theirs to decide
+  path: str = ""  # a directory, bundled/NAME, or a hub name: ORG/NAME or ORG/NAME@REVISION
+  dtype: str = "float32"  # of weights and caches during generation: float32 or bfloat16
+  unroll: bool = False  # compile every layer separately: faster on a CPU, slower to compile
+  chat_template: str = ""  # a Jinja file that replaces the tokenizer's template
+  thinking: str = (
+    ""  # on or off, for templates with a thinking switch; empty: the template's default
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,42 +43,44 @@ class Problems:
 
 @dataclasses.dataclass(frozen=True)
 class Select:
-  """One way of collecting traces. Arms are this with some fields changed."""
+  """How one collection of traces is written. An arm is `select` with some fields changed."""
 
-  k: int = 4  # candidates a row
-  c: int = 8  # most tokens of a candidate
-  slots: int = 32  # traces written at a time
-  prompt: int = 64  # most prompt tokens
-  max_tokens: int = 128  # most tokens of a trace
-  block: int = 0  # ring slots attended at a time; 0: the whole ring
-  temperature: float = 1.0
-  top_k: int = 0  # 0 is off
-  top_p: float = 1.0  # 1 is off
-  delimiters: tuple = ()  # texts that end a candidate early, such as "\n\n"; () for none
-  granularity: str = "chunk"  # chunk: chosen while writing. trace: the best of k whole traces
-  chooser: str = "cold_start"  # the student that scores: cold_start, or base (no cold start)
-  scorer: str = "perplexity"  # see scores.py
-  step_delimiters: tuple = ()  # texts that end a step, for drop_first and teacher_gap; (): chunks do
-  context: int = 0  # chunks of c tokens, beside the prompt, a scorer sees; 0: everything
-  scoring_prompt: str = "student"  # or teacher: whose chat template a scoring student reads
-  covers: str = "everything"  # or thinking: nothing is chosen or pruned after </think>
-  selector: str = "argmin"  # or softmin: by lot, likelier the lower the score (see beta)
-  beta: float = 1.0  # of softmin; 0 chooses at random
-  threshold: str | float = "off"  # off, calibrated (see quantile), or nats: a winner's worst score
-  quantile: float = 0.99  # of cold-start chunk scores, for a calibrated threshold
-  margin: str | float = "off"  # off, or nats a winner must be below the mean of the candidates
-  running_margin: str | float = (
-    "off"  # off, or m: a winner's score is at most 1 + m times its trace's mean
+  k: int = 4  # candidates per chunk
+  c: int = 8  # tokens per candidate, at most
+  slots: int = 32  # traces written at the same time
+  prompt: int = 64  # tokens per prompt, at most
+  max_tokens: int = 128  # tokens per trace, at most
+  block: int = 0  # ring slots per attention block; 0: the whole ring at once
+  temperature: float = 1.0  # of the teacher; 0 is greedy
+  top_k: int = 0  # 0: off
+  top_p: float = 1.0  # 1: off
+  delimiters: tuple = ()  # strings that end a candidate early, such as "\n\n"
+  granularity: str = (
+    "chunk"  # chunk: select every chunk; trace: select the best of k complete traces
   )
-  resamples: int = 0  # times a chunk is drawn again before its trace is pruned
-  pruned: str = "drop"  # such a trace. retry: its problem is too. keep: its prefix is kept
-  retries: int = 1  # times a pruned trace is written anew, when pruned is retry
-  refresh: int = 0  # problems after which the student is trained anew; 0: never
-  attempts: int = 1  # traces a problem (times k when whole traces are chosen)
-  keep: str = "right"  # right: answers verified. all: every trace that ended
-  loop_window: int = 32  # tokens looked at for repetitions
-  shard_rounds: int = 64  # rounds between files, which is the work lost when killed
-  seed: int = 0
+  chooser: str = "cold_start"  # the student that scores: cold_start, or base without the cold start
+  scorer: str = "perplexity"  # the name of a scorer in engine/scores.py
+  step_delimiters: tuple = ()  # strings that end a step, for scorers of steps; (): a step is a chunk
+  context: int = 0  # the scorer sees the prompt and this many times c tokens; 0: the whole trace
+  scoring_prompt: str = "student"  # chat template of the scoring prompt: student or teacher
+  covers: str = "everything"  # or thinking: after </think>, the teacher writes on without selection
+  selector: str = "argmin"  # or softmin: sample with probability proportional to exp(-beta score)
+  beta: float = 1.0  # of softmin; 0 selects uniformly at random
+  threshold: str | float = (
+    "off"  # highest score a chunk may have, calibrated (see quantile), or off
+  )
+  quantile: float = 0.99  # calibrated threshold: this quantile of chunk scores on held-out problems
+  margin: str | float = "off"  # the score must be this far below the mean of the candidates, or off
+  running_margin: str | float = "off"  # m: score at most 1 + m times its trace's mean; or off
+  resamples: int = 0  # times a chunk is sampled again before its trace is pruned
+  pruned: str = "drop"  # drop pruned traces; retry: write them again; keep: train on their prefixes
+  retries: int = 1  # times a pruned trace is written again with pruned="retry"
+  refresh: int = 0  # retrain the scoring student after every so many problems; 0: never
+  attempts: int = 1  # traces per problem; with granularity="trace", k times as many are written
+  keep: str = "right"  # train on traces with a right answer; all: on every trace that ended
+  loop_window: int = 32  # newest tokens searched for repetitions
+  shard_rounds: int = 64  # rounds between writes to disk; an interrupted run loses at most these
+  seed: int = 0  # of sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +112,16 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """How students are measured, on one set of problems."""
+  """How students are evaluated on one set of problems."""
 
   source: str = ""  # empty: problems.test_source
-  limit: int = 0  # problems of a source named here; 0: all of a file
-  max_tokens: int = 0  # most tokens of an answer; 0: select.max_tokens
-  slots: int = 64
+  limit: int = 0  # problems to use of this source; 0: all that a file has
+  max_tokens: int = 0  # tokens per answer, at most; 0: select.max_tokens
+  slots: int = 64  # answers written at the same time
   temperature: float = 0.0  # 0 is greedy
-  top_p: float = 1.0
-  samples: int = 1  # answers a problem; accuracy is their mean
-  seed: int = 0
+  top_p: float = 1.0  # 1: off
+  samples: int = 1  # answers per problem; accuracy is their mean
+  seed: int = 0  # of sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,47 +139,52 @@ class Pretrain:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  name: str = "run"
-  stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")
+  """A whole run."""
+
+  name: str = "run"  # title of the report
+  stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")  # what to do, in order
   model_parallel: int = 1  # devices that share one copy of the teacher
   teacher: Model = Model()
-  student: Model = Model()
-  translate: bool = False  # tokenizers may differ: text goes between them on the host, slower
+  student: Model = Model()  # the base student
+  translate: bool = (
+    False  # allow different tokenizers: text passes through the host, which is slower
+  )
   problems: Problems = Problems()
-  select: Select = Select()
+  select: Select = Select()  # what all arms have in common
   cold_start: Select = Select(k=1, temperature=0.6)  # how cold-start traces are written
-  arms: tuple = ()  # ((name, Select), ...)
-  seeds: int = 1  # students trained an arm, each with another order of the rows
-  warm_up: Train = Train()  # the student's cold start
-  train: Train = Train()
-  evaluate: Evaluate = Evaluate()
-  tests: tuple = ()  # ((name, Evaluate), ...): several sets; empty: one, by evaluate
+  arms: tuple = ()  # ((name, Select), ...); in a config file: {name: changes of select}
+  seeds: int = 1  # students per arm, trained on the same traces in a different order
+  warm_up: Train = Train()  # how the student is trained on cold-start traces
+  train: Train = Train()  # how the student of every arm is trained
+  evaluate: Evaluate = Evaluate()  # what all tests have in common
+  tests: tuple = ()  # ((name, Evaluate), ...) as arms; empty: one test, as evaluate says
   pretrain: Pretrain = Pretrain()
 
 
 def fail(field, value, right):
-  """The one form of an error about a setting."""
+  """Raises ValueError. Every error about a setting has this form."""
   raise ValueError(f"{field} is {value!r}: it must be {right}")
 
 
 def default():
-  """The Config as an ml_collections ConfigDict, for config files to change and flags to override."""
-  # parse checks types; a type-safe ConfigDict would not let a threshold of "off" become a number.
+  """The default Config as a ConfigDict, which config files change and flags override."""
+  # Not type-safe: a threshold of "off" may become a number. `parse` checks types.
   return ml_collections.ConfigDict(
     {**plain(Config()), "arms": {"gen_ssd": {}}, "tests": {}}, type_safe=False
   )
 
 
 def plain(value):
+  """Dataclasses as dicts, at every level; other values as they are."""
   if dataclasses.is_dataclass(value):
     return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
   return value
 
 
 def parse(config):
-  """Config of a ConfigDict or dict; checks.check says whether its values make sense.
+  """The Config of a ConfigDict or dict. checks.check says whether its values are valid.
 
-  Raises ValueError, naming the field, for an unknown name or a value of another type.
+  Raises ValueError, which names the field, for an unknown name or a value of the wrong type.
   """
   raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
   arms, tests = raw.pop("arms", {}), raw.pop("tests", {})
@@ -188,7 +198,7 @@ def parse(config):
 
 
 def _variants(field, named, of, base):
-  """((name, base with changed fields), ...) of a dict."""
+  """((name, `base` with changed fields), ...) from {name: {field: value}}."""
   if not isinstance(named, dict):
     fail(field, named, f"a dict of name to changed {of} fields")
   for name, changes in named.items():
@@ -228,7 +238,7 @@ def _typed(value, hint, path):
     value = float(value)
   if isinstance(value, str) and {str, float} <= {*options}:
     try:
-      value = float(value)  # a flag's number
+      value = float(value)  # a number given as a flag is text
     except ValueError:
       pass
   if not any(type(value) is o for o in options):
@@ -237,10 +247,11 @@ def _typed(value, hint, path):
 
 
 def collection(s):
-  """The Select that writes the traces of an arm `s`: equal ones are collected once.
+  """The Select that writes the traces of arm `s`. Arms with equal ones share their traces.
 
-  Choosing among whole traces is plain sampling of k times as many; what changes no trace is at its
-  default. A student that is refreshed learns from what is kept.
+  Fields that do not affect the traces are at their defaults. Selection among complete traces is
+  plain sampling of k times as many traces. `keep` and `pruned` affect the traces only when the
+  student is refreshed, because it then learns from what was kept.
   """
   plain = {} if s.refresh else {"keep": Select.keep}
   if s.granularity == "trace":
@@ -257,14 +268,14 @@ def collection(s):
 
 
 def ring_slots(s):
-  """Slots of the prefix ring: prompt, trace and room for the chunks that are drawn again."""
+  """Slots of the prefix ring: prompt and trace, with room for resampled and shorter chunks."""
   spare = s.resamples * s.c + (s.max_tokens if s.delimiters else 0)
   slots = s.prompt + s.max_tokens + spare
   return slots if not s.block else -(-slots // s.block) * s.block
 
 
 def settings(config):
-  """A Config as JSON has it."""
+  """A Config as plain JSON values."""
   return json.loads(
     json.dumps(
       {
