@@ -1,4 +1,7 @@
-"""How the bundled models were made: --config=configs/bundled.py:teacher, :student and others."""
+"""Trains a bundled model from random weights: --config=configs/bundled.py:teacher, :student, ...
+
+The teacher learns worked solutions, the students plain text of the domain.
+"""
 
 from gen_ssd import config
 

@@ -1,4 +1,4 @@
-"""Every setting at its default; gen_ssd/config.py says what each means."""
+"""The defaults. gen_ssd/config.py explains every setting; name the models with flags."""
 
 from gen_ssd import config
 

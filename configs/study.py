@@ -1,6 +1,6 @@
-"""The study on the bundled pair: does choosing during generation matter?
+"""The study of RESULTS.md with the bundled models: does selection during generation matter?
 
-A name is one run (--config=configs/study.py:arms); `python -m gen_ssd.study` does them all.
+`gen-ssd study` does all runs; --config=configs/study.py:NAME is one of them.
 """
 
 from configs import quickstart
@@ -16,7 +16,7 @@ RUNS = (
 )
 QUICK = ("quick",)
 
-WHOLE = dict(granularity="trace", threshold="off")  # the best of K whole traces
+WHOLE = dict(granularity="trace", threshold="off")  # the best of K complete traces
 ARMS = {
   "standard_kd": dict(k=1, threshold="off"),
   "standard_kd_all": dict(k=1, threshold="off", attempts=4),
@@ -35,7 +35,7 @@ ARMS = {
   "anti": dict(scorer="anti", threshold="off"),
 }
 
-# Changes of the gen_ssd arm, one at a time; {} is gen_ssd itself.
+# The sweeps: each value is the gen_ssd arm with these changes; {} is gen_ssd itself.
 CHANGES = {
   "k": {1: dict(k=1), 2: dict(k=2), 4: {}, 8: dict(k=8), 16: dict(k=16)},
   "c": {4: dict(c=4), 8: {}, 20: dict(c=20), 40: dict(c=40), 80: dict(c=80, prompt=80)},
@@ -68,7 +68,7 @@ def arm(sweep, value):
   return f"{sweep}={value}".replace(".", "_") if CHANGES[sweep][value] else "gen_ssd"
 
 
-# {sweep: {line: [(value, run, arm), ...]}}, for the figures.
+# The lines of every figure: {sweep: {line: [(value, run, arm), ...]}}.
 SWEEPS = {
   **{
     sweep: {"gen_ssd": [(value, "sweeps", arm(sweep, value)) for value in values]}
@@ -103,7 +103,7 @@ def get_config(arg="arms"):
     raise ValueError(f"configs/study.py:{arg}: one of {', '.join(RUNS + QUICK)}")
   c = quickstart.get_config()
   c.name = f"study-{arg}"
-  # Seed 2: settings were tried on the problems of seed 0, the quickstart's are of seed 1.
+  # We tuned the settings on problems of seed 0; the quickstart uses seed 1.
   c.problems.update(test=1000, seed=2)
   c.seeds = {"arms": 5, "quick": 2}.get(arg, 3)
   what, _, value = arg.partition("=")
@@ -113,7 +113,7 @@ def get_config(arg="arms"):
     c.arms = {
       arm(sweep, v): changes for sweep, values in CHANGES.items() for v, changes in values.items()
     }
-  elif what == "chunk":  # as long as what the teacher writes up to a full stop
+  elif what == "chunk":  # a chunk ends with a step, at its full stop
     c.arms = {"gen_ssd": dict(c=16, prompt=48, delimiters=(".",))}
   elif what == "cold_start":
     c.problems.cold_start = int(value) + c.problems.held_out
