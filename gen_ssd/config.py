@@ -21,9 +21,7 @@ class Model:
   dtype: str = "float32"  # of weights and caches during generation: float32 or bfloat16
   unroll: bool = False  # compile every layer separately: faster on a CPU, slower to compile
   chat_template: str = ""  # a Jinja file that replaces the tokenizer's template
-  thinking: str = (
-    ""  # on or off, for templates with a thinking switch; empty: the template's default
-  )
+  thinking: str = ""  # on or off, for templates with a thinking switch; empty: their default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +53,7 @@ class Select:
   top_k: int = 0  # 0: off
   top_p: float = 1.0  # 1: off
   delimiters: tuple = ()  # strings that end a candidate early, such as "\n\n"
-  granularity: str = (
-    "chunk"  # chunk: select every chunk; trace: select the best of k complete traces
-  )
+  granularity: str = "chunk"  # select each chunk, or trace: the best of k complete traces
   chooser: str = "cold_start"  # the student that scores: cold_start, or base without the cold start
   scorer: str = "perplexity"  # the name of a scorer in engine/scores.py
   step_delimiters: tuple = ()  # strings that end a step, for scorers of steps; (): a step is a chunk
@@ -66,9 +62,7 @@ class Select:
   covers: str = "everything"  # or thinking: after </think>, the teacher writes on without selection
   selector: str = "argmin"  # or softmin: sample with probability proportional to exp(-beta score)
   beta: float = 1.0  # of softmin; 0 selects uniformly at random
-  threshold: str | float = (
-    "off"  # highest score a chunk may have, calibrated (see quantile), or off
-  )
+  threshold: str | float = "off"  # highest score of a kept chunk, calibrated (see quantile), or off
   quantile: float = 0.99  # calibrated threshold: this quantile of chunk scores on held-out problems
   margin: str | float = "off"  # the score must be this far below the mean of the candidates, or off
   running_margin: str | float = "off"  # m: score at most 1 + m times its trace's mean; or off
@@ -146,9 +140,7 @@ class Config:
   model_parallel: int = 1  # devices that share one copy of the teacher
   teacher: Model = Model()
   student: Model = Model()  # the base student
-  translate: bool = (
-    False  # allow different tokenizers: text passes through the host, which is slower
-  )
+  translate: bool = False  # allow different tokenizers: text passes through the host (slower)
   problems: Problems = Problems()
   select: Select = Select()  # what all arms have in common
   cold_start: Select = Select(k=1, temperature=0.6)  # how cold-start traces are written
