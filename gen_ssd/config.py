@@ -1,7 +1,6 @@
-"""All settings of a run: their names, types, defaults and meanings.
+"""All settings: names, types, defaults and meanings, as frozen dataclasses.
 
-A config file returns an ml_collections ConfigDict; `parse` turns it into these frozen dataclasses.
-checks.py defines which values are valid.
+`parse` turns an ml_collections ConfigDict into a Config. checks.py says which values are valid.
 """
 
 import dataclasses
@@ -17,11 +16,11 @@ import ml_collections
 class Model:
   """A Hugging Face model and how to run it."""
 
-  path: str = ""  # a directory, bundled/NAME, or a hub name: ORG/NAME or ORG/NAME@REVISION
-  dtype: str = "float32"  # of weights and caches during generation: float32 or bfloat16
-  unroll: bool = False  # compile every layer separately: faster on a CPU, slower to compile
-  chat_template: str = ""  # a Jinja file that replaces the tokenizer's template
-  thinking: str = ""  # on or off, for templates with a thinking switch; empty: their default
+  path: str = ""  # a directory, or a name on the hub: ORG/NAME or ORG/NAME@REVISION
+  dtype: str = "float32"  # of weights and caches in generation: float32 or bfloat16
+  unroll: bool = False  # compile each layer separately: faster on a CPU, slower to compile
+  chat_template: str = ""  # a Jinja file that replaces the tokenizer's chat template
+  thinking: str = ""  # on or off, if the chat template has this switch; empty: its default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,40 +40,50 @@ class Problems:
 
 @dataclasses.dataclass(frozen=True)
 class Select:
-  """How one collection of traces is written. An arm is `select` with some fields changed."""
+  """How traces are collected. An arm is `select` with some fields changed.
 
-  k: int = 4  # candidates per chunk
-  c: int = 8  # tokens per candidate, at most
-  slots: int = 32  # traces written at the same time
-  prompt: int = 64  # tokens per prompt, at most
-  max_tokens: int = 128  # tokens per trace, at most
-  block: int = 0  # ring slots per attention block; 0: the whole ring at once
-  temperature: float = 1.0  # of the teacher; 0 is greedy
-  top_k: int = 0  # 0: off
-  top_p: float = 1.0  # 1: off
-  delimiters: tuple = ()  # strings that end a candidate early, such as "\n\n"
-  granularity: str = "chunk"  # select each chunk, or trace: the best of k complete traces
-  chooser: str = "cold_start"  # the student that scores: cold_start, or base without the cold start
-  scorer: str = "perplexity"  # the name of a scorer in engine/scores.py
-  step_delimiters: tuple = ()  # strings that end a step, for scorers of steps; (): a step is a chunk
-  context: int = 0  # the scorer sees the prompt and this many times c tokens; 0: the whole trace
-  scoring_prompt: str = "student"  # chat template of the scoring prompt: student or teacher
-  covers: str = "everything"  # or thinking: after </think>, the teacher writes on without selection
-  selector: str = "argmin"  # or softmin: sample with probability proportional to exp(-beta score)
-  beta: float = 1.0  # of softmin; 0 selects uniformly at random
-  threshold: str | float = "off"  # highest score of a kept chunk, calibrated (see quantile), or off
-  quantile: float = 0.99  # calibrated threshold: this quantile of chunk scores on held-out problems
-  margin: str | float = "off"  # the score must be this far below the mean of the candidates, or off
-  running_margin: str | float = "off"  # m: score at most 1 + m times its trace's mean; or off
-  resamples: int = 0  # times a chunk is sampled again before its trace is pruned
-  pruned: str = "drop"  # drop pruned traces; retry: write them again; keep: train on their prefixes
-  retries: int = 1  # times a pruned trace is written again with pruned="retry"
-  refresh: int = 0  # retrain the scoring student after every so many problems; 0: never
-  attempts: int = 1  # traces per problem; with granularity="trace", k times as many are written
-  keep: str = "right"  # train on traces with a right answer; all: on every trace that ended
-  loop_window: int = 32  # newest tokens searched for repetitions
-  shard_rounds: int = 64  # rounds between writes to disk; an interrupted run loses at most these
-  seed: int = 0  # of sampling
+  Scores are those of `scorer`: lower is better. The winner of a round is the candidate that the
+  selector chooses. A round without a suitable winner prunes its trace, after `resamples` new draws.
+  """
+
+  k: int = 4  # candidates per slot
+  c: int = 8  # maximum tokens per candidate
+  slots: int = 32  # traces that are generated at the same time
+  prompt: int = 64  # maximum prompt tokens
+  max_tokens: int = 128  # maximum tokens per trace
+  block: int = 0  # ring slots that attention reads at a time; 0: the whole ring
+  temperature: float = 1.0  # of the teacher; 0 is greedy, for k = 1 only
+  top_k: int = 0  # sample from the k most likely tokens; 0 is off
+  top_p: float = 1.0  # nucleus sampling; 1 is off
+  delimiters: tuple = ()  # texts that end a candidate early, for example "\n\n"; () for none
+  granularity: str = "chunk"  # chunk: choose in each round. trace: best of k whole traces
+  chooser: str = "cold_start"  # the student that scores: cold_start, or base (no cold start)
+  scorer: str = "perplexity"  # the name of a function in engine/scores.py
+  step_delimiters: tuple = ()  # texts that end a step, for drop_first and teacher_gap; (): chunks
+  context: int = 0  # the scorer sees the prompt and this many chunks of c tokens; 0: everything
+  scoring_prompt: str = "student"  # or teacher: whose chat template the scoring student reads
+  covers: str = "everything"  # or thinking: after </think>, nothing is chosen or pruned
+  selector: str = "argmin"  # or softmin: sample with probability proportional to exp(-beta * score)
+  beta: float = 1.0  # of softmin; 0 is uniform
+  threshold: str | float = "off"  # the winner's highest score: off, calibrated, or a number in nats
+  quantile: float = 0.99  # of cold-start chunk scores; gives the calibrated threshold
+  margin: str | float = "off"  # nats by which the winner must be below the candidates' mean; or off
+  running_margin: str | float = (
+    "off"  # m: the winner is at most (1 + m) times its trace's mean; or off
+  )
+  resamples: int = 0  # new draws of a chunk before its trace is pruned
+  pruned: str = (
+    "drop"  # pruned traces. drop: discard. retry: start again. keep: train on the prefix
+  )
+  retries: int = 1  # new starts of a pruned trace, with pruned = retry
+  refresh: int = 0  # problems between trainings of the student on what is kept so far; 0: never
+  attempts: int = 1  # traces per problem (times k with granularity = trace)
+  keep: str = "right"  # right: traces with a verified answer. all: every trace that ended
+  loop_window: int = (
+    32  # tokens that are searched for repetitions; a repeating candidate is invalid
+  )
+  shard_rounds: int = 64  # rounds per output file; a killed run loses at most this much work
+  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,16 +115,16 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """How students are evaluated on one set of problems."""
+  """How students answer one set of test problems."""
 
-  source: str = ""  # empty: problems.test_source
-  limit: int = 0  # problems to use of this source; 0: all that a file has
-  max_tokens: int = 0  # tokens per answer, at most; 0: select.max_tokens
-  slots: int = 64  # answers written at the same time
+  source: str = ""  # see Problems.source; empty: problems.test_source
+  limit: int = 0  # problems to use; 0: all of `source`, or problems.test when `source` is empty
+  max_tokens: int = 0  # maximum tokens per answer; 0: select.max_tokens
+  slots: int = 64  # answers that are generated at the same time
   temperature: float = 0.0  # 0 is greedy
-  top_p: float = 1.0  # 1: off
+  top_p: float = 1.0  # nucleus sampling; 1 is off
   samples: int = 1  # answers per problem; accuracy is their mean
-  seed: int = 0  # of sampling
+  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,50 +142,50 @@ class Pretrain:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """A whole run."""
+  """All settings of a run."""
 
-  name: str = "run"  # title of the report
-  stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")  # what to do, in order
+  name: str = "run"
+  stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")
   model_parallel: int = 1  # devices that share one copy of the teacher
   teacher: Model = Model()
-  student: Model = Model()  # the base student
-  translate: bool = False  # allow different tokenizers: text passes through the host (slower)
+  student: Model = Model()
+  translate: bool = False  # allow different tokenizers: text is converted on the host, slower
   problems: Problems = Problems()
-  select: Select = Select()  # what all arms have in common
-  cold_start: Select = Select(k=1, temperature=0.6)  # how cold-start traces are written
-  arms: tuple = ()  # ((name, Select), ...); in a config file: {name: changes of select}
-  seeds: int = 1  # students per arm, trained on the same traces in a different order
-  warm_up: Train = Train()  # how the student is trained on cold-start traces
-  train: Train = Train()  # how the student of every arm is trained
-  evaluate: Evaluate = Evaluate()  # what all tests have in common
-  tests: tuple = ()  # ((name, Evaluate), ...) as arms; empty: one test, as evaluate says
+  select: Select = Select()
+  cold_start: Select = Select(k=1, temperature=0.6)  # how the cold-start traces are sampled
+  arms: tuple = ()  # ((name, Select), ...)
+  seeds: int = 1  # students per arm; each sees the training rows in another order
+  warm_up: Train = Train()  # the student's training in the cold start
+  train: Train = Train()
+  evaluate: Evaluate = Evaluate()  # the test set when `tests` is empty, else the defaults of tests
+  tests: tuple = ()  # ((name, Evaluate), ...): several test sets
   pretrain: Pretrain = Pretrain()
 
 
 def fail(field, value, right):
-  """Raises ValueError. Every error about a setting has this form."""
+  """Raises the ValueError for a setting: its field, its value, and which values are valid."""
   raise ValueError(f"{field} is {value!r}: it must be {right}")
 
 
 def default():
-  """The default Config as a ConfigDict, which config files change and flags override."""
-  # Not type-safe: a threshold of "off" may become a number. `parse` checks types.
+  """The default Config as a ConfigDict. Config files change it, and flags override it."""
+  # Not type-safe, because a threshold of "off" may become a number. `parse` checks the types.
   return ml_collections.ConfigDict(
     {**plain(Config()), "arms": {"gen_ssd": {}}, "tests": {}}, type_safe=False
   )
 
 
 def plain(value):
-  """Dataclasses as dicts, at every level; other values as they are."""
+  """A dataclass as a dict, recursively; other values as they are."""
   if dataclasses.is_dataclass(value):
     return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
   return value
 
 
 def parse(config):
-  """The Config of a ConfigDict or dict. checks.check says whether its values are valid.
+  """Converts a ConfigDict or dict to a Config. checks.check validates the values.
 
-  Raises ValueError, which names the field, for an unknown name or a value of the wrong type.
+  Raises ValueError, with the name of the field, for an unknown field or a wrong type.
   """
   raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
   arms, tests = raw.pop("arms", {}), raw.pop("tests", {})
@@ -190,7 +199,7 @@ def parse(config):
 
 
 def _variants(field, named, of, base):
-  """((name, `base` with changed fields), ...) from {name: {field: value}}."""
+  """((name, `base` with the changed fields), ...) for a dict of changes by name."""
   if not isinstance(named, dict):
     fail(field, named, f"a dict of name to changed {of} fields")
   for name, changes in named.items():
@@ -203,6 +212,7 @@ def _variants(field, named, of, base):
 
 
 def _build(kind, raw, where):
+  """The dataclass `kind` from the dict `raw`; `where` is the field's path for errors."""
   known = {f.name: f for f in dataclasses.fields(kind)}
   hints = typing.get_type_hints(kind)
   out = {}
@@ -223,6 +233,7 @@ def _build(kind, raw, where):
 
 
 def _typed(value, hint, path):
+  """The value as its annotated type, after the conversions that flags and JSON need."""
   options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
   if isinstance(value, list) and tuple in options:
     value = tuple(value)
@@ -230,7 +241,7 @@ def _typed(value, hint, path):
     value = float(value)
   if isinstance(value, str) and {str, float} <= {*options}:
     try:
-      value = float(value)  # a number given as a flag is text
+      value = float(value)  # flags give numbers as text
     except ValueError:
       pass
   if not any(type(value) is o for o in options):
@@ -239,11 +250,11 @@ def _typed(value, hint, path):
 
 
 def collection(s):
-  """The Select that writes the traces of arm `s`. Arms with equal ones share their traces.
+  """The Select that collects the traces of arm `s`. Arms with an equal one share their traces.
 
-  Fields that do not affect the traces are at their defaults. Selection among complete traces is
-  plain sampling of k times as many traces. `keep` and `pruned` affect the traces only when the
-  student is refreshed, because it then learns from what was kept.
+  Fields that do not affect the traces are at their defaults. Best of k whole traces needs plain
+  sampling with k times as many attempts. With `refresh`, `keep` does affect the traces, because
+  the student is trained on the kept ones.
   """
   plain = {} if s.refresh else {"keep": Select.keep}
   if s.granularity == "trace":
@@ -260,7 +271,7 @@ def collection(s):
 
 
 def ring_slots(s):
-  """Slots of the prefix ring: prompt and trace, with room for resampled and shorter chunks."""
+  """Ring slots for the prompt, the trace, chunks drawn again, and chunks that end early."""
   spare = s.resamples * s.c + (s.max_tokens if s.delimiters else 0)
   slots = s.prompt + s.max_tokens + spare
   return slots if not s.block else -(-slots // s.block) * s.block

@@ -27,7 +27,9 @@ class Architecture:
   bias: bool = False  # on q, k and v
   qk_norm: bool = False  # RMSNorm of every query and key head
   act: str = "silu"  # or gelu_tanh
-  post_norms: bool = False  # norms after attention and after the MLP, too
+  projection_norm: bool = False  # RMSNorm of all queries, and of all keys, of a token at once
+  pre_norms: bool = True  # norms before attention and before the MLP
+  post_norms: bool = False  # norms after attention and after the MLP
   norm_offset: float = 0.0  # added to the weights of norms
   embed_scale: float = 1.0  # multiplies token embeddings
   query_scale: float = 1.0  # multiplies queries, beside 1 / sqrt(head)
@@ -77,8 +79,8 @@ class Leaf(typing.NamedTuple):
 
 # Leaves of a layer are stacked on a leading L.
 LAYER_LEAVES = {
-  "ln1": Leaf("d", ".", False, "input_layernorm.weight", "d"),
-  "ln2": Leaf("d", ".", False, "post_attention_layernorm.weight", "d"),
+  "ln1": Leaf("d", ".", False, "input_layernorm.weight", "d", lambda arch: arch.pre_norms),
+  "ln2": Leaf("d", ".", False, "post_attention_layernorm.weight", "d", lambda arch: arch.pre_norms),
   "q": Leaf("dngh", "dt..", True, "self_attn.q_proj.weight", "ngh d"),
   "k": Leaf("dnh", "dt.", True, "self_attn.k_proj.weight", "nh d"),
   "v": Leaf("dnh", "dt.", True, "self_attn.v_proj.weight", "nh d"),
@@ -91,6 +93,12 @@ LAYER_LEAVES = {
   "vb": Leaf("nh", "t.", False, "self_attn.v_proj.bias", "nh", lambda arch: arch.bias),
   "qn": Leaf("h", ".", False, "self_attn.q_norm.weight", "h", lambda arch: arch.qk_norm),
   "kn": Leaf("h", ".", False, "self_attn.k_norm.weight", "h", lambda arch: arch.qk_norm),
+  "qpn": Leaf(
+    "ngh", "t..", False, "self_attn.q_norm.weight", "ngh", lambda arch: arch.projection_norm
+  ),
+  "kpn": Leaf(
+    "nh", "t.", False, "self_attn.k_norm.weight", "nh", lambda arch: arch.projection_norm
+  ),
   "ln1b": Leaf(
     "d", ".", False, "post_attention_layernorm.weight", "d", lambda arch: arch.post_norms
   ),
@@ -113,6 +121,7 @@ FAMILIES: dict[str, dict] = {
   "mistral": {},
   "qwen2": dict(bias=True),
   "qwen3": dict(qk_norm=True),
+  "olmo2": dict(projection_norm=True, pre_norms=False, post_norms=True),
   "gemma3_text": dict(qk_norm=True, post_norms=True, norm_offset=1.0),
 }
 

@@ -305,6 +305,7 @@ def test_check_does_not_compare_what_does_not_fit(tmp_path, capsys, monkeypatch)
   [
     "llama",
     "mistral",
+    "olmo2",
     "qwen3_yarn",
     "r1_distill_qwen",
     "r1_distill_llama",

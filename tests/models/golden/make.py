@@ -91,6 +91,7 @@ CASES = {
       original_max_position_embeddings=20,
     ),
   ),
+  "olmo2": dict(model_type="olmo2", num_attention_heads=4, rope_theta=6e5),
   "mistral": dict(model_type="mistral", head_dim=6, rope_theta=1e6, sliding_window=None),
   # what DeepSeek's config.json files say beside the facts of Qwen2 and Llama
   "r1_distill_qwen": dict(
