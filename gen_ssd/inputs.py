@@ -1,4 +1,4 @@
-"""What a config names, found and loaded: models, tokenizers, problems, tests."""
+"""Finds and loads what a config names: models, tokenizers, problems, tests."""
 
 import dataclasses
 
@@ -9,25 +9,24 @@ from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import sets
 
-ALONE = dict(
-  batch_axes=mesh_lib.AXES, tensor_axis=None
-)  # a student: replicated; slots over both mesh axes
+# Layout of a student: replicated weights, slots split over both mesh axes.
+ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
 
 
 def identities(config):
-  """{who: identity of its files} of the models a config starts from."""
+  """{"teacher": identity of its files, "student": ...}; see hf.identity. Empty for pretraining."""
   if config.stages == ("pretrain",):
     return {}
   return {who: hf.identity(hf.locate(getattr(config, who).path)) for who in ("teacher", "student")}
 
 
 def tests(config):
-  """((name, Evaluate), ...): the tests of a config; one alone may have no name."""
+  """((name, Evaluate), ...): the tests of a config. Without config.tests, one with an empty name."""
   return config.tests or (("", config.evaluate),)
 
 
 def answering(config, e):
-  """The Select with which students answer the problems of an Evaluate."""
+  """The Select with which students answer the problems of the test `e`: plain sampling."""
   return dataclasses.replace(
     config.select,
     granularity="chunk",
@@ -52,7 +51,11 @@ def answering(config, e):
 
 
 def part(config, split, e=None):
-  """(source, number of problems or 0 for all, problems of the source that are left to others)."""
+  """(source, number of problems or 0 for all, number of problems to skip) of a split.
+
+  Training problems skip those of the cold start when both come from the same file. `e` is the
+  test, by default the first.
+  """
   p = config.problems
   if split == "test":
     e = e or tests(config)[0][1]
@@ -64,18 +67,19 @@ def part(config, split, e=None):
 
 
 def problems(config, split, e=None):
+  """The problems of a split: train, cold_start, or test (of the test `e`)."""
   source, count, skip = part(config, split, e)
   return sets.load(source, split, count, config.problems.seed, skip)
 
 
 def tokenizer(model, path=None):
-  """The tokenizer of a config's Model, or of what was trained from it, which has its template."""
+  """The tokenizer of a Model, or at `path` of a student trained from it, which has its template."""
   if path in (None, hf.locate(model.path)):
     return tokenization.load_tokenizer(hf.locate(model.path), model.chat_template, model.thinking)
   return tokenization.load_tokenizer(path)
 
 
 def load(model, path, **placement):
-  """Weights and tokenizer at `path`, run as the config's Model says."""
+  """(Transformer, tokenizer) at `path`, with the dtype and unrolling of `model`."""
   layout = Layout(dtype=model.dtype, unroll=model.unroll, **placement)
   return weights.load(path, layout), tokenizer(model, path)

@@ -1,4 +1,4 @@
-"""Devices: start the processes of a pod, make the one mesh, move arrays to and from it."""
+"""Devices: start the processes of a pod, create the mesh, move arrays to and from it."""
 
 import os
 
@@ -12,11 +12,12 @@ AXES = ("data", "model")
 
 
 def start(model_parallel=1, devices=None):
-  """Sets the mesh `(data, model)` for the process and returns it.
+  """Creates the mesh `(data, model)`, sets it for this process and returns it.
 
-  `model_parallel` chips share one copy of the teacher; keep it inside a host. On a pod slice
-  (or under a launcher that sets JAX_COORDINATOR_ADDRESS) the processes find each other first.
-  Raises ValueError when the device count is not a multiple.
+  `model_parallel` devices share one copy of the teacher; keep them within one host. On a TPU pod
+  slice, or when JAX_COORDINATOR_ADDRESS is set, it first starts `jax.distributed`, so that the
+  processes find each other. `devices` defaults to all devices. Raises ValueError when
+  `model_parallel` does not divide their number.
   """
   if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(
     ","
@@ -25,7 +26,9 @@ def start(model_parallel=1, devices=None):
       jax.distributed.initialize()
   devices = jax.devices() if devices is None else devices
   if model_parallel < 1 or len(devices) % model_parallel:
-    raise ValueError(f"mesh.model is {model_parallel}: it must divide the {len(devices)} devices")
+    raise ValueError(
+      f"model_parallel is {model_parallel}: it must divide {len(devices)}, the number of devices"
+    )
   mesh = jax.make_mesh(
     (len(devices) // model_parallel, model_parallel),
     AXES,
@@ -37,18 +40,18 @@ def start(model_parallel=1, devices=None):
 
 
 def place(x, spec=P()):
-  """Host array -> array on the mesh; every process holds the same `x` and keeps its part."""
+  """Puts host array `x`, which is the same in every process, on the mesh with sharding `spec`."""
   x = np.asarray(x)
   sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), spec)
   return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def barrier(name):
-  """Every process waits here for the others: what one has written may be read after it."""
+  """Waits for all processes. Afterwards each can read the files that another one has written."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def host(tree):
-  """Fully replicated arrays -> numpy, on every process."""
+  """A pytree of fully replicated arrays as numpy arrays, in every process."""
   return jax.tree.map(np.asarray, jax.device_get(tree))

@@ -1,4 +1,4 @@
-"""Numbers of a run: one JSON line each, always; and one progress line on the screen."""
+"""Progress of a run: metrics as JSON lines in a file, and one progress line on the terminal."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import jax
 
 
 class Metrics:
-  """Appends rows to `path` (process 0 only). Values must be plain numbers or text."""
+  """Appends JSON lines to the file `path`, in process 0 only."""
 
   def __init__(self, path):
     self.file = None
@@ -17,6 +17,7 @@ class Metrics:
       self.file = open(path, "a", buffering=1)
 
   def write(self, **row):
+    """Appends one line. Values are plain numbers or strings."""
     if self.file:
       self.file.write(json.dumps(row) + "\n")
 
@@ -26,7 +27,7 @@ class Metrics:
 
 
 class Progress:
-  """One line that is rewritten on a terminal, and printed every `every` seconds elsewhere."""
+  """A progress line on stderr: updated in place on a terminal, else printed every `every` seconds."""
 
   def __init__(self, title, total, every=20.0):
     self.title, self.total, self.every = title, total, every
@@ -36,7 +37,7 @@ class Progress:
     self.on = jax.process_index() == 0
 
   def show(self, done, text="", final=False):
-    """`done` of `total`; ETA from the rate since the first call (a resumed run starts above 0)."""
+    """Shows `done` of `total`, `text`, and the time left at the rate since the first call."""
     now = time.monotonic()
     if self.first is None:
       self.first = done

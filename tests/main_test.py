@@ -132,7 +132,7 @@ def test_a_file_gives_the_cold_start_its_part_and_training_the_rest(tmp_path):
   checks.check(config)
   cold, train = ({p.uuid for p in inputs.problems(config, s)} for s in ("cold_start", "train"))
   assert (len(cold), len(train)) == (16, 24) and not cold & train
-  with pytest.raises(ValueError, match="problems.train is 30: there are only 24"):
+  with pytest.raises(ValueError, match="problems.train is 30: the source has only 24"):
     checks.check(
       small(
         problems__source=str(tmp_path / "p.jsonl"),
@@ -338,7 +338,7 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   student = tmp_path / "student"
   shutil.copytree(hf.locate("bundled/student"), student)
   config = small(student__path=str(student))
-  claim = lambda: workdir_lib.claim(tmp_path / "run", config, stages.identities(config))
+  claim = lambda: workdir_lib.claim(tmp_path / "run", config, inputs.identities(config))
   claim()
   shutil.copytree(student, tmp_path / "copy", copy_function=shutil.copyfile)
   shutil.rmtree(student)
@@ -366,12 +366,11 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   ],
 )
 def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
-  even = {f"{n}__rows": 8 for n in ("warm_up", "train", "select", "cold_start", "evaluate")}
+  even = {f"{n}__batch_size": 8 for n in ("warm_up", "train")}
+  even |= {f"{n}__slots": 8 for n in ("select", "cold_start", "evaluate")}
   where = field.replace("arms.gen_ssd", "select").replace(".", "__")
   stages.begin(small(**even), tmp_path, jax.devices()[:4])
-  with pytest.raises(
-    ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of the 4"
-  ):
+  with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"):
     stages.begin(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
 
 
@@ -379,7 +378,7 @@ def test_a_thinking_part_without_an_end_is_refused():
   with pytest.raises(
     ValueError,
     match="arms.a.covers is 'thinking': the tokenizer of .*teacher has no "
-    "single token </think>.*set it to everything",
+    "single token </think>.*set it to 'everything'",
   ):
     checks.check(small(arms={"a": dict(covers="thinking")}))
 
