@@ -1,4 +1,4 @@
-"""Finds and loads what a config names: models, tokenizers, problems, tests."""
+"""Loads what a config names: models, tokenizers, problems and tests."""
 
 import dataclasses
 
@@ -9,24 +9,24 @@ from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import sets
 
-# Layout of a student: replicated weights, slots split over both mesh axes.
+# Layout of a student: weights are replicated, and slots are split over both mesh axes.
 ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
 
 
 def identities(config):
-  """{"teacher": identity of its files, "student": ...}; see hf.identity. Empty for pretraining."""
+  """{"teacher": hash, "student": hash} of the model files that the config starts from."""
   if config.stages == ("pretrain",):
     return {}
   return {who: hf.identity(hf.locate(getattr(config, who).path)) for who in ("teacher", "student")}
 
 
 def tests(config):
-  """((name, Evaluate), ...): the tests of a config. Without config.tests, one with an empty name."""
+  """((name, Evaluate), ...): the test sets of a config. A single one may have an empty name."""
   return config.tests or (("", config.evaluate),)
 
 
 def answering(config, e):
-  """The Select with which students answer the problems of the test `e`: plain sampling."""
+  """The Select for students' answers to test problems: plain sampling with the settings of `e`."""
   return dataclasses.replace(
     config.select,
     granularity="chunk",
@@ -51,10 +51,10 @@ def answering(config, e):
 
 
 def part(config, split, e=None):
-  """(source, number of problems or 0 for all, number of problems to skip) of a split.
+  """(source, number of problems or 0 for all, problems to skip) of a split.
 
-  Training problems skip those of the cold start when both come from the same file. `e` is the
-  test, by default the first.
+  `split` is cold_start, train or test. Training skips the first problems of its source when the
+  cold start uses the same source.
   """
   p = config.problems
   if split == "test":
@@ -67,19 +67,22 @@ def part(config, split, e=None):
 
 
 def problems(config, split, e=None):
-  """The problems of a split: train, cold_start, or test (of the test `e`)."""
+  """The problems of a split; `e` is the Evaluate of a test set. See `part`."""
   source, count, skip = part(config, split, e)
   return sets.load(source, split, count, config.problems.seed, skip)
 
 
 def tokenizer(model, path=None):
-  """The tokenizer of a Model, or at `path` of a student trained from it, which has its template."""
+  """The tokenizer of a config's Model, or of the student trained from it, at `path`.
+
+  A trained student is exported with its chat template, so the settings of `model` are not applied.
+  """
   if path in (None, hf.locate(model.path)):
     return tokenization.load_tokenizer(hf.locate(model.path), model.chat_template, model.thinking)
   return tokenization.load_tokenizer(path)
 
 
 def load(model, path, **placement):
-  """(Transformer, tokenizer) at `path`, with the dtype and unrolling of `model`."""
+  """Weights and tokenizer at `path`. `model` gives dtype and unrolling, `placement` the sharding."""
   layout = Layout(dtype=model.dtype, unroll=model.unroll, **placement)
   return weights.load(path, layout), tokenizer(model, path)

@@ -1,4 +1,4 @@
-"""Devices: start the processes of a pod, create the mesh, move arrays to and from it."""
+"""Devices: starts the processes of a pod, makes the mesh, moves arrays to and from it."""
 
 import os
 
@@ -12,12 +12,12 @@ AXES = ("data", "model")
 
 
 def start(model_parallel=1, devices=None):
-  """Creates the mesh `(data, model)`, sets it for this process and returns it.
+  """Makes the mesh `(data, model)`, sets it for this process and returns it.
 
-  `model_parallel` devices share one copy of the teacher; keep them within one host. On a TPU pod
-  slice, or when JAX_COORDINATOR_ADDRESS is set, it first starts `jax.distributed`, so that the
-  processes find each other. `devices` defaults to all devices. Raises ValueError when
-  `model_parallel` does not divide their number.
+  `model_parallel` devices share one copy of the teacher; all of them should be in one host.
+  `devices` defaults to all devices. With several processes, jax.distributed starts first: on a TPU
+  slice with several hosts, or when JAX_COORDINATOR_ADDRESS is set. Raises ValueError when the number
+  of devices is not a multiple of `model_parallel`.
   """
   if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(
     ","
@@ -27,7 +27,7 @@ def start(model_parallel=1, devices=None):
   devices = jax.devices() if devices is None else devices
   if model_parallel < 1 or len(devices) % model_parallel:
     raise ValueError(
-      f"model_parallel is {model_parallel}: it must divide {len(devices)}, the number of devices"
+      f"model_parallel is {model_parallel}: it must divide the number of devices, {len(devices)}"
     )
   mesh = jax.make_mesh(
     (len(devices) // model_parallel, model_parallel),
@@ -40,18 +40,18 @@ def start(model_parallel=1, devices=None):
 
 
 def place(x, spec=P()):
-  """Puts host array `x`, which is the same in every process, on the mesh with sharding `spec`."""
+  """Puts a host array on the mesh. Every process passes the same `x` and stores only its part."""
   x = np.asarray(x)
   sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), spec)
   return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def barrier(name):
-  """Waits for all processes. Afterwards each can read the files that another one has written."""
+  """Waits for all processes. Files written before it can be read after it. `name` is for errors."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def host(tree):
-  """A pytree of fully replicated arrays as numpy arrays, in every process."""
+  """Converts a tree of fully replicated arrays to NumPy, on every process."""
   return jax.tree.map(np.asarray, jax.device_get(tree))

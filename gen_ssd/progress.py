@@ -1,4 +1,4 @@
-"""Progress of a run: metrics as JSON lines in a file, and one progress line on the terminal."""
+"""Metrics files, with one JSON object per line, and a progress line on the screen."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import jax
 
 
 class Metrics:
-  """Appends JSON lines to the file `path`, in process 0 only."""
+  """Appends rows to the JSONL file `path`, in process 0 only. Values are plain numbers or text."""
 
   def __init__(self, path):
     self.file = None
@@ -17,7 +17,6 @@ class Metrics:
       self.file = open(path, "a", buffering=1)
 
   def write(self, **row):
-    """Appends one line. Values are plain numbers or strings."""
     if self.file:
       self.file.write(json.dumps(row) + "\n")
 
@@ -37,7 +36,10 @@ class Progress:
     self.on = jax.process_index() == 0
 
   def show(self, done, text="", final=False):
-    """Shows `done` of `total`, `text`, and the time left at the rate since the first call."""
+    """Shows `done` of `total` and the time left, or the time taken when `final`.
+
+    The rate counts from the first call, because a resumed run does not start at 0.
+    """
     now = time.monotonic()
     if self.first is None:
       self.first = done

@@ -378,7 +378,7 @@ def test_a_thinking_part_without_an_end_is_refused():
   with pytest.raises(
     ValueError,
     match="arms.a.covers is 'thinking': the tokenizer of .*teacher has no "
-    "single token </think>.*set it to 'everything'",
+    "single token </think>.*set it to everything",
   ):
     checks.check(small(arms={"a": dict(covers="thinking")}))
 
