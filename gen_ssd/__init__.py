@@ -1,1 +1,1 @@
-"""Gen-SSD: the student chooses which chain of thought the teacher goes on writing."""
+"""Gen-SSD: the teacher proposes each chunk of a chain of thought, and the student chooses one."""

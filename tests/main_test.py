@@ -351,7 +351,7 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   student = tmp_path / "student"
   shutil.copytree(hf.locate("bundled/student"), student)
   config = small(student__path=str(student))
-  claim = lambda: workdir_lib.claim(tmp_path / "run", config, stages.identities(config))
+  claim = lambda: workdir_lib.claim(tmp_path / "run", config, inputs.identities(config))
   claim()
   shutil.copytree(student, tmp_path / "copy", copy_function=shutil.copyfile)
   shutil.rmtree(student)
@@ -379,7 +379,8 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   ],
 )
 def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
-  even = {f"{n}__rows": 8 for n in ("warm_up", "train", "select", "cold_start", "evaluate")}
+  even = {f"{n}__batch_size": 8 for n in ("warm_up", "train")}
+  even |= {f"{n}__slots": 8 for n in ("select", "cold_start", "evaluate")}
   where = field.replace("arms.gen_ssd", "select").replace(".", "__")
   stages.begin(small(**even), tmp_path, jax.devices()[:4])
   with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"):
@@ -435,7 +436,7 @@ def test_vocabularies_that_disagree_are_refused(tmp_path):
   [
     ("--config.select.kk=3", "kk"),
     ("--config.select.k=0", "select.k is 0: it must be at least 1"),
-    ("--config.teacher.path=/nowhere", "/nowhere: no config.json there"),
+    ("--config.teacher.path=/nowhere", "/nowhere: there is no config.json"),
   ],
 )
 def test_the_command_says_what_is_wrong_in_one_message(flag, says, tmp_path):

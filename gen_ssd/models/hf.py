@@ -1,4 +1,4 @@
-"""What a Hugging Face directory says of its model: where it is, its Architecture, its identity."""
+"""Facts about a Hugging Face model: its directory, its Architecture, and an identity of its files."""
 
 import functools
 import glob
@@ -15,7 +15,7 @@ from gen_ssd.models.architecture import Architecture
 PathLike = str | os.PathLike
 MODEL_TYPES = tuple(architecture.FAMILIES)
 ACTS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-ROPE = {  # type -> the parameters that matter to it
+ROPE = {  # rope type -> the parameters that it reads
   "default": (),
   "linear": ("factor",),
   "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
@@ -44,17 +44,16 @@ WANTED = (
 BUNDLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bundled")
 
 
-# ---------------------------------------------------------------- where
+# ---------------------------------------------------------------- directory
 
 
 @functools.cache
 def locate(path):
-  """Directory of a model: `path` itself, `bundled/NAME`, or the snapshot of a hub name.
+  """The directory of the model that `path` names.
 
-  Hub names are ORG/NAME or ORG/NAME@REVISION.
-
-  What the hub's cache has (HF_HOME, HF_HUB_CACHE) is not downloaded again, and serves without a
-  network. Raises ValueError when a hub name can be neither found nor read.
+  `path` is a directory, `bundled/NAME`, or a hub name: ORG/NAME or ORG/NAME@REVISION. A hub model is
+  downloaded unless it is in the hub's cache (HF_HOME, HF_HUB_CACHE), which also works without a
+  network. Raises ValueError when a hub model cannot be found or downloaded.
   """
   if path.startswith("bundled/"):
     return os.path.join(BUNDLED, path.removeprefix("bundled/"))
@@ -72,27 +71,29 @@ def locate(path):
       ignore_patterns=["*/*", "consolidated*"],
     )
   except errors.GatedRepoError:
-    why = "the hub wants its licence accepted: do so on its page, then `hf auth login`"
+    why = (
+      "the hub requires its licence accepted: accept it on the model's page, then `hf auth login`"
+    )
   except errors.RepositoryNotFoundError:
-    why = "the hub knows no such model, or it is private: `hf auth login`"
+    why = "the hub has no such model, or it is private: try `hf auth login`"
   except errors.RevisionNotFoundError:
-    why = f"the hub knows no revision {revision!r} of it"
+    why = f"the hub has no revision {revision!r} of this model"
   except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
     why = (
       f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
-      f"where there is a network, `hf download {name}` fills the cache, or with "
-      "`--local-dir DIR` makes a directory to name here"
+      f"on a machine with a network, `hf download {name}` fills the cache, and "
+      "`hf download --local-dir DIR` creates a directory that you can name instead"
     )
-  raise ValueError(f"{path}: no such directory, and as a hub name: {why}")
+  raise ValueError(f"{path}: there is no such directory; read as a hub name: {why}")
 
 
 def read_config(path):
-  """config.json of directory `path`."""
+  """The content of config.json in the directory `path`. Raises ValueError when there is none."""
   file = os.path.join(path, "config.json")
   if not os.path.isfile(file):
     raise ValueError(
-      f"{path}: no config.json there. A Hugging Face directory or hub name is needed; "
-      "`hf download NAME --local-dir DIR` makes one"
+      f"{path}: there is no config.json. Give a Hugging Face directory or a hub name; "
+      "`hf download NAME --local-dir DIR` creates a directory"
     )
   with open(file, encoding="utf-8") as f:
     return json.load(f)
@@ -102,21 +103,21 @@ def read_config(path):
 
 
 def read_architecture(path: PathLike) -> Architecture:
-  """Architecture of the model in Hugging Face directory `path`, from its config.json.
+  """The Architecture of the model in Hugging Face directory `path`, from its config.json.
 
-  Raises ValueError for what would silently compute something else: another architecture or rope
-  type, sliding windows outside Gemma 3, biases beyond Qwen2's, another activation, soft caps,
+  Raises ValueError for every model that the decoder would compute wrongly: an unknown architecture,
+  rope type or activation, sliding windows outside Gemma 3, biases other than Qwen2's, soft caps, and
   quantised weights.
   """
-  from transformers import AutoConfig  # seconds to import, and most of this module does without
+  from transformers import AutoConfig  # takes seconds to import, and little here needs it
 
   kind = read_config(path).get("model_type")
-  if kind not in MODEL_TYPES:  # before transformers, which does not know every type either
+  if kind not in MODEL_TYPES:  # before transformers, which also fails on unknown types
     known = ", ".join(MODEL_TYPES)
     _refuse(
       path,
       f"model_type {kind!r}",
-      f"{known} (DeepSeek-R1-Distill are qwen2 and llama; of Gemma 3, those without images)",
+      f"{known} (DeepSeek-R1-Distill are qwen2 and llama; Gemma 3 must be text only)",
     )
   config = AutoConfig.from_pretrained(path, local_files_only=True)
   _refuse_unsupported(path, kind, config)
@@ -156,7 +157,7 @@ def _act(kind, config):
 
 
 def _refuse_unsupported(path, kind, config):
-  """ValueError for the first fact of a config that this decoder does not have."""
+  """Raises ValueError for the first fact of a config that the decoder does not support."""
   has = lambda name: getattr(config, name, None)
   act = _act(kind, config)
   kinds = {"full_attention"} | ({"sliding_attention"} if kind == "gemma3_text" else set())
@@ -170,7 +171,7 @@ def _refuse_unsupported(path, kind, config):
       window,
       "a sliding window in use",
       "full attention in every layer of this architecture: set "
-      "sliding_window to null where no text is longer than it",
+      "sliding_window to null if no text is longer than it",
     ),
     (layers, f"layer_types {sorted(layers)}", " or ".join(sorted(kinds))),
     (has("attention_bias"), "attention_bias (it biases o_proj too)", "qwen2's on q, k and v"),
@@ -183,7 +184,7 @@ def _refuse_unsupported(path, kind, config):
 
 
 def _gemma(path, config):
-  """The facts of Gemma 3 that numbers of its config decide."""
+  """The facts of Gemma 3 that depend on numbers in its config."""
   facts = dict(
     embed_scale=math.sqrt(config.hidden_size),
     query_scale=math.sqrt(_head(config) / config.query_pre_attn_scalar),
@@ -200,7 +201,7 @@ def _gemma(path, config):
 
 
 def _rope(path, config, layer_type):
-  """(theta, rope) of the layers of a type; older files have one set for all."""
+  """(theta, rope) of the layers of one type. Older files have the same values for all layers."""
   p = dict(config.rope_parameters or {})
   if any(isinstance(x, dict) for x in p.values()):
     if not p.get(layer_type):
@@ -219,14 +220,15 @@ def _rope(path, config, layer_type):
   return float(p.get("rope_theta") or config.default_theta), (kind, *kept)
 
 
-# ---------------------------------------------------------------- who
+# ---------------------------------------------------------------- identity
 
 
 def identity(path):
-  """A short hash of config, tokenizer and weights of directory `path`, in well under a second.
+  """A short hash of the config, tokenizer and weights in directory `path`.
 
-  Of the weights it reads names, dims and 4 KiB in the middle of each tensor: enough to tell two
-  trainings of one architecture apart, whatever file they lie in.
+  It is fast, because it reads only the name, the shape and 4 KiB in the middle of each tensor. This
+  distinguishes two trainings of one architecture and does not depend on how tensors are divided into
+  files.
   """
   digest = hashlib.sha256()
   for pattern in ("config.json", "generation_config.json", "tokenizer*", "chat_template*"):

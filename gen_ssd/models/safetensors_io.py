@@ -1,7 +1,8 @@
-"""Safetensors files: their headers, rows of one tensor, and writing tensor by tensor.
+"""Reads and writes safetensors files.
 
-Reading maps a few rows at a time and writing holds one tensor, so that neither needs memory for a
-model. The format: header length (8 bytes), a JSON header, the tensors' bytes one after another.
+Reading maps some rows of a tensor at a time and writing needs one tensor at a time, so neither needs
+memory for a complete model. A file contains the length of the header (8 bytes), a JSON header, and
+the bytes of all tensors.
 """
 
 import glob
@@ -19,24 +20,24 @@ FLOATS = {
   "F16": np.dtype("float16"),
   "F64": np.dtype("float64"),
 }
-BLOCK = 1 << 18  # numbers copied at a time: what a core's cache holds while they are transposed
+BLOCK = 1 << 18  # numbers copied at a time: they fit in a CPU cache while they are transposed
 
 
 class Entry(typing.NamedTuple):
-  """Where one tensor lies."""
+  """The location of one tensor in a file."""
 
   file: str
-  dtype: str  # as the header says, such as BF16
+  dtype: str  # the name in the header, for example BF16
   dims: tuple
   start: int  # first byte in the file
-  stop: int
-  whole: bool  # is the file long enough?
+  stop: int  # the byte after its last
+  whole: bool  # does the file contain all of it?
 
 
 def headers(path):
-  """{name: Entry} of the safetensors in directory `path`, and a list of what is broken.
+  """({name: Entry} of all tensors in directory `path`, errors in its files as a list of strings).
 
-  Raises ValueError when there are none, with advice when there are pickles.
+  Raises ValueError when there are no safetensors files.
   """
   index = os.path.join(path, "model.safetensors.index.json")
   if os.path.isfile(index):
@@ -49,13 +50,13 @@ def headers(path):
     raise ValueError(
       f"{path}: "
       + (
-        "only .bin weights"
+        "it has only .bin weights"
         if pickles
-        else "no model.safetensors or model.safetensors.index.json there"
+        else "it has no model.safetensors and no model.safetensors.index.json"
       )
-      + ". Weights as .bin are pickles, which can run code when read; convert once where you "
-      "trust them: transformers' AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) "
-      "writes safetensors"
+      + ". Files that end in .bin are pickles, which can run code when they are read. If you trust "
+      "them, convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) of "
+      "transformers writes safetensors"
     )
   found, broken = {}, []
   for file in files:
@@ -69,14 +70,14 @@ def headers(path):
           start, stop = (8 + length + x for x in e["data_offsets"])
           found[name] = Entry(full, e["dtype"], tuple(e["shape"]), start, stop, stop <= size)
     except FileNotFoundError:
-      broken.append(f"{file}: the index names it, it is not there")
+      broken.append(f"{file}: the index names this file, but it does not exist")
     except (ValueError, KeyError, AttributeError, TypeError):
       broken.append(f"{file}: not a safetensors file, or truncated inside its header")
   return found, broken
 
 
 def rows(entry, start, stop):
-  """Rows of a tensor, mapped: nothing is read before it is used, or kept after."""
+  """Rows start to stop of a tensor, as a memory map: the file is read only where it is used."""
   dtype = FLOATS[entry.dtype]
   row = math.prod(entry.dims[1:]) * dtype.itemsize
   return np.memmap(
@@ -85,7 +86,7 @@ def rows(entry, start, stop):
 
 
 def middle(entry, most):
-  """At most `most` bytes from the middle of a tensor."""
+  """Up to `most` bytes from the middle of a tensor."""
   size = min(most, entry.stop - entry.start)
   with open(entry.file, "rb") as f:
     f.seek((entry.start + entry.stop - size) // 2)
@@ -93,9 +94,10 @@ def middle(entry, most):
 
 
 def write(file, dtype, dims, arrays):
-  """Writes a safetensors file: `dims` {name: dims} of one dtype, `arrays` yields them in that order.
+  """Writes a safetensors file of tensors of one dtype.
 
-  An array may lie in memory in any order: it is written some rows at a time.
+  `dims` is {name: dims}, and `arrays` yields the tensors in the same order, in any memory layout.
+  Raises ValueError when an array has another shape or dtype.
   """
   dtype = np.dtype(dtype)
   kind = {d: name for name, d in FLOATS.items()}[dtype]
@@ -111,7 +113,7 @@ def write(file, dtype, dims, arrays):
     for (name, size), array in zip(dims.items(), arrays, strict=True):
       if array.shape != size or array.dtype != dtype:
         raise ValueError(
-          f"{name} is {array.dtype}{list(array.shape)}, said to be {dtype}{list(size)}"
+          f"{name} is {array.dtype}{list(array.shape)}, it must be {dtype}{list(size)}"
         )
       step = max(1, BLOCK // math.prod(size[1:]))
       for i in range(0, size[0], step):

@@ -1,4 +1,4 @@
-"""Tokenizers: prompts from chat templates, shared vocabularies, a small word-level tokenizer."""
+"""Tokenizers: chat templates, shared vocabularies, and a small word-level tokenizer."""
 
 import json
 import os
@@ -8,18 +8,23 @@ import numpy as np
 
 
 def load_tokenizer(path, chat_template="", thinking=""):
-  """The Hugging Face tokenizer in local directory `path`.
+  """Loads the Hugging Face tokenizer in the local directory `path`.
 
-  `chat_template` is a Jinja file in place of the template there. `thinking` (on or off; empty: the
-  template decides) is written into the template, so that whoever uses the tokenizer later gets the
-  same prompts. ValueError when there is no tokenizer, or the template knows no thinking.
+  Args:
+    path: a local directory.
+    chat_template: a Jinja file that replaces the tokenizer's chat template; empty keeps it.
+    thinking: `on` or `off` fixes the template's `enable_thinking` switch, also in exports of this
+      tokenizer. Empty leaves the default.
+
+  Raises:
+    ValueError: `path` has no tokenizer, or `thinking` is set and the template has no such switch.
   """
   from transformers import AutoTokenizer
 
   if not os.path.isfile(os.path.join(path, "tokenizer_config.json")):
     raise ValueError(
-      f"{path}: no tokenizer_config.json there. A local Hugging Face directory is "
-      "needed; `hf download NAME --local-dir DIR` makes one"
+      f"{path}: this is not a local Hugging Face directory with a tokenizer, because it has no "
+      "tokenizer_config.json; `hf download NAME --local-dir DIR` creates one"
     )
   tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
   if chat_template:
@@ -28,7 +33,8 @@ def load_tokenizer(path, chat_template="", thinking=""):
   if thinking:
     if "enable_thinking" not in (tokenizer.chat_template or ""):
       raise ValueError(
-        f"thinking is {thinking!r}: the chat template of {path} has no such switch; leave it empty"
+        f"thinking is {thinking!r}: the chat template of {path} has no enable_thinking switch; "
+        "leave it empty"
       )
     value = "true" if thinking == "on" else "false"
     tokenizer.chat_template = f"{{%- set enable_thinking = {value} %}}{tokenizer.chat_template}"
@@ -36,8 +42,12 @@ def load_tokenizer(path, chat_template="", thinking=""):
 
 
 def eos_ids(path, tokenizer):
-  """Ids that end a trace: of generation_config.json (else config.json), the tokenizer's own, and the
-  one its chat template writes behind an answer (Phi-3's <|end|> is not its end of text)."""
+  """The token ids that end a trace, without duplicates.
+
+  They come from generation_config.json (or config.json if that has none), from the tokenizer, and
+  from the chat template: the special token that it writes after an answer. For some models, such as
+  Phi-3 with <|end|>, this is not the end-of-text token. Raises ValueError when there are none.
+  """
   ids = []
   for name in ("generation_config.json", "config.json"):
     file = os.path.join(path, name)
@@ -55,7 +65,7 @@ def eos_ids(path, tokenizer):
       i for i in tokenizer.encode(after, add_special_tokens=False)[:1] if i in _specials(tokenizer)
     ]
   if not ids:
-    raise ValueError(f"{path}: neither its configs nor its tokenizer name an end token")
+    raise ValueError(f"{path}: neither its config files nor its tokenizer define an end token")
   return tuple(dict.fromkeys(ids))
 
 
@@ -63,9 +73,9 @@ def eos_ids(path, tokenizer):
 
 
 def chat_prompt(tokenizer, problem, system=None):
-  """Ids of the prompt up to where the assistant's answer starts, by the tokenizer's own template.
+  """Token ids of the prompt, up to the start of the assistant's answer, from the chat template.
 
-  The template decides about BOS; it is never doubled. ValueError without a chat template.
+  BOS appears if the template writes it, and only once. Raises ValueError when there is no template.
   """
   ids = _render(tokenizer, _messages(problem, system), True, True)
   bos = tokenizer.bos_token_id
@@ -75,9 +85,9 @@ def chat_prompt(tokenizer, problem, system=None):
 
 
 def opening(tokenizer, prompt):
-  """The ids at the end of prompt ids that open a thinking part, such as <think> and a newline.
+  """The last ids of `prompt` that open the thinking part, such as <think> and a newline; or [].
 
-  Some templates write them into the generation prompt: they belong to the trace all the same.
+  Some chat templates put them at the end of the prompt. They are still part of the trace.
   """
   for n in range(1, min(len(prompt), 8) + 1):
     text = tokenizer.decode(prompt[-n:], skip_special_tokens=False).strip()
@@ -87,31 +97,31 @@ def opening(tokenizer, prompt):
 
 
 def closes_thinking(tokenizer, prompt):
-  """Whether prompt ids end in an empty thinking part, as Qwen3's do when thinking is off."""
+  """Does `prompt` end with an empty thinking part, as Qwen3's prompts do with thinking off?"""
   return tokenizer.decode(prompt[-8:]).rstrip().endswith("</think>")
 
 
 def closing_id(tokenizer):
-  """The id of </think>. ValueError when that is not one token, or when prompts already hold it."""
+  """The id of </think>. Raises ValueError when it is not one token or when prompts end in it."""
   ids = _encode(tokenizer, "</think>")
   if len(ids) != 1 or tokenizer.decode(ids).strip() != "</think>":
     raise ValueError(
-      f"the tokenizer of {_name(tokenizer)} has no single token </think>, which would "
-      "tell where the thinking part ends"
+      f"the tokenizer of {_name(tokenizer)} has no single token </think>, so the end "
+      "of the thinking part cannot be found"
     )
   if closes_thinking(tokenizer, chat_prompt(tokenizer, "1 + 0?")):
     raise ValueError(
       f"the chat template of {_name(tokenizer)} ends prompts in an empty thinking part: "
-      "nothing would be chosen"
+      "no chunk would be selected"
     )
   return ids[0]
 
 
 def prompts(tokenizers, problem, system=None):
-  """(teacher's prompt ids, student's) of a problem, each by its own template.
+  """(teacher's prompt ids, student's prompt ids) of a problem, each from its own chat template.
 
-  The student reads the thinking part opened as the teacher's template opens it, or not at all, so
-  that both see the same trace.
+  The student's prompt opens a thinking part exactly when the teacher's does, and in the same way,
+  so that both models see the same trace.
   """
   teacher, student = (chat_prompt(t, problem, system) for t in tokenizers)
   opened = tokenizers[0].decode(opening(tokenizers[0], teacher))
@@ -120,13 +130,21 @@ def prompts(tokenizers, problem, system=None):
 
 
 def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True):
-  """The student's training row: (prompt ids + trace ids, where the trace starts).
+  """One training example of the student: (prompt ids + trace ids, number of prompt ids).
 
-  The trace goes in as ids, never as text; `opened` is what the teacher's prompt had opened it with
-  (see `opening`), and comes first. `check` renders the dialogue with the template as well and
-  raises ValueError when the trace is not whole in it (whitespace aside), because the student would
-  then be served prompts and answers it was not trained on: DeepSeek-R1-Distill's template drops
-  everything before `</think>`.
+  Args:
+    tokenizer: the student's.
+    problem: text of the problem.
+    trace_ids: ids of the trace. They are never decoded and encoded again.
+    system: system message, or None.
+    opened: text that opened the trace at the end of the teacher's prompt (see `opening`). It becomes
+      the start of the trace.
+    check: also render the dialogue with the chat template and compare it with the trace. A template
+      may change traces: that of DeepSeek-R1-Distill deletes everything before `</think>`. In use, the
+      student would then see text that it was not trained on.
+
+  Raises:
+    ValueError: the rendered dialogue does not contain the complete trace, apart from whitespace.
   """
   prompt, trace = chat_prompt(tokenizer, problem, system), _encode(tokenizer, opened) + [*trace_ids]
   own = opening(tokenizer, prompt)
@@ -140,25 +158,26 @@ def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True
     if (own and not thinks) or (thinks and closes_thinking(tokenizer, prompt)):
       raise ValueError(
         f"the chat template of {_name(tokenizer)} starts every answer with "
-        f"{'<think>' if own else 'an empty thinking part'}, and the trace does "
-        f"{'think' if thinks else 'not think'}: {_clip(text)!r}. Set student.thinking or "
-        "student.chat_template, or take a teacher that does as the template"
+        f"{'<think>' if own else 'an empty thinking part'}, and the trace "
+        f"{'has a thinking part' if thinks else 'does not'}: {_clip(text)!r}. Set student.thinking or "
+        "student.chat_template, or choose a teacher whose traces match the template"
       )
     dialogue = [*_messages(problem, system), {"role": "assistant", "content": text}]
     rendered = _render(tokenizer, dialogue, False, False)
     if "".join(text.split()) not in "".join(rendered.split()):
       raise ValueError(
-        f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not whole in "
-        f"{_clip(rendered, end=True)!r}. Give the student a template that keeps assistant turns as "
-        "they are (student.chat_template), or pass check=False"
+        f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not "
+        f"contained in {_clip(rendered, end=True)!r}. Set student.chat_template to a template that "
+        "does not change assistant turns, or pass check=False"
       )
   return prompt + trace, len(prompt)
 
 
 def check_thoughts(teacher, student, problem, system=None):
-  """ValueError when the student's template would change traces of the teacher: before any is written.
+  """Checks before any trace exists that the student's chat template will not change traces.
 
-  A made-up answer stands for them, with a thinking part when the teacher's template knows one.
+  It renders a made-up answer, with a thinking part if the teacher's template has one. Raises
+  ValueError as `render_row` does.
   """
   prompt = chat_prompt(teacher, problem, system)
   opened = teacher.decode(opening(teacher, prompt))
@@ -172,7 +191,7 @@ def _encode(tokenizer, text):
 
 
 def _specials(tokenizer):
-  """Special ids: all_special_ids lacks those that only the vocabulary marks."""
+  """All special ids, including those that are marked in the vocabulary only."""
   marked = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
   return marked | {*tokenizer.all_special_ids}
 
@@ -190,14 +209,14 @@ def _render(tokenizer, messages, generate, tokenize):
   if not tokenizer.chat_template:
     raise ValueError(
       f"{_name(tokenizer)} has no chat template: use the tokenizer of an "
-      "instruction-tuned model, or name a template (chat_template)"
+      "instruction-tuned model, or set chat_template to a Jinja file"
     )
   more = {"return_dict": False} if tokenize else {}
   try:
     out = tokenizer.apply_chat_template(
       messages, add_generation_prompt=generate, tokenize=tokenize, **more
     )
-  except jinja2.TemplateError as error:  # such as Gemma's: no system message
+  except jinja2.TemplateError as error:  # for example, Gemma's template refuses system messages
     raise ValueError(
       f"the chat template of {_name(tokenizer)} fails on roles "
       f"{', '.join(m['role'] for m in messages)}: {error}"
@@ -215,11 +234,11 @@ def _clip(text, size=60, end=False):
 
 
 def shared_vocabulary(teacher, student):
-  """Number of ids both tokenizers share: every teacher id below it means the same to the student.
+  """The size of the shared vocabulary: all teacher ids below it mean the same to the student.
 
-  Logits at and beyond it (padded embedding rows, ids only the student knows) are the caller's to
-  mask. ValueError lists up to 10 ids with both strings when an id means different things, or when
-  the teacher has ids the student lacks.
+  The caller must mask logits from this id on: padded embedding rows and ids that only the student
+  has. Raises ValueError, which lists up to 10 ids with both strings, when an id differs between the
+  tokenizers or when the student lacks an id of the teacher.
   """
   mine, theirs, differ = _compared(teacher, student)
   if differ:
@@ -228,7 +247,7 @@ def shared_vocabulary(teacher, student):
       "\n  ".join(
         [
           f"teacher ({teacher.name_or_path}) and student ({student.name_or_path}) must share a "
-          f"vocabulary, or translate be set; {len(differ):,} of {len(mine):,} ids differ:",
+          f"vocabulary, or set translate; {len(differ):,} of {len(mine):,} ids differ:",
           *lines,
         ]
       )
@@ -237,25 +256,25 @@ def shared_vocabulary(teacher, student):
 
 
 def differences(teacher, student):
-  """Sorted ids of the teacher that mean something else to the student, or nothing."""
+  """Sorted ids of the teacher that mean something else, or nothing, to the student."""
   return _compared(teacher, student)[2]
 
 
 def _compared(teacher, student):
-  """({id: string} of either, sorted ids of the teacher at which the student's differ)."""
+  """(the teacher's {id: string}, the student's, sorted ids of the teacher where they differ)."""
   mine, theirs = ({i: s for s, i in t.get_vocab().items()} for t in (teacher, student))
   return mine, theirs, sorted(i for i, s in mine.items() if theirs.get(i) != s)
 
 
 def delimiter_mask(tokenizer, delimiters, size):
-  """bool[size]: tokens after which the text so far ends with one of the strings `delimiters`.
+  """bool[size]: the tokens whose text ends with one of the strings `delimiters`.
 
-  A token is looked at alone: "\\n\\n" written as two tokens "\\n" is not found.
+  Each token is tested alone: a delimiter "\\n\\n" that is written as two tokens "\\n" is not found.
   """
   mask = np.zeros(size, bool)
   if not delimiters:
     return mask
-  # Behind an anchor, because decoders strip the space in front of a text's first token.
+  # Decode each token after an anchor, because decoders strip a space at the start of a text.
   anchor = tokenizer.encode("1", add_special_tokens=False)
   n = min(size, len(tokenizer))
   texts = tokenizer.batch_decode(
@@ -279,11 +298,12 @@ CHAT_TEMPLATE = (
 
 
 def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=4096):
-  """Writes a fast Hugging Face tokenizer over whole `words` and single digits; returns it loaded.
+  """Creates a fast Hugging Face tokenizer of `words` and single digits in `path`, and loads it.
 
-  A token that starts a word carries "▁": "Tom has 57" is ▁Tom ▁has ▁5 7. Digits, the characters of
-  PUNCTUATION and newlines stand alone, with and without "▁", so text round-trips as long as its
-  words are known; others become <unk>. Ids: SPECIALS, these characters, then `words` in order.
+  A token at the start of a word begins with "▁": "Tom has 57" is ▁Tom ▁has ▁5 7. Digits, newlines and
+  the characters of PUNCTUATION are single tokens, with and without "▁". Text of known words can be
+  decoded exactly; unknown words become <unk>. The order of ids is: SPECIALS, the single characters,
+  then `words`.
   """
   from tokenizers import Regex
   from tokenizers import Tokenizer
@@ -296,7 +316,7 @@ def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=40
   singles = [*"0123456789", *PUNCTUATION, "\n"]
   entries = dict.fromkeys([*SPECIALS, *singles, *("▁" + w for w in (*singles, *words))])
   core = Tokenizer(models.WordLevel({t: i for i, t in enumerate(entries)}, unk_token="<unk>"))
-  # A newline starts a word too: give it a space on the way in, take it away on the way out.
+  # A newline starts a word too: add a space after it to encode, and remove the space to decode.
   core.normalizer = normalizers.Replace("\n", "\n ")
   single = Regex(r"▁?[0-9\n" + "".join("\\" + c for c in PUNCTUATION) + "]")
   core.pre_tokenizer = pre_tokenizers.Sequence(
