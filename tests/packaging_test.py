@@ -106,7 +106,11 @@ def test_a_wheel_holds_every_file_of_the_package(wheel):
     if p.is_file() and "__pycache__" not in p.parts
   }
   assert want == {name: wheel[name] for name in wheel if not name.startswith("gen_ssd-")}
-  assert {"gen_ssd/py.typed", "gen_ssd/bundled/teacher/model.safetensors"} <= want.keys()
+  assert {
+    "gen_ssd/py.typed",
+    "gen_ssd/__main__.py",
+    "gen_ssd/bundled/teacher/model.safetensors",
+  } <= want.keys()
   assert {pathlib.PurePath(name).suffix for name in want} >= {".css", ".js", ".jinja"}
 
 
