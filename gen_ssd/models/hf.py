@@ -67,7 +67,7 @@ def locate(path):
     return huggingface_hub.snapshot_download(
       name,
       revision=revision or None,
-      allow_patterns=WANTED,
+      allow_patterns=list(WANTED),
       ignore_patterns=["*/*", "consolidated*"],
     )
   except errors.GatedRepoError:

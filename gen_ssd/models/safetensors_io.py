@@ -65,7 +65,7 @@ def headers(path):
       with open(full, "rb") as f:
         size, length = os.path.getsize(full), int.from_bytes(f.read(8), "little")
         header = json.loads(f.read(length)) if length < 100 << 20 else None
-      for name, e in header.items():
+      for name, e in header.items():  # pyright: ignore[reportOptionalMemberAccess]: caught below
         if name != "__metadata__":
           start, stop = (8 + length + x for x in e["data_offsets"])
           found[name] = Entry(full, e["dtype"], tuple(e["shape"]), start, stop, stop <= size)

@@ -60,7 +60,7 @@ def eos_ids(path, tokenizer):
     ids = [*ids, tokenizer.eos_token_id]
   if tokenizer.chat_template:
     dialogue = [*_messages("1", None), {"role": "assistant", "content": "2"}]
-    after = _render(tokenizer, dialogue, False, False).rpartition("2")[2]
+    after = str(_render(tokenizer, dialogue, False, False)).rpartition("2")[2]
     ids += [
       i for i in tokenizer.encode(after, add_special_tokens=False)[:1] if i in _specials(tokenizer)
     ]
@@ -163,7 +163,7 @@ def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True
         "student.chat_template, or choose a teacher whose traces match the template"
       )
     dialogue = [*_messages(problem, system), {"role": "assistant", "content": text}]
-    rendered = _render(tokenizer, dialogue, False, False)
+    rendered = str(_render(tokenizer, dialogue, False, False))
     if "".join(text.split()) not in "".join(rendered.split()):
       raise ValueError(
         f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not "
