@@ -25,7 +25,7 @@ if [ -z "$python" ]; then
   exit 1
 fi
 
-requirements=(-r requirements.txt)
+requirements=(-e . -r requirements.txt)
 [ "$what" = test ] && requirements+=(-r requirements-test.txt)
 lock=requirements-lock-$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
 [ -e "$lock" ] && requirements+=(-c "$lock")
