@@ -198,7 +198,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
 def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, monkeypatch):
   before = products(finished)
   monkeypatch.setattr(step_lib, "select_step", None)
-  monkeypatch.setattr(stages, "_load", None)  # nor is a model read
+  monkeypatch.setattr(inputs, "load", None)  # nor is a model read
   run(small(), finished)
   assert products(finished) == before
 
