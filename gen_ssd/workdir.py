@@ -140,6 +140,7 @@ A run of Gen-SSD. The command that started it continues it, and gives the same f
 | `results.json` | the figures of the page, for every arm and seed |
 | `cold_start/traces/` | the teacher's traces for the cold start |
 | `cold_start/student/` | the student that scores candidates, in Hugging Face format |
+| `cold_start/checkpoints/` | Orbax checkpoints of its training, and `metrics.jsonl` |
 | `cold_start/calibration-*/` | traces that calibrate the threshold |
 | `traces/*/traces-*.jsonl` | finished traces; arms that generate in the same way share a folder |
 | `traces/*/candidates-*.jsonl` | candidates that were not kept, with their scores |
