@@ -1,6 +1,6 @@
-"""ml_collections ConfigDict -> frozen dataclasses. checks.py says which values make sense.
+"""All settings: names, types, defaults and meanings, as frozen dataclasses.
 
-The dataclasses are the whole list of settings: name, type, default and meaning stand here.
+`parse` turns an ml_collections ConfigDict into a Config. checks.py says which values are valid.
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ class Model:
   """A Hugging Face model and how to run it."""
 
   path: str = ""  # a directory, or a name on the hub: ORG/NAME or ORG/NAME@REVISION
-  dtype: str = "float32"  # of weights and caches while generating: float32 or bfloat16
-  unroll: bool = False  # separate layers: faster on a CPU, slower to compile
-  chat_template: str = ""  # a Jinja file in place of the tokenizer's template
-  thinking: str = ""  # on or off, for templates that have the switch; empty: theirs to decide
+  dtype: str = "float32"  # of weights and caches in generation: float32 or bfloat16
+  unroll: bool = False  # compile each layer separately: faster on a CPU, slower to compile
+  chat_template: str = ""  # a Jinja file that replaces the tokenizer's chat template
+  thinking: str = ""  # on or off, if the chat template has this switch; empty: its default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,41 +40,49 @@ class Problems:
 
 @dataclasses.dataclass(frozen=True)
 class Select:
-  """One way of collecting traces. Arms are this with some fields changed."""
+  """How traces are collected. An arm is `select` with some fields changed.
 
-  k: int = 4  # candidates a row
-  c: int = 8  # most tokens of a candidate
-  slots: int = 32  # traces written at a time
-  prompt: int = 64  # most prompt tokens
-  max_tokens: int = 128  # most tokens of a trace
-  block: int = 0  # ring slots attended at a time; 0: the whole ring
-  temperature: float = 1.0
-  top_k: int = 0  # 0 is off
-  top_p: float = 1.0  # 1 is off
-  delimiters: tuple = ()  # texts that end a candidate early, such as "\n\n"; () for none
-  granularity: str = "chunk"  # chunk: chosen while writing. trace: the best of k whole traces
+  Scores are those of `scorer`: lower is better. The winner of a round is the candidate that the
+  selector chooses. A round without a suitable winner prunes its trace, after `resamples` new draws.
+  """
+
+  k: int = 4  # candidates per slot
+  c: int = 8  # maximum tokens per candidate
+  slots: int = 32  # traces that are generated at the same time
+  prompt: int = 64  # maximum prompt tokens
+  max_tokens: int = 128  # maximum tokens per trace
+  block: int = 0  # ring slots that attention reads at a time; 0: the whole ring
+  temperature: float = 1.0  # of the teacher; 0 is greedy, for k = 1 only
+  top_k: int = 0  # sample from the k most likely tokens; 0 is off
+  top_p: float = 1.0  # nucleus sampling; 1 is off
+  delimiters: tuple = ()  # texts that end a candidate early, for example "\n\n"; () for none
+  granularity: str = "chunk"  # chunk: choose in each round. trace: best of k whole traces
   chooser: str = "cold_start"  # the student that scores: cold_start, or base (no cold start)
-  scorer: str = "perplexity"  # see scores.py
-  step_delimiters: tuple = ()  # texts that end a step, for drop_first and teacher_gap; (): chunks do
-  context: int = 0  # chunks of c tokens, beside the prompt, a scorer sees; 0: everything
-  scoring_prompt: str = "student"  # or teacher: whose chat template a scoring student reads
-  covers: str = "everything"  # or thinking: nothing is chosen or pruned after </think>
-  selector: str = "argmin"  # or softmin: by lot, likelier the lower the score (see beta)
-  beta: float = 1.0  # of softmin; 0 chooses at random
-  threshold: str | float = "off"  # off, calibrated (see quantile), or nats: a winner's worst score
-  quantile: float = 0.99  # of cold-start chunk scores, for a calibrated threshold
-  margin: str | float = "off"  # off, or nats a winner must be below the mean of the candidates
+  scorer: str = "perplexity"  # the name of a function in engine/scores.py
+  step_delimiters: tuple = ()  # texts that end a step, for drop_first and teacher_gap; (): chunks
+  context: int = 0  # the scorer sees the prompt and this many chunks of c tokens; 0: everything
+  scoring_prompt: str = "student"  # or teacher: whose chat template the scoring student reads
+  covers: str = "everything"  # or thinking: after </think>, nothing is chosen or pruned
+  selector: str = "argmin"  # or softmin: sample with probability proportional to exp(-beta * score)
+  beta: float = 1.0  # of softmin; 0 is uniform
+  threshold: str | float = "off"  # the winner's highest score: off, calibrated, or a number in nats
+  quantile: float = 0.99  # of cold-start chunk scores; gives the calibrated threshold
+  margin: str | float = "off"  # nats by which the winner must be below the candidates' mean; or off
   running_margin: str | float = (
-    "off"  # off, or m: a winner's score is at most 1 + m times its trace's mean
+    "off"  # m: the winner is at most (1 + m) times its trace's mean; or off
   )
-  resamples: int = 0  # times a chunk is drawn again before its trace is pruned
-  pruned: str = "drop"  # such a trace. retry: its problem is too. keep: its prefix is kept
-  retries: int = 1  # times a pruned trace is written anew, when pruned is retry
-  refresh: int = 0  # problems after which the student is trained anew; 0: never
-  attempts: int = 1  # traces a problem (times k when whole traces are chosen)
-  keep: str = "right"  # right: answers verified. all: every trace that ended
-  loop_window: int = 32  # tokens looked at for repetitions
-  shard_rounds: int = 64  # rounds between files, which is the work lost when killed
+  resamples: int = 0  # new draws of a chunk before its trace is pruned
+  pruned: str = (
+    "drop"  # pruned traces. drop: discard. retry: start again. keep: train on the prefix
+  )
+  retries: int = 1  # new starts of a pruned trace, with pruned = retry
+  refresh: int = 0  # problems between trainings of the student on what is kept so far; 0: never
+  attempts: int = 1  # traces per problem (times k with granularity = trace)
+  keep: str = "right"  # right: traces with a verified answer. all: every trace that ended
+  loop_window: int = (
+    32  # tokens that are searched for repetitions; a repeating candidate is invalid
+  )
+  shard_rounds: int = 64  # rounds per output file; a killed run loses at most this much work
   seed: int = 0
 
 
@@ -107,15 +115,15 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """How students are measured, on one set of problems."""
+  """How students answer one set of test problems."""
 
-  source: str = ""  # empty: problems.test_source
-  limit: int = 0  # problems of a source named here; 0: all of a file
-  max_tokens: int = 0  # most tokens of an answer; 0: select.max_tokens
-  slots: int = 64
+  source: str = ""  # see Problems.source; empty: problems.test_source
+  limit: int = 0  # problems to use; 0: all of `source`, or problems.test when `source` is empty
+  max_tokens: int = 0  # maximum tokens per answer; 0: select.max_tokens
+  slots: int = 64  # answers that are generated at the same time
   temperature: float = 0.0  # 0 is greedy
-  top_p: float = 1.0
-  samples: int = 1  # answers a problem; accuracy is their mean
+  top_p: float = 1.0  # nucleus sampling; 1 is off
+  samples: int = 1  # answers per problem; accuracy is their mean
   seed: int = 0
 
 
@@ -134,47 +142,50 @@ class Pretrain:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+  """All settings of a run."""
+
   name: str = "run"
   stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")
   model_parallel: int = 1  # devices that share one copy of the teacher
   teacher: Model = Model()
   student: Model = Model()
-  translate: bool = False  # tokenizers may differ: text goes between them on the host, slower
+  translate: bool = False  # allow different tokenizers: text is converted on the host, slower
   problems: Problems = Problems()
   select: Select = Select()
-  cold_start: Select = Select(k=1, temperature=0.6)  # how cold-start traces are written
+  cold_start: Select = Select(k=1, temperature=0.6)  # how the cold-start traces are sampled
   arms: tuple = ()  # ((name, Select), ...)
-  seeds: int = 1  # students trained an arm, each with another order of the rows
-  warm_up: Train = Train()  # the student's cold start
+  seeds: int = 1  # students per arm; each sees the training rows in another order
+  warm_up: Train = Train()  # the student's training in the cold start
   train: Train = Train()
-  evaluate: Evaluate = Evaluate()
-  tests: tuple = ()  # ((name, Evaluate), ...): several sets; empty: one, by evaluate
+  evaluate: Evaluate = Evaluate()  # the test set when `tests` is empty, else the defaults of tests
+  tests: tuple = ()  # ((name, Evaluate), ...): several test sets
   pretrain: Pretrain = Pretrain()
 
 
 def fail(field, value, right):
-  """The one form of an error about a setting."""
+  """Raises the ValueError for a setting: its field, its value, and which values are valid."""
   raise ValueError(f"{field} is {value!r}: it must be {right}")
 
 
 def default():
-  """The Config as an ml_collections ConfigDict, for config files to change and flags to override."""
-  # parse checks types; a type-safe ConfigDict would not let a threshold of "off" become a number.
+  """The default Config as a ConfigDict. Config files change it, and flags override it."""
+  # Not type-safe, because a threshold of "off" may become a number. `parse` checks the types.
   return ml_collections.ConfigDict(
     {**plain(Config()), "arms": {"gen_ssd": {}}, "tests": {}}, type_safe=False
   )
 
 
 def plain(value):
+  """A dataclass as a dict, recursively; other values as they are."""
   if dataclasses.is_dataclass(value):
     return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
   return value
 
 
 def parse(config):
-  """Config of a ConfigDict or dict; checks.check says whether its values make sense.
+  """Converts a ConfigDict or dict to a Config. checks.check validates the values.
 
-  Raises ValueError, naming the field, for an unknown name or a value of another type.
+  Raises ValueError, with the name of the field, for an unknown field or a wrong type.
   """
   raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
   arms, tests = raw.pop("arms", {}), raw.pop("tests", {})
@@ -188,7 +199,7 @@ def parse(config):
 
 
 def _variants(field, named, of, base):
-  """((name, base with changed fields), ...) of a dict."""
+  """((name, `base` with the changed fields), ...) for a dict of changes by name."""
   if not isinstance(named, dict):
     fail(field, named, f"a dict of name to changed {of} fields")
   for name, changes in named.items():
@@ -201,6 +212,7 @@ def _variants(field, named, of, base):
 
 
 def _build(kind, raw, where):
+  """The dataclass `kind` from the dict `raw`; `where` is the field's path for errors."""
   known = {f.name: f for f in dataclasses.fields(kind)}
   hints = typing.get_type_hints(kind)
   out = {}
@@ -221,6 +233,7 @@ def _build(kind, raw, where):
 
 
 def _typed(value, hint, path):
+  """The value as its annotated type, after the conversions that flags and JSON need."""
   options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
   if isinstance(value, list) and tuple in options:
     value = tuple(value)
@@ -228,7 +241,7 @@ def _typed(value, hint, path):
     value = float(value)
   if isinstance(value, str) and {str, float} <= {*options}:
     try:
-      value = float(value)  # a flag's number
+      value = float(value)  # flags give numbers as text
     except ValueError:
       pass
   if not any(type(value) is o for o in options):
@@ -237,10 +250,11 @@ def _typed(value, hint, path):
 
 
 def collection(s):
-  """The Select that writes the traces of an arm `s`: equal ones are collected once.
+  """The Select that collects the traces of arm `s`. Arms with an equal one share their traces.
 
-  Choosing among whole traces is plain sampling of k times as many; what changes no trace is at its
-  default. A student that is refreshed learns from what is kept.
+  Fields that do not affect the traces are at their defaults. Best of k whole traces needs plain
+  sampling with k times as many attempts. With `refresh`, `keep` does affect the traces, because
+  the student is trained on the kept ones.
   """
   plain = {} if s.refresh else {"keep": Select.keep}
   if s.granularity == "trace":
@@ -257,14 +271,14 @@ def collection(s):
 
 
 def ring_slots(s):
-  """Slots of the prefix ring: prompt, trace and room for the chunks that are drawn again."""
+  """Ring slots for the prompt, the trace, chunks drawn again, and chunks that end early."""
   spare = s.resamples * s.c + (s.max_tokens if s.delimiters else 0)
   slots = s.prompt + s.max_tokens + spare
   return slots if not s.block else -(-slots // s.block) * s.block
 
 
 def settings(config):
-  """A Config as JSON has it."""
+  """A Config as plain JSON values."""
   return json.loads(
     json.dumps(
       {
