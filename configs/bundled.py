@@ -1,4 +1,4 @@
-"""How the bundled models were made: --config=configs/bundled.py:teacher, :student and others."""
+"""Pre-trains a bundled model: --config=configs/bundled.py:NAME, where NAME is one of SIZES."""
 
 from gen_ssd import config
 
@@ -12,7 +12,7 @@ SIZES = {
 
 def get_config(arg="teacher"):
   if arg not in SIZES:
-    raise ValueError(f"configs/bundled.py:{arg}: one of {', '.join(SIZES)}")
+    raise ValueError(f"configs/bundled.py:{arg}: the name must be one of {', '.join(SIZES)}")
   c = config.default()
   c.name = f"bundled-{arg}"
   c.stages = ("pretrain",)

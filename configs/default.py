@@ -1,4 +1,4 @@
-"""Every setting at its default; gen_ssd/config.py says what each means."""
+"""All settings at their defaults. gen_ssd/config.py documents them."""
 
 from gen_ssd import config
 

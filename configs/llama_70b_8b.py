@@ -1,4 +1,4 @@
-"""Llama-3.3-70B-Instruct writes, Llama-3.1-8B-Instruct chooses and learns; 8 chips a teacher."""
+"""Teacher Llama-3.3-70B-Instruct on 8 devices, student Llama-3.1-8B-Instruct."""
 
 from configs import paper
 

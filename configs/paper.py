@@ -1,11 +1,12 @@
-"""Data and evaluation as the paper's results suggest them; the configs of pairs add the models.
+"""Data and evaluation that the configs of real pairs share.
 
-Competition mathematics: problems of MATH, students measured on AIME 2024 and 2025 and AMC 2023 (mean
-of 16 samples) and OlympiadBench (674 problems, one sample) at temperature 0.6 and top_p 0.95. The
-paper's own K, chunk length, temperatures and sizes are not known: those here are ours.
+Competition mathematics: students learn from MATH problems. They are measured on AIME 2024, AIME
+2025 and AMC 2023 (mean of 16 samples) and on OlympiadBench (674 problems, one sample), at
+temperature 0.6 and top_p 0.95. The benchmarks follow the paper's results. The paper does not state
+K, the chunk length, temperatures or sizes, so the values here are ours.
 
-The whole table is one command; `:ARM` after the config file (or several, as in `:morsd+gen_ssd`) is
-a row of it, in a workdir of its own.
+Without an argument, a run includes all arms. `:ARM`, or several as in `:morsd+gen_ssd`, selects
+some of them; use another workdir for each selection.
 """
 
 from configs.study import ARMS
@@ -17,14 +18,14 @@ SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}
 def get_config(arg=""):
   names = arg.split("+") if arg else list(ARMS)
   if not {*names} <= ARMS.keys():
-    raise ValueError(f"{arg!r}: arms joined by +, of {', '.join(ARMS)}")
+    raise ValueError(f"{arg!r}: it must be arms joined by +, from {', '.join(ARMS)}")
   c = config.default()
   c.name = "paper"
   c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)
   long = dict(c=128, slots=32, prompt=2048, max_tokens=8192, block=512, loop_window=256)
   c.select.update(k=8, temperature=1.0, threshold="calibrated", shard_rounds=16, **long)
   c.cold_start.update(temperature=0.6, shard_rounds=16, **long)
-  budget = dict(attempts=c.select.k)  # of standard_kd_all: as many teacher tokens as the others
+  budget = dict(attempts=c.select.k)  # for standard_kd_all: the same teacher tokens as the others
   c.arms = {name: ARMS[name] | (budget if "attempts" in ARMS[name] else {}) for name in names}
   c.seeds = 3
   training = dict(

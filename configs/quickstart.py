@@ -1,6 +1,6 @@
-"""The whole method on the bundled pair, on a laptop: minutes, no download.
+"""The whole method on the bundled pair: a few minutes on a laptop, without downloads.
 
-Four arms write traces for the same problems with the same teacher; each trains the same base
+Four arms collect traces for the same problems from the same teacher. Each arm trains the same base
 student for the same number of updates.
 """
 
@@ -13,7 +13,7 @@ def get_config(arg=""):
   c.name = "quickstart"
   c.teacher.update(path="bundled/teacher", unroll=True)
   c.student.update(path="bundled/student", unroll=True)
-  # Seed 1: settings were tried on the problems of seed 0.
+  # Seed 1, because settings were tuned on the problems of seed 0.
   c.problems.update(train=640, cold_start=160, held_out=32, test=400, seed=1)
 
   c.select.update(

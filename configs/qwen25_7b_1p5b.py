@@ -1,4 +1,4 @@
-"""Qwen2.5-7B-Instruct writes, Qwen2.5-1.5B chooses and learns: one chip with 80 GB, or more."""
+"""Teacher Qwen2.5-7B-Instruct, student Qwen2.5-1.5B, on one device with 80 GB or on several."""
 
 from configs import paper
 
@@ -8,5 +8,5 @@ def get_config(arg=""):
   c.name = "qwen25-7b-1p5b"
   c.teacher.path, c.student.path = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-1.5B"
   for part in (c.select, c.cold_start):
-    part.max_tokens = 4096  # its answers are about 500 tokens
+    part.max_tokens = 4096  # the teacher's answers have about 500 tokens
   return c

@@ -1,4 +1,4 @@
-"""Qwen3-8B writes with thinking, Qwen3-0.6B-Base chooses and learns."""
+"""Teacher Qwen3-8B with thinking, student Qwen3-0.6B-Base."""
 
 from configs import paper
 

@@ -1,7 +1,8 @@
-"""DeepSeek-R1-Distill-Qwen-32B writes, the 1.5B of its family chooses and learns; 4 chips a teacher.
+"""Teacher DeepSeek-R1-Distill-Qwen-32B on 4 devices, student DeepSeek-R1-Distill-Qwen-1.5B.
 
-Its template cuts the thinking out of assistant turns: the student gets one that keeps them, and is
-exported with it. The makers of these models advise against system messages.
+The chat template of these models removes the thinking part from assistant turns. The student uses
+a template that keeps it, and is exported with that template. There is no system message, as
+DeepSeek recommends for these models.
 """
 
 import pathlib

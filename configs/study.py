@@ -1,6 +1,6 @@
 """The study on the bundled pair: does choosing during generation matter?
 
-A name is one run (--config=configs/study.py:arms); `python -m gen_ssd.study` does them all.
+--config=configs/study.py:NAME is one run, with a NAME from RUNS. `gen-ssd study` does all of them.
 """
 
 from configs import quickstart
@@ -16,7 +16,7 @@ RUNS = (
 )
 QUICK = ("quick",)
 
-WHOLE = dict(granularity="trace", threshold="off")  # the best of K whole traces
+WHOLE = dict(granularity="trace", threshold="off")  # best of K whole traces
 ARMS = {
   "standard_kd": dict(k=1, threshold="off"),
   "standard_kd_all": dict(k=1, threshold="off", attempts=4),
@@ -35,7 +35,7 @@ ARMS = {
   "anti": dict(scorer="anti", threshold="off"),
 }
 
-# Changes of the gen_ssd arm, one at a time; {} is gen_ssd itself.
+# Each sweep changes one setting of the gen_ssd arm; {} is the arm itself.
 CHANGES = {
   "k": {1: dict(k=1), 2: dict(k=2), 4: {}, 8: dict(k=8), 16: dict(k=16)},
   "c": {4: dict(c=4), 8: {}, 20: dict(c=20), 40: dict(c=40), 80: dict(c=80, prompt=80)},
@@ -65,10 +65,11 @@ STUDENT_ARMS = ("standard_kd", "posthoc", "gen_ssd")
 
 
 def arm(sweep, value):
+  """The name of the arm at one point of a sweep."""
   return f"{sweep}={value}".replace(".", "_") if CHANGES[sweep][value] else "gen_ssd"
 
 
-# {sweep: {line: [(value, run, arm), ...]}}, for the figures.
+# The points of the figures: {sweep: {line: [(value, run, arm), ...]}}.
 SWEEPS = {
   **{
     sweep: {"gen_ssd": [(value, "sweeps", arm(sweep, value)) for value in values]}
@@ -100,10 +101,10 @@ SWEEPS = {
 
 def get_config(arg="arms"):
   if arg not in RUNS + QUICK:
-    raise ValueError(f"configs/study.py:{arg}: one of {', '.join(RUNS + QUICK)}")
+    raise ValueError(f"configs/study.py:{arg}: the name must be one of {', '.join(RUNS + QUICK)}")
   c = quickstart.get_config()
   c.name = f"study-{arg}"
-  # Seed 2: settings were tried on the problems of seed 0, the quickstart's are of seed 1.
+  # Seed 2, because settings were tuned on seed 0 and the quickstart uses seed 1.
   c.problems.update(test=1000, seed=2)
   c.seeds = {"arms": 5, "quick": 2}.get(arg, 3)
   what, _, value = arg.partition("=")
@@ -113,7 +114,7 @@ def get_config(arg="arms"):
     c.arms = {
       arm(sweep, v): changes for sweep, values in CHANGES.items() for v, changes in values.items()
     }
-  elif what == "chunk":  # as long as what the teacher writes up to a full stop
+  elif what == "chunk":  # c is long enough for a step of the teacher, up to its full stop
     c.arms = {"gen_ssd": dict(c=16, prompt=48, delimiters=(".",))}
   elif what == "cold_start":
     c.problems.cold_start = int(value) + c.problems.held_out

@@ -150,7 +150,7 @@ WRONG = [
   # sizes that do not fit together
   *(
     (dict(**{f"select__{name}": 0}), f"select.{name} is 0: it must be at least 1")
-    for name in ("k", "c", "rows", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
+    for name in ("k", "c", "slots", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
   ),
   (dict(select__c=48), "select.prompt is 64: it must be a multiple of select.c (48)"),
   (dict(select__max_tokens=100), "select.max_tokens is 100: it must be a multiple of select.c (8)"),
