@@ -1,4 +1,7 @@
-"""Everything that can be wrong before any compute: one error that names field, value and remedy."""
+"""Checks of a Config, before any compute.
+
+Every check raises a ValueError that names the field, its value, and which values are valid.
+"""
 
 import math
 import pathlib
@@ -19,13 +22,13 @@ STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
 
 def check(config):
-  """ValueError for the first thing wrong with a Config or with what it names."""
+  """Raises ValueError for the first invalid setting, model, vocabulary or problem file."""
   check_settings(config)
   check_inputs(config)
 
 
 def check_settings(config):
-  """ValueError for the first setting of a Config that cannot be."""
+  """Raises ValueError for the first invalid setting. Reads no model and no problem."""
   for stage in config.stages:
     if stage not in STAGES:
       fail("stages", stage, f"made of {', '.join(STAGES)}")
@@ -64,7 +67,7 @@ def check_settings(config):
       fail(
         f"cold_start.{name}",
         getattr(config.cold_start, name),
-        f"{plain}: there is no student yet to choose",
+        f"{plain}: in the cold start there is no student yet that could choose",
       )
   for where, train in (("warm_up", config.warm_up), ("train", config.train)):
     _check_train(train, where)
@@ -72,7 +75,9 @@ def check_settings(config):
     plain = getattr(type(config.warm_up)(), name)
     if getattr(config.warm_up, name) != plain:
       fail(
-        f"warm_up.{name}", getattr(config.warm_up, name), f"{plain}: it is the cold start itself"
+        f"warm_up.{name}",
+        getattr(config.warm_up, name),
+        f"{plain}: warm_up trains the student of the cold start",
       )
   for name, test in config.tests or (("", config.evaluate),):
     _check_evaluate(test, f"tests.{name}" if name else "evaluate", config)
@@ -102,7 +107,7 @@ def _check_problems(config):
     fail(
       "problems.test_source",
       "",
-      "named when problems.source is a file: training on test problems would go unnoticed",
+      "set when problems.source is a file, so that test problems are not training problems",
     )
 
 
@@ -146,7 +151,11 @@ def _check_select(s, where):
   if s.block < 0 or s.block % s.c:
     fail(f"{where}.block", s.block, f"0 (the whole ring), or a multiple of {where}.c ({s.c})")
   if not s.temperature > 0 and s.k > 1:
-    fail(f"{where}.temperature", s.temperature, "above 0 when k > 1: greedy candidates are equal")
+    fail(
+      f"{where}.temperature",
+      s.temperature,
+      "above 0 when k > 1, because greedy candidates are all equal",
+    )
   if not s.temperature >= 0:
     fail(f"{where}.temperature", s.temperature, "0 (greedy) or more")
   if s.top_k < 0:
@@ -167,10 +176,10 @@ def _check_select(s, where):
     if isinstance(value, float) and not math.isfinite(value):
       fail(f"{where}.{name}", value, "off or a finite number")
   if s.k == 1 and s.margin != "off":
-    fail(f"{where}.margin", s.margin, "off when k is 1: there is nothing to compare with")
+    fail(f"{where}.margin", s.margin, "off when k is 1, because a margin compares candidates")
   for name in ("delimiters", "step_delimiters"):
     if not all(isinstance(text, str) and text for text in getattr(s, name)):
-      fail(f"{where}.{name}", getattr(s, name), "texts that are not empty")
+      fail(f"{where}.{name}", getattr(s, name), "a tuple of texts that are not empty")
   if not 0 < s.quantile <= 1:
     fail(f"{where}.quantile", s.quantile, "above 0 and at most 1")
   for name in ("resamples", "refresh"):
@@ -202,24 +211,24 @@ def _check_select(s, where):
       f"{where}.scorer",
       s.scorer,
       f"one of {', '.join(able)} when {where}.granularity is {s.granularity}: "
-      f"it reads {' and '.join(missing)}",
+      f"it needs {' and '.join(missing)}",
     )
   if s.running_margin != "off" and (s.running_margin < 0 or rule.negative):
     signed = [n for n, r in scores.SCORERS.items() if r.negative]
     fail(
       f"{where}.running_margin",
       s.running_margin,
-      f"off, or 0 or more, and off with {where}.scorer {', '.join(signed)}: "
-      "their scores may be below 0",
+      f"off, or 0 or more; and off when {where}.scorer is one of {', '.join(signed)}, "
+      "because their scores may be below 0",
     )
   if not 0 <= s.beta < math.inf:
-    fail(f"{where}.beta", s.beta, "0 (at random) or more")
+    fail(f"{where}.beta", s.beta, "0 (uniform) or more")
   if s.context < 0 or (s.context and s.granularity == "trace" and not rule.short_context):
     fail(
       f"{where}.context",
       s.context,
-      f"0 (everything) or more, and 0 when {where}.granularity is "
-      f"trace, unless {where}.scorer is local",
+      f"0 (everything) or more; and 0 when {where}.granularity is trace, unless {where}.scorer is "
+      "local",
     )
   if rule.short_context and not s.context:
     fail(f"{where}.context", s.context, f"at least 1 when {where}.scorer is {s.scorer}")
@@ -229,19 +238,19 @@ def _check_select(s, where):
         fail(
           f"{where}.{name}",
           getattr(s, name),
-          f"off when {where}.granularity is trace: nothing is pruned while a trace is written",
+          f"off when {where}.granularity is trace, because only chunks are pruned",
         )
     if s.covers != "everything":
       fail(
         f"{where}.covers",
         s.covers,
-        f"everything when {where}.granularity is trace: whole traces are compared",
+        f"everything when {where}.granularity is trace, because whole traces are compared",
       )
     if s.pruned == "keep":
       fail(
         f"{where}.pruned",
         s.pruned,
-        f"drop or retry when {where}.granularity is trace: a prefix is no whole trace",
+        f"drop or retry when {where}.granularity is trace, because a prefix is not a whole trace",
       )
 
 
@@ -266,7 +275,7 @@ def _check_train(t, where):
 
 
 def check_inputs(config):
-  """ValueError for the first model, vocabulary or problem file that cannot be."""
+  """Raises ValueError for the first model, vocabulary or problem file that is invalid or missing."""
   if config.stages == ("pretrain",):
     return
   for who in ("teacher", "student"):
@@ -280,8 +289,8 @@ def check_inputs(config):
     for name, s in config.arms:
       again = s.granularity == "trace" and posthoc.reads_again(s.scorer)
       for field, wrong in (("scorer", again), ("scoring_prompt", s.scoring_prompt == "teacher")):
-        if wrong:  # both hand the teacher's ids to the student
-          fail(f"arms.{name}.{field}", getattr(s, field), "another one when tokenizers differ")
+        if wrong:  # both give the teacher's token ids to the student
+          fail(f"arms.{name}.{field}", getattr(s, field), "another one when the tokenizers differ")
   tokenization.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
   for name, select in config.arms:
     try:
@@ -303,26 +312,26 @@ def check_inputs(config):
   for field, split, e in wanted:
     problems, count = inputs.problems(config, split, e), inputs.part(config, split, e)[1]
     if len(problems) < max(count, 1):
-      raise ValueError(f"{field} is {count}: there are only {len(problems)}")
+      raise ValueError(f"{field} is {count}: the source has only {len(problems)} problems")
     writer_lib.check_prompts(problems, pair, tightest, config.problems.system or None)
     for p in problems:
-      split_there, there = home.setdefault(p.uuid, (split, field))
-      if split_there != split:  # tests may share problems with each other
+      other_split, other = home.setdefault(p.uuid, (split, field))
+      if other_split != split:  # test sets may share problems with each other
         raise ValueError(
-          f"{field} and {there} share problem {p.uuid}: {p.problem[:60]!r}; give "
-          "them different problems"
+          f"{field} and {other} share problem {p.uuid}: {p.problem[:60]!r}; use "
+          "different problems for them"
         )
 
 
 def check_devices(config, mesh):
-  """ValueError naming the first batch that does not divide among the devices of `mesh`."""
+  """Raises ValueError for the first batch size that is not a multiple of the devices that split it."""
   refreshed = "collect" in config.stages and any(s.refresh for _, s in config.arms)
   training = ("warm_up", "train") if refreshed or {"cold_start", "train"} & {*config.stages} else ()
   rows = [(f"{name}.batch_size", getattr(config, name).batch_size, mesh.size) for name in training]
   if "pretrain" in config.stages:
     rows = [("train.batch_size", config.train.batch_size, mesh.size)]
   elif {"collect", "cold_start"} & {*config.stages}:
-    rows += [("cold_start.slots", config.cold_start.slots, mesh.shape["data"])]  # no student there
+    rows += [("cold_start.slots", config.cold_start.slots, mesh.shape["data"])]  # without a student
     rows += [(f"arms.{name}.slots", s.slots, mesh.size) for name, s in config.arms]
   if "evaluate" in config.stages:
     rows += [
@@ -332,5 +341,5 @@ def check_devices(config, mesh):
   for field, value, size in rows:
     if value % size:
       raise ValueError(
-        f"{field} is {value}: it must be a multiple of the {size} devices that share it"
+        f"{field} is {value}: it must be a multiple of {size}, the number of devices that split it"
       )

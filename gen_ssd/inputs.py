@@ -1,4 +1,4 @@
-"""What a config names, found and loaded: models, tokenizers, problems, tests."""
+"""Loads what a config names: models, tokenizers, problems and tests."""
 
 import dataclasses
 
@@ -9,25 +9,24 @@ from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import sets
 
-ALONE = dict(
-  batch_axes=mesh_lib.AXES, tensor_axis=None
-)  # a student: replicated; slots over both mesh axes
+# Layout of a student: weights are replicated, and slots are split over both mesh axes.
+ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
 
 
 def identities(config):
-  """{who: identity of its files} of the models a config starts from."""
+  """{"teacher": hash, "student": hash} of the model files that the config starts from."""
   if config.stages == ("pretrain",):
     return {}
   return {who: hf.identity(hf.locate(getattr(config, who).path)) for who in ("teacher", "student")}
 
 
 def tests(config):
-  """((name, Evaluate), ...): the tests of a config; one alone may have no name."""
+  """((name, Evaluate), ...): the test sets of a config. A single one may have an empty name."""
   return config.tests or (("", config.evaluate),)
 
 
 def answering(config, e):
-  """The Select with which students answer the problems of an Evaluate."""
+  """The Select for students' answers to test problems: plain sampling with the settings of `e`."""
   return dataclasses.replace(
     config.select,
     granularity="chunk",
@@ -52,7 +51,11 @@ def answering(config, e):
 
 
 def part(config, split, e=None):
-  """(source, number of problems or 0 for all, problems of the source that are left to others)."""
+  """(source, number of problems or 0 for all, problems to skip) of a split.
+
+  `split` is cold_start, train or test. Training skips the first problems of its source when the
+  cold start uses the same source.
+  """
   p = config.problems
   if split == "test":
     e = e or tests(config)[0][1]
@@ -64,18 +67,22 @@ def part(config, split, e=None):
 
 
 def problems(config, split, e=None):
+  """The problems of a split; `e` is the Evaluate of a test set. See `part`."""
   source, count, skip = part(config, split, e)
   return sets.load(source, split, count, config.problems.seed, skip)
 
 
 def tokenizer(model, path=None):
-  """The tokenizer of a config's Model, or of what was trained from it, which has its template."""
+  """The tokenizer of a config's Model, or of the student trained from it, at `path`.
+
+  A trained student is exported with its chat template, so the settings of `model` are not applied.
+  """
   if path in (None, hf.locate(model.path)):
     return tokenization.load_tokenizer(hf.locate(model.path), model.chat_template, model.thinking)
   return tokenization.load_tokenizer(path)
 
 
 def load(model, path, **placement):
-  """Weights and tokenizer at `path`, run as the config's Model says."""
+  """Weights and tokenizer at `path`. `model` gives dtype and unrolling, `placement` the sharding."""
   layout = Layout(dtype=model.dtype, unroll=model.unroll, **placement)
   return weights.load(path, layout), tokenizer(model, path)

@@ -1,4 +1,4 @@
-"""Devices: start the processes of a pod, make the one mesh, move arrays to and from it."""
+"""Devices: starts the processes of a pod, makes the mesh, moves arrays to and from it."""
 
 import os
 
@@ -12,11 +12,12 @@ AXES = ("data", "model")
 
 
 def start(model_parallel=1, devices=None):
-  """Sets the mesh `(data, model)` for the process and returns it.
+  """Makes the mesh `(data, model)`, sets it for this process and returns it.
 
-  `model_parallel` chips share one copy of the teacher; keep it inside a host. On a pod slice
-  (or under a launcher that sets JAX_COORDINATOR_ADDRESS) the processes find each other first.
-  Raises ValueError when the device count is not a multiple.
+  `model_parallel` devices share one copy of the teacher; all of them should be in one host.
+  `devices` defaults to all devices. With several processes, jax.distributed starts first: on a TPU
+  slice with several hosts, or when JAX_COORDINATOR_ADDRESS is set. Raises ValueError when the number
+  of devices is not a multiple of `model_parallel`.
   """
   if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(
     ","
@@ -25,7 +26,9 @@ def start(model_parallel=1, devices=None):
       jax.distributed.initialize()
   devices = jax.devices() if devices is None else devices
   if model_parallel < 1 or len(devices) % model_parallel:
-    raise ValueError(f"mesh.model is {model_parallel}: it must divide the {len(devices)} devices")
+    raise ValueError(
+      f"model_parallel is {model_parallel}: it must divide the number of devices, {len(devices)}"
+    )
   mesh = jax.make_mesh(
     (len(devices) // model_parallel, model_parallel),
     AXES,
@@ -37,18 +40,18 @@ def start(model_parallel=1, devices=None):
 
 
 def place(x, spec=P()):
-  """Host array -> array on the mesh; every process holds the same `x` and keeps its part."""
+  """Puts a host array on the mesh. Every process passes the same `x` and stores only its part."""
   x = np.asarray(x)
   sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), spec)
   return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def barrier(name):
-  """Every process waits here for the others: what one has written may be read after it."""
+  """Waits for all processes. Files written before it can be read after it. `name` is for errors."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
 
 def host(tree):
-  """Fully replicated arrays -> numpy, on every process."""
+  """Converts a tree of fully replicated arrays to NumPy, on every process."""
   return jax.tree.map(np.asarray, jax.device_get(tree))

@@ -1,4 +1,4 @@
-"""Numbers of a run: one JSON line each, always; and one progress line on the screen."""
+"""Metrics files, with one JSON object per line, and a progress line on the screen."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import jax
 
 
 class Metrics:
-  """Appends rows to `path` (process 0 only). Values must be plain numbers or text."""
+  """Appends rows to the JSONL file `path`, in process 0 only. Values are plain numbers or text."""
 
   def __init__(self, path):
     self.file = None
@@ -26,7 +26,7 @@ class Metrics:
 
 
 class Progress:
-  """One line that is rewritten on a terminal, and printed every `every` seconds elsewhere."""
+  """A progress line on stderr: updated in place on a terminal, else printed every `every` seconds."""
 
   def __init__(self, title, total, every=20.0):
     self.title, self.total, self.every = title, total, every
@@ -36,7 +36,10 @@ class Progress:
     self.on = jax.process_index() == 0
 
   def show(self, done, text="", final=False):
-    """`done` of `total`; ETA from the rate since the first call (a resumed run starts above 0)."""
+    """Shows `done` of `total` and the time left, or the time taken when `final`.
+
+    The rate counts from the first call, because a resumed run does not start at 0.
+    """
     now = time.monotonic()
     if self.first is None:
       self.first = done

@@ -1,4 +1,4 @@
-"""The files of a run: whose a workdir is, names of its folders, files that appear whole."""
+"""The files of a run: the claim on its workdir, folder names, atomic writes, and readers."""
 
 import hashlib
 import json
@@ -8,9 +8,9 @@ from gen_ssd import config as config_lib
 
 
 def short_hash(s):
-  """Name of the folder of a collection or calibration by the Select `s`: 10 hex digits.
+  """The folder name of a collection or calibration with the Select `s`: 10 hex digits.
 
-  Settings at their default do not count, so that a new one renames no folder.
+  Only settings that differ from their defaults enter the hash, so a new setting renames no folder.
   """
   changed = {
     name: x for name, x in config_lib.plain(s).items() if x != getattr(config_lib.Select(), name)
@@ -19,11 +19,12 @@ def short_hash(s):
 
 
 def claim(workdir, config, models=None):
-  """Makes `workdir` the home of this config, or raises ValueError naming the field that differs.
+  """Claims `workdir` for this config and writes config.json.
 
-  Stages may differ between runs of one workdir; nothing else may. `models` is {who: identity of
-  its files}, so that weights replaced under the same path are noticed. A setting that came after
-  the workdir was made counts as at its default there.
+  Raises ValueError when the workdir belongs to another config; the message names the field that
+  differs. Only `stages` may differ. `models` maps teacher and student to the identity of their
+  files, so that weights replaced under the same path are noticed. A setting that is newer than the
+  workdir counts as having its default there.
   """
   plain = {**config_lib.settings(config), "models": models or {}}
   path = pathlib.Path(workdir) / "config.json"
@@ -32,27 +33,27 @@ def claim(workdir, config, models=None):
     try:
       now = config_lib.parse({name: x for name, x in old.items() if name != "models"})
       old = {**config_lib.settings(now), "models": old.get("models", {})}
-    except ValueError:  # a setting that is gone or not possible here: it will be named below
+    except ValueError:  # a setting was removed, or its value is no longer valid: named below
       pass
     differ = _differences(plain, old, "")
     for field, mine, theirs in sorted(differ, key=lambda d: d[0].startswith("models.")):
-      if field.startswith("models."):  # and no setting differs
+      if field.startswith("models."):  # sorted last: no setting differs
         who = field.removeprefix("models.")
         raise ValueError(
           f"workdir {workdir} belongs to other weights: the files of {who}.path are "
-          f"{theirs!r} there and {mine!r} here; put the old ones back, or name "
-          "another --workdir"
+          f"{theirs!r} there and {mine!r} here; restore the old files, or use another --workdir"
         )
       if field != "stages":
         raise ValueError(
           f"workdir {workdir} belongs to another config: {field} is {theirs!r} "
-          f"there and {mine!r} here; name another --workdir"
+          f"there and {mine!r} here; use another --workdir"
         )
   path.parent.mkdir(parents=True, exist_ok=True)
   write_atomically(path, json.dumps(plain, indent=1))
 
 
 def _differences(a, b, where):
+  """Yields (path, value in a, value in b) for each leaf of nested dicts that differs."""
   for key in sorted({*a, *b}):
     x, y, path = a.get(key), b.get(key), f"{where}{key}"
     if isinstance(x, dict) and isinstance(y, dict):
@@ -62,14 +63,14 @@ def _differences(a, b, where):
 
 
 def write_atomically(path, text):
-  """The file is there whole or not at all."""
+  """Writes a text file so that it is never seen half written."""
   partial = path.with_name(path.name + ".partial")
   partial.write_text(text, encoding="utf-8")
   partial.replace(path)
 
 
 def read_jsonl(path):
-  """(rows of a JSONL file of traces or candidates, number of unreadable lines).
+  """Reads a JSONL file of traces or candidates: (rows, number of unreadable lines).
 
   A missing file counts as one unreadable line.
   """
@@ -89,7 +90,7 @@ def read_jsonl(path):
 
 
 def finished_rows(folder):
-  """Rows of the finished traces of a collection on disk; nothing is repaired or written."""
+  """Rows of the finished traces in a collection's folder. Only reads: repairs nothing."""
   try:
     count = json.loads((folder / "in_flight.json").read_text())["shards"]
   except FileNotFoundError:
@@ -100,19 +101,19 @@ def finished_rows(folder):
 
 
 def lost_candidates(folder):
-  """Rows of the candidates of a collection that were not kept, in the order they were written."""
+  """Yields the rows of a collection's lost candidates, in the order of writing."""
   for shard in sorted(folder.glob("candidates-*.jsonl")):
     yield from read_jsonl(shard)[0]
 
 
 def collection(workdir, name):
-  """The folder of the collection an arm took its traces from."""
+  """The folder of the collection that arm `name` took its traces from."""
   pointer = json.loads((workdir / "arms" / name / "traces.json").read_text())
   return workdir / "traces" / pointer["collection"]
 
 
 def arm_rows(workdir, name):
-  """(all rows, kept rows) of an arm whose traces are collected."""
+  """(all rows, kept rows) of arm `name`, after its traces are collected."""
   pairs = json.loads((workdir / "arms" / name / "kept.json").read_text())
   rows = finished_rows(collection(workdir, name))
   by_pair = {(r["uuid"], r["attempt"]): r for r in rows}
@@ -120,7 +121,7 @@ def arm_rows(workdir, name):
 
 
 def arm_answers(workdir, name):
-  """The answers of an arm's students, of all tests: a list of rows for every seed."""
+  """The answers of the students of arm `name`, on all tests: one list of rows per seed."""
   homes = sorted((workdir / "arms" / name).glob("seed-*"), key=lambda p: int(p.name[5:]))
   return [
     [r for folder in sorted(home.glob("answers*")) for r in finished_rows(folder)] for home in homes

@@ -138,10 +138,10 @@ WRONG = [
     dict(problems__cold_start_source="gsm9k:no/such.jsonl"),
     "problems.cold_start_source is 'gsm9k:no/such.jsonl': it must be a known set before the colon:",
   ),
-  (dict(problems__source="gsm8k"), "problems.test_source is '': it must be named"),
+  (dict(problems__source="gsm8k"), "problems.test_source is '': it must be set"),
   (
     dict(problems__source="gsm8k", tests={"a": {"source": "math500"}, "b": {}}),
-    "problems.test_source is '': it must be named",
+    "problems.test_source is '': it must be set",
   ),
   (
     dict(evaluate__source="math501"),
@@ -170,8 +170,11 @@ WRONG = [
   (dict(select__top_k=-1), "select.top_k is -1: it must be 0 (off) or more"),
   (dict(select__top_p=0.0), "select.top_p is 0.0: it must be above 0 and at most 1"),
   (dict(select__top_p=1.5), "select.top_p is 1.5: it must be above 0 and at most 1"),
-  (dict(select__delimiters=("\n", "")), "select.delimiters is ('\\n', ''): it must be texts that"),
-  (dict(select__delimiters=(3,)), "select.delimiters is (3,): it must be texts that are not empty"),
+  (dict(select__delimiters=("\n", "")), "select.delimiters is ('\\n', ''): it must be a tuple of"),
+  (
+    dict(select__delimiters=(3,)),
+    "select.delimiters is (3,): it must be a tuple of texts that are not empty",
+  ),
   # choosing
   (
     dict(select__scorer="ppl"),
@@ -205,7 +208,7 @@ WRONG = [
   (dict(select__keep="good"), "select.keep is 'good': it must be right or all"),
   (
     dict(select__step_delimiters=("",)),
-    "select.step_delimiters is ('',): it must be texts that are not empty",
+    "select.step_delimiters is ('',): it must be a tuple of texts that are not empty",
   ),
   (dict(select__granularity="token"), "select.granularity is 'token': it must be chunk or trace"),
   (dict(select__chooser="teacher"), "select.chooser is 'teacher': it must be cold_start or base"),
@@ -213,11 +216,11 @@ WRONG = [
   (dict(select__scorer="mix_long"), "select.scorer is 'mix_long': it must be one of perplexity"),
   (
     dict(arms={"late": {"granularity": "trace", "threshold": 2.0}}),
-    "arms.late.threshold is 2.0: it must be off when arms.late.granularity is trace: nothing",
+    "arms.late.threshold is 2.0: it must be off when arms.late.granularity is trace, because",
   ),
   (
     dict(arms={"late": {"granularity": "trace", "margin": 2.0}}),
-    "arms.late.margin is 2.0: it must be off when arms.late.granularity is trace: nothing",
+    "arms.late.margin is 2.0: it must be off when arms.late.granularity is trace, because",
   ),
   (
     dict(select__running_margin=-0.5),
@@ -231,7 +234,7 @@ WRONG = [
     dict(select__running_margin="on"),
     "select.running_margin is 'on': it must be off, or a number of nats",
   ),
-  (dict(select__beta=-1.0), "select.beta is -1.0: it must be 0 (at random) or more"),
+  (dict(select__beta=-1.0), "select.beta is -1.0: it must be 0 (uniform) or more"),
   (dict(select__context=-1), "select.context is -1: it must be 0 (everything) or more"),
   (dict(select__scorer="local"), "select.context is 0: it must be at least 1 when select.scorer"),
   (
@@ -240,14 +243,14 @@ WRONG = [
   ),
   (
     dict(cold_start__running_margin=1.0),
-    "cold_start.running_margin is 1.0: it must be off: there is no student",
+    "cold_start.running_margin is 1.0: it must be off: in the cold start there is no",
   ),
   (
     dict(cold_start__granularity="trace"),
-    "cold_start.granularity is 'trace': it must be chunk: there is no student yet",
+    "cold_start.granularity is 'trace': it must be chunk: in the cold start there is",
   ),
   # no student yet
-  (dict(cold_start__k=2), "cold_start.k is 2: it must be 1: there is no student yet"),
+  (dict(cold_start__k=2), "cold_start.k is 2: it must be 1: in the cold start there is no student"),
   (dict(select__refresh=-1), "select.refresh is -1: it must be 0 or more"),
   (
     dict(select__refresh=9, select__chooser="base"),
@@ -257,12 +260,18 @@ WRONG = [
     dict(select__refresh=9, arms={"late": {"granularity": "trace"}}),
     "arms.late.refresh is 9: it must be 0 (never) unless arms.late.granularity is chunk and",
   ),
-  (dict(cold_start__refresh=9), "cold_start.refresh is 9: it must be 0: there is no student yet"),
+  (
+    dict(cold_start__refresh=9),
+    "cold_start.refresh is 9: it must be 0: in the cold start there is no student",
+  ),
   (
     dict(cold_start__covers="thinking"),
-    "cold_start.covers is 'thinking': it must be everything: th",
+    "cold_start.covers is 'thinking': it must be everything: in",
   ),
-  (dict(cold_start__threshold=3.0), "cold_start.threshold is 3.0: it must be off: there is no"),
+  (
+    dict(cold_start__threshold=3.0),
+    "cold_start.threshold is 3.0: it must be off: in the cold start",
+  ),
   # training and measuring
   (dict(train__steps=0), "train.steps is 0: it must be at least 1"),
   (dict(warm_up__batch_size=0), "warm_up.batch_size is 0: it must be at least 1"),
@@ -273,10 +282,10 @@ WRONG = [
   (dict(train__objective="kl"), "train.objective is 'kl': it must be one of nll"),
   (dict(train__learning_rate=0.0), "train.learning_rate is 0.0: it must be above 0"),
   (dict(train__start="kept"), "train.start is 'kept': it must be base or cold_start"),
-  (dict(warm_up__start="cold_start"), "warm_up.start is 'cold_start': it must be base: it is the"),
+  (dict(warm_up__start="cold_start"), "warm_up.start is 'cold_start': it must be base: warm_up"),
   (
     dict(warm_up__cold_traces=True),
-    "warm_up.cold_traces is True: it must be False: it is the cold",
+    "warm_up.cold_traces is True: it must be False: warm_up",
   ),
   (dict(train__warmup_steps=-1), "train.warmup_steps is -1: it must be 0 or more"),
   (dict(evaluate__slots=0), "evaluate.slots is 0: it must be at least 1"),
@@ -417,7 +426,7 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
       claim(**changes)
     said = str(caught.value)
     assert f"workdir {tmp_path / 'run'} belongs to another config: " in said
-    assert message in said and "name another --workdir" in said
+    assert message in said and "use another --workdir" in said
   assert json.loads((tmp_path / "run" / "config.json").read_text()) == saved
 
 

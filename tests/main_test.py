@@ -132,7 +132,7 @@ def test_a_file_gives_the_cold_start_its_part_and_training_the_rest(tmp_path):
   checks.check(config)
   cold, train = ({p.uuid for p in inputs.problems(config, s)} for s in ("cold_start", "train"))
   assert (len(cold), len(train)) == (16, 24) and not cold & train
-  with pytest.raises(ValueError, match="problems.train is 30: there are only 24"):
+  with pytest.raises(ValueError, match="problems.train is 30: the source has only 24"):
     checks.check(
       small(
         problems__source=str(tmp_path / "p.jsonl"),
@@ -370,7 +370,7 @@ def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
   where = field.replace("arms.gen_ssd", "select").replace(".", "__")
   stages.begin(small(**even), tmp_path, jax.devices()[:4])
   with pytest.raises(
-    ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of the 4"
+    ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"
   ):
     stages.begin(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
 

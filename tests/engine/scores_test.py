@@ -212,7 +212,7 @@ def test_a_scorer_is_one_function(monkeypatch):
   raw = {"teacher": {"path": "bundled/teacher"}, "student": {"path": "bundled/student"}}
   arm = lambda **changes: checks.check_settings(config.parse({**raw, "arms": {"mine": changes}}))
   arm(scorer="surprise")
-  wrong = r"arms.mine.scorer is 'surprise': .* reads entropy"  # which files of traces do not hold
+  wrong = r"arms.mine.scorer is 'surprise': .* needs entropy"  # which files of traces do not hold
   with pytest.raises(ValueError, match=wrong):
     arm(scorer="surprise", granularity="trace")
 
