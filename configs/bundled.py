@@ -1,4 +1,7 @@
-"""Pre-trains a bundled model: --config=configs/bundled.py:NAME, where NAME is one of SIZES."""
+"""Trains a bundled model from random weights: --config=configs/bundled.py:teacher, :student, ...
+
+The teacher learns worked solutions, the students plain text of the domain.
+"""
 
 from gen_ssd import config
 

@@ -1,4 +1,4 @@
-"""All settings at their defaults. gen_ssd/config.py documents them."""
+"""The defaults. gen_ssd/config.py explains every setting; name the models with flags."""
 
 from gen_ssd import config
 

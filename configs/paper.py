@@ -1,12 +1,11 @@
-"""Data and evaluation that the configs of real pairs share.
+"""Data and evaluation for competition mathematics, after the paper; other configs add the models.
 
-Competition mathematics: students learn from MATH problems. They are measured on AIME 2024, AIME
-2025 and AMC 2023 (mean of 16 samples) and on OlympiadBench (674 problems, one sample), at
-temperature 0.6 and top_p 0.95. The benchmarks follow the paper's results. The paper does not state
-K, the chunk length, temperatures or sizes, so the values here are ours.
+Training uses problems of MATH. Students are evaluated on AIME 2024, AIME 2025 and AMC 2023 (mean of 16
+samples) and OlympiadBench (674 problems, one sample), at temperature 0.6 and top_p 0.95. We do not
+know the paper's K, chunk length, temperatures and sizes; the values here are our choice.
 
-Without an argument, a run includes all arms. `:ARM`, or several as in `:morsd+gen_ssd`, selects
-some of them; use another workdir for each selection.
+One run produces the table of all arms. `:ARM` after the config file, or several as in
+`:morsd+gen_ssd`, produces only these rows; use another workdir for them.
 """
 
 from configs.study import ARMS
@@ -25,7 +24,9 @@ def get_config(arg=""):
   long = dict(c=128, slots=32, prompt=2048, max_tokens=8192, block=512, loop_window=256)
   c.select.update(k=8, temperature=1.0, threshold="calibrated", shard_rounds=16, **long)
   c.cold_start.update(temperature=0.6, shard_rounds=16, **long)
-  budget = dict(attempts=c.select.k)  # for standard_kd_all: the same teacher tokens as the others
+  budget = dict(
+    attempts=c.select.k
+  )  # standard_kd_all spends as many teacher tokens as the other arms
   c.arms = {name: ARMS[name] | (budget if "attempts" in ARMS[name] else {}) for name in names}
   c.seeds = 3
   training = dict(

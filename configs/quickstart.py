@@ -1,7 +1,7 @@
-"""The whole method on the bundled pair: a few minutes on a laptop, without downloads.
+"""The complete method with the bundled models: minutes on a laptop, no download.
 
-Four arms collect traces for the same problems from the same teacher. Each arm trains the same base
-student for the same number of updates.
+Four arms use the same problems and the same teacher. Each trains the same base student for the same
+number of updates.
 """
 
 from gen_ssd import config
@@ -13,7 +13,7 @@ def get_config(arg=""):
   c.name = "quickstart"
   c.teacher.update(path="bundled/teacher", unroll=True)
   c.student.update(path="bundled/student", unroll=True)
-  # Seed 1, because settings were tuned on the problems of seed 0.
+  # We tuned the settings on problems of seed 0.
   c.problems.update(train=640, cold_start=160, held_out=32, test=400, seed=1)
 
   c.select.update(

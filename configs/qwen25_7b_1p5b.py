@@ -1,4 +1,4 @@
-"""Teacher Qwen2.5-7B-Instruct, student Qwen2.5-1.5B, on one device with 80 GB or on several."""
+"""Teacher Qwen2.5-7B-Instruct, student Qwen2.5-1.5B: one device with 80 GB of memory, or more."""
 
 from configs import paper
 

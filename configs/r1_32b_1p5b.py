@@ -1,8 +1,8 @@
 """Teacher DeepSeek-R1-Distill-Qwen-32B on 4 devices, student DeepSeek-R1-Distill-Qwen-1.5B.
 
-The chat template of these models removes the thinking part from assistant turns. The student uses
-a template that keeps it, and is exported with that template. There is no system message, as
-DeepSeek recommends for these models.
+The original chat template deletes the thinking part of assistant turns. The student is trained and
+exported with a template that keeps it. There is no system message, as the authors of these models
+recommend.
 """
 
 import pathlib

@@ -1,6 +1,6 @@
-"""The study on the bundled pair: does choosing during generation matter?
+"""The study of RESULTS.md with the bundled models: does selection during generation matter?
 
---config=configs/study.py:NAME is one run, with a NAME from RUNS. `gen-ssd study` does all of them.
+`gen-ssd study` does all runs; --config=configs/study.py:NAME is one of them.
 """
 
 from configs import quickstart
@@ -16,7 +16,7 @@ RUNS = (
 )
 QUICK = ("quick",)
 
-WHOLE = dict(granularity="trace", threshold="off")  # best of K whole traces
+WHOLE = dict(granularity="trace", threshold="off")  # the best of K complete traces
 ARMS = {
   "standard_kd": dict(k=1, threshold="off"),
   "standard_kd_all": dict(k=1, threshold="off", attempts=4),
@@ -35,7 +35,7 @@ ARMS = {
   "anti": dict(scorer="anti", threshold="off"),
 }
 
-# Each sweep changes one setting of the gen_ssd arm; {} is the arm itself.
+# The sweeps: each value is the gen_ssd arm with these changes; {} is gen_ssd itself.
 CHANGES = {
   "k": {1: dict(k=1), 2: dict(k=2), 4: {}, 8: dict(k=8), 16: dict(k=16)},
   "c": {4: dict(c=4), 8: {}, 20: dict(c=20), 40: dict(c=40), 80: dict(c=80, prompt=80)},
@@ -65,11 +65,10 @@ STUDENT_ARMS = ("standard_kd", "posthoc", "gen_ssd")
 
 
 def arm(sweep, value):
-  """The name of the arm at one point of a sweep."""
   return f"{sweep}={value}".replace(".", "_") if CHANGES[sweep][value] else "gen_ssd"
 
 
-# The points of the figures: {sweep: {line: [(value, run, arm), ...]}}.
+# The lines of every figure: {sweep: {line: [(value, run, arm), ...]}}.
 SWEEPS = {
   **{
     sweep: {"gen_ssd": [(value, "sweeps", arm(sweep, value)) for value in values]}
@@ -104,7 +103,7 @@ def get_config(arg="arms"):
     raise ValueError(f"configs/study.py:{arg}: the name must be one of {', '.join(RUNS + QUICK)}")
   c = quickstart.get_config()
   c.name = f"study-{arg}"
-  # Seed 2, because settings were tuned on seed 0 and the quickstart uses seed 1.
+  # We tuned the settings on problems of seed 0; the quickstart uses seed 1.
   c.problems.update(test=1000, seed=2)
   c.seeds = {"arms": 5, "quick": 2}.get(arg, 3)
   what, _, value = arg.partition("=")
@@ -114,7 +113,7 @@ def get_config(arg="arms"):
     c.arms = {
       arm(sweep, v): changes for sweep, values in CHANGES.items() for v, changes in values.items()
     }
-  elif what == "chunk":  # c is long enough for a step of the teacher, up to its full stop
+  elif what == "chunk":  # a chunk ends with a step, at its full stop
     c.arms = {"gen_ssd": dict(c=16, prompt=48, delimiters=(".",))}
   elif what == "cold_start":
     c.problems.cold_start = int(value) + c.problems.held_out

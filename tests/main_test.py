@@ -185,7 +185,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
 def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, monkeypatch):
   before = products(finished)
   monkeypatch.setattr(step_lib, "select_step", None)
-  monkeypatch.setattr(stages, "_load", None)  # nor is a model read
+  monkeypatch.setattr(inputs, "load", None)  # and no model is loaded
   run(small(), finished)
   assert products(finished) == before
 
@@ -338,7 +338,7 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   student = tmp_path / "student"
   shutil.copytree(hf.locate("bundled/student"), student)
   config = small(student__path=str(student))
-  claim = lambda: workdir_lib.claim(tmp_path / "run", config, stages.identities(config))
+  claim = lambda: workdir_lib.claim(tmp_path / "run", config, inputs.identities(config))
   claim()
   shutil.copytree(student, tmp_path / "copy", copy_function=shutil.copyfile)
   shutil.rmtree(student)
@@ -366,12 +366,11 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   ],
 )
 def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
-  even = {f"{n}__rows": 8 for n in ("warm_up", "train", "select", "cold_start", "evaluate")}
+  even = {f"{n}__batch_size": 8 for n in ("warm_up", "train")}
+  even |= {f"{n}__slots": 8 for n in ("select", "cold_start", "evaluate")}
   where = field.replace("arms.gen_ssd", "select").replace(".", "__")
   stages.begin(small(**even), tmp_path, jax.devices()[:4])
-  with pytest.raises(
-    ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"
-  ):
+  with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"):
     stages.begin(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
 
 

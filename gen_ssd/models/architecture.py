@@ -27,7 +27,9 @@ class Architecture:
   bias: bool = False  # on q, k and v
   qk_norm: bool = False  # RMSNorm of every query and key head
   act: str = "silu"  # or gelu_tanh
-  post_norms: bool = False  # norms after attention and after the MLP, too
+  projection_norm: bool = False  # RMSNorm of all queries, and of all keys, of a token at once
+  pre_norms: bool = True  # norms before attention and before the MLP
+  post_norms: bool = False  # norms after attention and after the MLP
   norm_offset: float = 0.0  # added to the weights of norms
   embed_scale: float = 1.0  # multiplies token embeddings
   query_scale: float = 1.0  # multiplies queries, beside 1 / sqrt(head)
@@ -63,41 +65,75 @@ class Leaf(typing.NamedTuple):
   """One kind of weight.
 
   Roles, one per axis: 't' is split over `Layout.tensor_axis`, 'd' over `Layout.fsdp_axes`, '.' over
-  nothing.
+  nothing. In a file, the axes stand in another order, and groups such as "ngh" are flattened; only
+  the first axis of a group may be split on the mesh.
   """
 
   axes: str
   roles: str
   decay: bool  # is weight decay applied?
+  name: str  # in a Hugging Face file, behind `model.layers.N.` for leaves of a layer
+  file_axes: str
   present: typing.Callable[[Architecture], bool] = lambda arch: True
 
 
-# Leaves of a layer are stacked on a leading L. Norms, which are kept in float32, have norm names.
+# Leaves of a layer are stacked on a leading L.
 LAYER_LEAVES = {
-  "ln1": Leaf("d", ".", False),
-  "ln2": Leaf("d", ".", False),
-  "q": Leaf("dngh", "dt..", True),
-  "k": Leaf("dnh", "dt.", True),
-  "v": Leaf("dnh", "dt.", True),
-  "o": Leaf("nghd", "t..d", True),
-  "gate": Leaf("df", "dt", True),
-  "up": Leaf("df", "dt", True),
-  "down": Leaf("fd", "td", True),
-  "qb": Leaf("ngh", "t..", False, lambda arch: arch.bias),
-  "kb": Leaf("nh", "t.", False, lambda arch: arch.bias),
-  "vb": Leaf("nh", "t.", False, lambda arch: arch.bias),
-  "qn": Leaf("h", ".", False, lambda arch: arch.qk_norm),
-  "kn": Leaf("h", ".", False, lambda arch: arch.qk_norm),
-  "ln1b": Leaf("d", ".", False, lambda arch: arch.post_norms),
-  "ln2b": Leaf("d", ".", False, lambda arch: arch.post_norms),
+  "ln1": Leaf("d", ".", False, "input_layernorm.weight", "d", lambda arch: arch.pre_norms),
+  "ln2": Leaf("d", ".", False, "post_attention_layernorm.weight", "d", lambda arch: arch.pre_norms),
+  "q": Leaf("dngh", "dt..", True, "self_attn.q_proj.weight", "ngh d"),
+  "k": Leaf("dnh", "dt.", True, "self_attn.k_proj.weight", "nh d"),
+  "v": Leaf("dnh", "dt.", True, "self_attn.v_proj.weight", "nh d"),
+  "o": Leaf("nghd", "t..d", True, "self_attn.o_proj.weight", "d ngh"),
+  "gate": Leaf("df", "dt", True, "mlp.gate_proj.weight", "f d"),
+  "up": Leaf("df", "dt", True, "mlp.up_proj.weight", "f d"),
+  "down": Leaf("fd", "td", True, "mlp.down_proj.weight", "d f"),
+  "qb": Leaf("ngh", "t..", False, "self_attn.q_proj.bias", "ngh", lambda arch: arch.bias),
+  "kb": Leaf("nh", "t.", False, "self_attn.k_proj.bias", "nh", lambda arch: arch.bias),
+  "vb": Leaf("nh", "t.", False, "self_attn.v_proj.bias", "nh", lambda arch: arch.bias),
+  "qn": Leaf("h", ".", False, "self_attn.q_norm.weight", "h", lambda arch: arch.qk_norm),
+  "kn": Leaf("h", ".", False, "self_attn.k_norm.weight", "h", lambda arch: arch.qk_norm),
+  "qpn": Leaf(
+    "ngh", "t..", False, "self_attn.q_norm.weight", "ngh", lambda arch: arch.projection_norm
+  ),
+  "kpn": Leaf(
+    "nh", "t.", False, "self_attn.k_norm.weight", "nh", lambda arch: arch.projection_norm
+  ),
+  "ln1b": Leaf(
+    "d", ".", False, "post_attention_layernorm.weight", "d", lambda arch: arch.post_norms
+  ),
+  "ln2b": Leaf(
+    "d", ".", False, "post_feedforward_layernorm.weight", "d", lambda arch: arch.post_norms
+  ),
 }
 TOP_LEAVES = {
-  "embed": Leaf("vd", ".d", True),
-  "norm": Leaf("d", ".", False),
-  "head": Leaf("dv", "dt", True, lambda arch: not arch.tied),
+  "embed": Leaf("vd", ".d", True, "model.embed_tokens.weight", "v d"),
+  "norm": Leaf("d", ".", False, "model.norm.weight", "d"),
+  "head": Leaf("dv", "dt", True, "lm_head.weight", "v d", lambda arch: not arch.tied),
 }
 LEAVES = {**TOP_LEAVES, **LAYER_LEAVES}
-NORMS = ("ln1", "ln2", "ln1b", "ln2b", "qn", "kn", "norm")
+NORMS = tuple(n for n, leaf in LEAVES.items() if leaf.name.endswith("norm.weight"))  # float32
+
+
+# What a model_type of config.json means for the Architecture, beside the numbers there.
+FAMILIES: dict[str, dict] = {
+  "llama": {},
+  "mistral": {},
+  "qwen2": dict(bias=True),
+  "qwen3": dict(qk_norm=True),
+  "olmo2": dict(projection_norm=True, pre_norms=False, post_norms=True),
+  "gemma3_text": dict(qk_norm=True, post_norms=True, norm_offset=1.0),
+}
+
+
+def file_name(arch: Architecture, leaf: str) -> str:
+  """Name of a leaf in a Hugging Face file, with `{}` for the layer."""
+  if leaf not in LAYER_LEAVES:
+    return LEAVES[leaf].name
+  name = LEAVES[leaf].name
+  if leaf == "ln2" and arch.post_norms:  # its usual name is that of the norm after attention
+    name = "pre_feedforward_layernorm.weight"
+  return "model.layers.{}." + name
 
 
 def leaves(arch: Architecture) -> tuple[dict[str, tuple], dict[str, tuple]]:

@@ -1,4 +1,4 @@
-"""One decoder for Llama, Mistral, Qwen2/2.5, Qwen3 and Gemma 3, by the facts of an Architecture.
+"""One decoder for Llama, Mistral, Qwen2/2.5, Qwen3, OLMo 2 and Gemma 3, by an Architecture.
 
 Dimension letters: see arrays.py.
 """
@@ -125,11 +125,12 @@ EVERYTHING = 1 << 30  # window of a layer that is not sliding
 
 
 def rms_norm(
-  arch: Architecture, x: Float[Array, "... d"], weight: Float[Array, " d"]
-) -> Float[Array, "... d"]:
-  """RMSNorm over the last axis, computed in f32."""
+  arch: Architecture, x: Float[Array, "..."], weight: Float[Array, "*axes"]
+) -> Float[Array, "..."]:
+  """RMSNorm over the last axes, as many as the weight has, computed in f32."""
   y, weight = x.astype(jnp.float32), weight.astype(jnp.float32)
-  y = y * lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + arch.eps)
+  axes = tuple(range(-weight.ndim, 0))
+  y = y * lax.rsqrt(jnp.mean(y * y, axes, keepdims=True) + arch.eps)
   return (y * (weight + arch.norm_offset if arch.norm_offset else weight)).astype(x.dtype)
 
 
@@ -183,13 +184,15 @@ def layer(
   arch, layout = spec
   replicated = P(layout.batch_axes, None, None, None)
   dot = lambda eq, a, b: jnp.einsum(eq, a, b.astype(a.dtype))
-  y = rms_norm(arch, x, w["ln1"])
+  y = rms_norm(arch, x, w["ln1"]) if arch.pre_norms else x
   q = dot("bktd,dngh->bktngh", y, w["q"])
   k, v = (dot("bktd,dnh->bktnh", y, w[name]) for name in ("k", "v"))
   if arch.bias:
     q, k, v = (a + w[name].astype(a.dtype) for a, name in ((q, "qb"), (k, "kb"), (v, "vb")))
   if arch.qk_norm:
     q, k = rms_norm(arch, q, w["qn"]), rms_norm(arch, k, w["kn"])
+  if arch.projection_norm:
+    q, k = rms_norm(arch, q, w["qpn"]), rms_norm(arch, k, w["kpn"])
   if arch.query_scale != 1:
     q = q * jnp.asarray(arch.query_scale, q.dtype)
   out, extra = attend(rope.rotate(q, *angles), rope.rotate(k, *angles), v)
@@ -198,7 +201,7 @@ def layer(
     out, w["o"].astype(x.dtype), (((3, 4, 5), (0, 1, 2)), ((), ())), out_sharding=replicated
   )
   x = x + (rms_norm(arch, y, w["ln1b"]) if arch.post_norms else y)
-  y = rms_norm(arch, x, w["ln2"])
+  y = rms_norm(arch, x, w["ln2"]) if arch.pre_norms else x
   y = ACTS[arch.act](dot("bktd,df->bktf", y, w["gate"])) * dot("bktd,df->bktf", y, w["up"])
   y = jnp.einsum("bktf,fd->bktd", y, w["down"].astype(x.dtype), out_sharding=replicated)
   return x + (rms_norm(arch, y, w["ln2b"]) if arch.post_norms else y), extra

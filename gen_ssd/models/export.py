@@ -1,4 +1,4 @@
-"""Transformer -> a Hugging Face directory, a tensor at a time; the table is that of weights.py."""
+"""Transformer -> a Hugging Face directory, a tensor at a time."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import typing
 
 import jax
 from jax import lax
@@ -16,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 import numpy as np
 
+from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
 from gen_ssd.models import safetensors_io
@@ -35,10 +37,10 @@ COMPANIONS = (
 
 
 def save(
-  path: str,
+  path: hf.PathLike,
   model: decoder.Transformer,
-  source: str,
-  dtype: str | None = None,
+  source: hf.PathLike,
+  dtype: typing.Any = None,
   shard_bytes: int = 5 * 10**9,
   chat_template: str = "",
 ) -> None:
@@ -123,8 +125,9 @@ def _gather(model, leaf, l, dtype, dims):
   """One tensor on the host, seen as the file has it; nothing is copied into that order."""
   owner = model if l is None else model.blocks
   x = np.asarray(_replicated(getattr(owner, leaf)[...], None if l is None else jnp.int32(l), dtype))
-  order = weights.TABLE[leaf][1].replace(" ", "")
-  return x.transpose([weights.AXES[leaf].index(a) for a in order]).reshape(dims)
+  entry = architecture.LEAVES[leaf]
+  order = entry.file_axes.replace(" ", "")
+  return x.transpose([entry.axes.index(a) for a in order]).reshape(dims)
 
 
 def _copy_companions(source, folder, dtype):

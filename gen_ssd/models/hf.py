@@ -8,10 +8,12 @@ import math
 import os
 import re
 
+from gen_ssd.models import architecture
 from gen_ssd.models import safetensors_io
 from gen_ssd.models.architecture import Architecture
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
+PathLike = str | os.PathLike
+MODEL_TYPES = tuple(architecture.FAMILIES)
 ACTS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 ROPE = {  # type -> the parameters that matter to it
   "default": (),
@@ -99,7 +101,7 @@ def read_config(path):
 # ---------------------------------------------------------------- config.json -> Architecture
 
 
-def read_architecture(path: str) -> Architecture:
+def read_architecture(path: PathLike) -> Architecture:
   """Architecture of the model in Hugging Face directory `path`, from its config.json.
 
   Raises ValueError for what would silently compute something else: another architecture or rope
@@ -108,21 +110,56 @@ def read_architecture(path: str) -> Architecture:
   """
   from transformers import AutoConfig  # seconds to import, and most of this module does without
 
-  def refuse(what, instead):
-    raise ValueError(f"{path}: {what} is not supported, only {instead}")
-
   kind = read_config(path).get("model_type")
   if kind not in MODEL_TYPES:  # before transformers, which does not know every type either
-    refuse(
+    known = ", ".join(MODEL_TYPES)
+    _refuse(
+      path,
       f"model_type {kind!r}",
-      ", ".join(MODEL_TYPES) + " (DeepSeek-R1-Distill are qwen2 and "
-      "llama; of Gemma 3, those without images)",
+      f"{known} (DeepSeek-R1-Distill are qwen2 and llama; of Gemma 3, those without images)",
     )
   config = AutoConfig.from_pretrained(path, local_files_only=True)
+  _refuse_unsupported(path, kind, config)
+  heads = config.num_attention_heads
+  kv_heads = getattr(config, "num_key_value_heads", None) or heads
+  if heads % kv_heads:
+    _refuse(path, f"{heads} heads over {kv_heads} key-value heads", "a multiple")
+  theta, rope = _rope(path, config, "full_attention")
+  return Architecture(
+    vocab=config.vocab_size,
+    width=config.hidden_size,
+    layers=config.num_hidden_layers,
+    kv_heads=kv_heads,
+    groups=heads // kv_heads,
+    head=_head(config),
+    hidden=config.intermediate_size,
+    theta=theta,
+    rope=rope,
+    eps=float(config.rms_norm_eps),
+    tied=bool(getattr(config, "tie_word_embeddings", False)),
+    act=ACTS[_act(kind, config)],
+    **architecture.FAMILIES[kind],
+    **(_gemma(path, config) if kind == "gemma3_text" else {}),
+  )
+
+
+def _refuse(path, what, instead):
+  raise ValueError(f"{path}: {what} is not supported, only {instead}")
+
+
+def _head(config):
+  return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _act(kind, config):
+  return config.hidden_activation if kind == "gemma3_text" else getattr(config, "hidden_act", None)
+
+
+def _refuse_unsupported(path, kind, config):
+  """ValueError for the first fact of a config that this decoder does not have."""
   has = lambda name: getattr(config, name, None)
-  gemma = kind == "gemma3_text"
-  act = has("hidden_activation") if gemma else has("hidden_act")
-  kinds = {"full_attention", "sliding_attention"} if gemma else {"full_attention"}
+  act = _act(kind, config)
+  kinds = {"full_attention"} | ({"sliding_attention"} if kind == "gemma3_text" else set())
   layers = set(has("layer_types") or ()) - kinds
   window = has("use_sliding_window") or (kind == "mistral" and has("sliding_window"))
   caps = [n for n in ("final_logit_softcapping", "attn_logit_softcapping") if has(n)]
@@ -142,62 +179,40 @@ def read_architecture(path: str) -> Architecture:
     (has("use_bidirectional_attention"), "use_bidirectional_attention", "causal attention"),
   ):
     if wrong:
-      refuse(what, instead)
-  heads = config.num_attention_heads
-  kv_heads = has("num_key_value_heads") or heads
-  if heads % kv_heads:
-    refuse(f"{heads} heads over {kv_heads} key-value heads", "a multiple")
-  head = has("head_dim") or config.hidden_size // heads
-  theta, rope = _rope(config, "full_attention", refuse)
-  special = {}
-  if gemma:
-    special = dict(
-      qk_norm=True,
-      post_norms=True,
-      norm_offset=1.0,
-      embed_scale=math.sqrt(config.hidden_size),
-      query_scale=math.sqrt(head / config.query_pre_attn_scalar),
-    )
-    sliding = tuple(x == "sliding_attention" for x in config.layer_types)
-    if any(sliding):
-      if not config.sliding_window:
-        refuse(f"sliding_attention with sliding_window {config.sliding_window}", "a width")
-      near = _rope(config, "sliding_attention", refuse)
-      special.update(
-        sliding=sliding,
-        window=config.sliding_window,
-        sliding_theta=near[0],
-        sliding_rope=near[1],
-      )
-  return Architecture(
-    vocab=config.vocab_size,
-    width=config.hidden_size,
-    layers=config.num_hidden_layers,
-    kv_heads=kv_heads,
-    groups=heads // kv_heads,
-    head=head,
-    hidden=config.intermediate_size,
-    theta=theta,
-    rope=rope,
-    eps=float(config.rms_norm_eps),
-    tied=bool(has("tie_word_embeddings")),
-    act=ACTS[act],
-    **{"bias": kind == "qwen2", "qk_norm": kind == "qwen3", **special},
+      _refuse(path, what, instead)
+
+
+def _gemma(path, config):
+  """The facts of Gemma 3 that numbers of its config decide."""
+  facts = dict(
+    embed_scale=math.sqrt(config.hidden_size),
+    query_scale=math.sqrt(_head(config) / config.query_pre_attn_scalar),
   )
+  sliding = tuple(x == "sliding_attention" for x in config.layer_types)
+  if any(sliding):
+    if not config.sliding_window:
+      _refuse(path, f"sliding_attention with sliding_window {config.sliding_window}", "a width")
+    theta, rope = _rope(path, config, "sliding_attention")
+    facts.update(
+      sliding=sliding, window=config.sliding_window, sliding_theta=theta, sliding_rope=rope
+    )
+  return facts
 
 
-def _rope(config, layer_type, refuse):
+def _rope(path, config, layer_type):
   """(theta, rope) of the layers of a type; older files have one set for all."""
   p = dict(config.rope_parameters or {})
   if any(isinstance(x, dict) for x in p.values()):
     if not p.get(layer_type):
-      refuse(f"rope_parameters without {layer_type}", "a set for each of its layer_types")
+      _refuse(path, f"rope_parameters without {layer_type}", "a set for each of its layer_types")
     p = dict(p[layer_type])
   kind = p.get("rope_type") or p.get("type") or "default"
   if kind not in ROPE:
-    refuse(f"rope type {kind!r}", ", ".join(ROPE))
+    _refuse(path, f"rope type {kind!r}", ", ".join(ROPE))
   if p.get("partial_rotary_factor") not in (None, 1.0):
-    refuse(f"partial_rotary_factor {p['partial_rotary_factor']}", "rotation of the whole head")
+    _refuse(
+      path, f"partial_rotary_factor {p['partial_rotary_factor']}", "rotation of the whole head"
+    )
   if kind == "yarn" and p.get("factor") is None:
     p["factor"] = config.max_position_embeddings / p["original_max_position_embeddings"]
   kept = sorted((name, p[name]) for name in ROPE[kind] if p.get(name) is not None)

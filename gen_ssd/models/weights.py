@@ -1,4 +1,4 @@
-"""Hugging Face directories -> Transformer: one table of names and layouts, for export.py too."""
+"""Hugging Face directories -> Transformer, by the leaf table of architecture.py."""
 
 import functools
 import math
@@ -17,40 +17,7 @@ from gen_ssd.models import safetensors_io
 from gen_ssd.models.architecture import Architecture
 from gen_ssd.models.architecture import Layout
 
-# Leaf -> (name, axes of the tensor in the file). A group such as "ngh" is flattened there; our axes
-# are in architecture.LEAVES. Only the first axis of a group may be split on the mesh.
-TABLE = {
-  "embed": ("model.embed_tokens.weight", "v d"),
-  "norm": ("model.norm.weight", "d"),
-  "head": ("lm_head.weight", "v d"),
-  "ln1": ("model.layers.{}.input_layernorm.weight", "d"),
-  "ln2": ("model.layers.{}.post_attention_layernorm.weight", "d"),
-  "q": ("model.layers.{}.self_attn.q_proj.weight", "ngh d"),
-  "k": ("model.layers.{}.self_attn.k_proj.weight", "nh d"),
-  "v": ("model.layers.{}.self_attn.v_proj.weight", "nh d"),
-  "o": ("model.layers.{}.self_attn.o_proj.weight", "d ngh"),
-  "gate": ("model.layers.{}.mlp.gate_proj.weight", "f d"),
-  "up": ("model.layers.{}.mlp.up_proj.weight", "f d"),
-  "down": ("model.layers.{}.mlp.down_proj.weight", "d f"),
-  "qb": ("model.layers.{}.self_attn.q_proj.bias", "ngh"),
-  "kb": ("model.layers.{}.self_attn.k_proj.bias", "nh"),
-  "vb": ("model.layers.{}.self_attn.v_proj.bias", "nh"),
-  "qn": ("model.layers.{}.self_attn.q_norm.weight", "h"),
-  "kn": ("model.layers.{}.self_attn.k_norm.weight", "h"),
-  "ln1b": ("model.layers.{}.post_attention_layernorm.weight", "d"),
-  "ln2b": ("model.layers.{}.post_feedforward_layernorm.weight", "d"),
-}
-SANDWICH = {"ln2": "model.layers.{}.pre_feedforward_layernorm.weight"}  # with norms after, too
-AXES = {name: leaf.axes for name, leaf in architecture.LEAVES.items()}
 PIECE = 1 << 26  # bytes that may be staged on the host, however small the tensors are
-
-
-def names(arch: Architecture) -> dict[str, str]:
-  """{leaf: name in the file}."""
-  return {
-    **{leaf: name for leaf, (name, _) in TABLE.items()},
-    **(SANDWICH if arch.post_norms else {}),
-  }
 
 
 def file_tensors(arch: Architecture) -> list[tuple]:
@@ -58,14 +25,10 @@ def file_tensors(arch: Architecture) -> list[tuple]:
   top, layer = architecture.leaves(arch)
 
   def one(leaf, l=None):
-    name, groups = names(arch)[leaf], TABLE[leaf][1]
-    size = dict(zip(AXES[leaf], {**top, **layer}[leaf]))
-    return (
-      name.format(l),
-      leaf,
-      l,
-      tuple(math.prod(size[a] for a in group) for group in groups.split()),
-    )
+    entry = architecture.LEAVES[leaf]
+    size = dict(zip(entry.axes, {**top, **layer}[leaf]))
+    dims = tuple(math.prod(size[a] for a in group) for group in entry.file_axes.split())
+    return architecture.file_name(arch, leaf).format(l), leaf, l, dims
 
   return (
     [one("embed")]
@@ -74,7 +37,7 @@ def file_tensors(arch: Architecture) -> list[tuple]:
   )
 
 
-def check_files(path: str, arch: Architecture) -> dict[str, safetensors_io.Entry]:
+def check_files(path: hf.PathLike, arch: Architecture) -> dict[str, safetensors_io.Entry]:
   """{name: Entry} after comparing headers with `arch`; one ValueError lists all that is wrong."""
   found, problems = safetensors_io.headers(path)
   want = {name: dims for name, _, _, dims in file_tensors(arch)}
@@ -109,7 +72,7 @@ def check_files(path: str, arch: Architecture) -> dict[str, safetensors_io.Entry
 
 
 def load(
-  path: str, layout: Layout = Layout(), *, arch: Architecture | None = None
+  path: hf.PathLike, layout: Layout = Layout(), *, arch: Architecture | None = None
 ) -> decoder.Transformer:
   """Transformer from the safetensors in `path`, each shard of each leaf read from its byte range.
 
@@ -131,7 +94,7 @@ def load(
   def make(leaf, dims):
     dtype = jnp.dtype("float32" if leaf in architecture.NORMS else layout.dtype)
     spec = architecture.partition_spec(layout, leaf)
-    reader = functools.partial(_read_leaf, entries, names(arch)[leaf], leaf, dtype)
+    reader = functools.partial(_read_leaf, entries, architecture.file_name(arch, leaf), leaf, dtype)
     sharding = _sharding(path, arch, leaf, dims, spec)
     if leaf not in architecture.LAYER_LEAVES or math.prod(dims) * size <= most:
       return reader(dims, sharding, 0)
@@ -184,14 +147,14 @@ def _put(stack, piece, l):
 
 def _fill(out, entry, leaf, bounds, dims):
   """Fills `out` with a part of one tensor of a file; bounds are (start, stop) of each of our axes."""
-  size, want = dict(zip(AXES[leaf], dims)), dict(zip(AXES[leaf], bounds))
-  groups = TABLE[leaf][1].split()
+  axes, groups = architecture.LEAVES[leaf].axes, architecture.LEAVES[leaf].file_axes.split()
+  size, want = dict(zip(axes, dims)), dict(zip(axes, bounds))
   rest = lambda group: math.prod(size[a] for a in group[1:])
   cuts = tuple(slice(want[g[0]][0] * rest(g), want[g[0]][1] * rest(g)) for g in groups[1:])
   order, lead, inner = "".join(groups), groups[0][0], rest(groups[0])
   start, stop = want[lead]
   step = max(1, safetensors_io.BLOCK // (inner * math.prod(entry.dims[1:])))
-  out = np.moveaxis(out, [AXES[leaf].index(a) for a in order], range(len(order)))
+  out = np.moveaxis(out, [axes.index(a) for a in order], range(len(order)))
   for i in range(start, stop, step):
     n = min(step, stop - i)
     x = safetensors_io.rows(entry, i * inner, (i + n) * inner)[(slice(None), *cuts)]

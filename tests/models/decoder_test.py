@@ -97,7 +97,7 @@ def test_golden_logits(name, tmp_path):
       assert np.abs(off - want).max() > 0.01, wrong
 
 
-@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+@pytest.mark.parametrize("name", ["qwen3", "gemma3", "olmo2"])
 def test_golden_logits_do_not_depend_on_the_mesh_or_on_unrolling(name, tmp_path):
   folder, tokens, want = golden(name, tmp_path)
   tokens = np.stack([tokens] * 4)

@@ -54,6 +54,7 @@ CASES = [
   ("llama", {}),
   ("llama_linear", {}),
   ("mistral", {}),
+  ("olmo2", {}),
   ("qwen2_yarn", {}),
   ("qwen3_yarn", {}),
   ("r1_distill_qwen", dict(unroll=True)),

@@ -66,7 +66,9 @@ def test_architectures_of_both_gemma_formats(tmp_path):
 
 
 REFUSED = {
-  "model_type 'mixtral'.*llama, mistral, qwen2, qwen3, gemma3_text": dict(model_type="mixtral"),
+  "model_type 'mixtral'.*llama, mistral, qwen2, qwen3, olmo2, gemma3_text": dict(
+    model_type="mixtral"
+  ),
   "model_type 'qwen3_moe'": dict(model_type="qwen3_moe"),
   "model_type 'gemma3'.*those without images": dict(model_type="gemma3"),
   "model_type 'never_heard_of_it'": dict(model_type="never_heard_of_it"),

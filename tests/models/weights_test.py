@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save_file
 
 from gen_ssd import mesh
+from gen_ssd import weights as command
 from gen_ssd.models import export
 from gen_ssd.models import safetensors_io
 from gen_ssd.models import weights
@@ -292,8 +293,8 @@ def test_source_of_another_model(imported, tmp_path):
 
 def test_check_does_not_compare_what_does_not_fit(tmp_path, capsys, monkeypatch):
   source, _, _ = golden("gemma3", tmp_path / "in")
-  monkeypatch.setattr(weights, "_free_memory", lambda: 10_000)
-  weights.check(str(source))
+  monkeypatch.setattr(command, "_free_memory", lambda: 10_000)
+  command.check(str(source))
   printed = capsys.readouterr().out
   assert "gemma3_text: vocab 40, width 16, layers 4" in printed and "window 7" in printed
   assert "logits        not compared: both models in float32 need 0 GB" in printed
@@ -304,6 +305,7 @@ def test_check_does_not_compare_what_does_not_fit(tmp_path, capsys, monkeypatch)
   [
     "llama",
     "mistral",
+    "olmo2",
     "qwen3_yarn",
     "r1_distill_qwen",
     "r1_distill_llama",
@@ -321,7 +323,7 @@ def test_transformers_agrees_with_an_export(name, tmp_path, capsys):
   with torch.no_grad():
     got = theirs(torch.tensor(tokens[None]).long()).logits[0].numpy()
   np.testing.assert_allclose(got, want, atol=1e-4)
-  weights.check(str(tmp_path / "out"))
+  command.check(str(tmp_path / "out"))
   printed = capsys.readouterr().out
   assert "architecture  " in printed and "none (no tokenizer.json)" in printed
   assert float(printed.split("at most ")[1].split()[0]) < 1e-4

@@ -1,7 +1,7 @@
-"""Writes tests/golden/*.npz: tiny random models of transformers, their weights and their logits.
+"""Writes tests/models/golden/*.npz: tiny random models of transformers, their weights and their logits.
 
-    pip install torch && python tests/golden/make.py NAME...     # no name: all
-    python tests/golden/make.py --check     # the installed transformers still gives these logits
+    pip install torch && python tests/models/golden/make.py NAME...     # no name: all
+    python tests/models/golden/make.py --check     # the installed transformers still gives these logits
 
 Needed again only when an architecture or rope type is added; the tests themselves need no torch.
 Each file holds `config` (config.json as text, some in the format of transformers 4), `tokens`
@@ -91,6 +91,7 @@ CASES = {
       original_max_position_embeddings=20,
     ),
   ),
+  "olmo2": dict(model_type="olmo2", num_attention_heads=4, rope_theta=6e5),
   "mistral": dict(model_type="mistral", head_dim=6, rope_theta=1e6, sliding_window=None),
   # what DeepSeek's config.json files say beside the facts of Qwen2 and Llama
   "r1_distill_qwen": dict(
