@@ -423,7 +423,7 @@ def test_vocabularies_that_disagree_are_refused(tmp_path):
   [
     ("--config.select.kk=3", "kk"),
     ("--config.select.k=0", "select.k is 0: it must be at least 1"),
-    ("--config.teacher.path=/nowhere", "/nowhere: no config.json there"),
+    ("--config.teacher.path=/nowhere", "/nowhere has no config.json"),
   ],
 )
 def test_the_command_says_what_is_wrong_in_one_message(flag, says, tmp_path):

@@ -1,4 +1,4 @@
-"""What a Hugging Face directory says of its model: where it is, its Architecture, its identity."""
+"""Hugging Face directories: finds a model, reads config.json, and hashes the files."""
 
 import functools
 import glob
@@ -15,7 +15,7 @@ from gen_ssd.models.architecture import Architecture
 PathLike = str | os.PathLike
 MODEL_TYPES = tuple(architecture.FAMILIES)
 ACTS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-ROPE = {  # type -> the parameters that matter to it
+ROPE = {  # rope type -> the parameters that it uses
   "default": (),
   "linear": ("factor",),
   "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
@@ -44,17 +44,16 @@ WANTED = (
 BUNDLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bundled")
 
 
-# ---------------------------------------------------------------- where
+# ---------------------------------------------------------------- directories
 
 
 @functools.cache
 def locate(path):
-  """Directory of a model: `path` itself, `bundled/NAME`, or the snapshot of a hub name.
+  """The directory of a model: `path` itself, `bundled/NAME`, or the snapshot of a hub name.
 
-  Hub names are ORG/NAME or ORG/NAME@REVISION.
-
-  What the hub's cache has (HF_HOME, HF_HUB_CACHE) is not downloaded again, and serves without a
-  network. Raises ValueError when a hub name can be neither found nor read.
+  A hub name is ORG/NAME or ORG/NAME@REVISION. Files in the hub's cache (HF_HOME, HF_HUB_CACHE) are
+  not downloaded again, so a cached model works without a network. Raises ValueError when the hub
+  does not have the model or cannot be reached.
   """
   if path.startswith("bundled/"):
     return os.path.join(BUNDLED, path.removeprefix("bundled/"))
@@ -72,27 +71,27 @@ def locate(path):
       ignore_patterns=["*/*", "consolidated*"],
     )
   except errors.GatedRepoError:
-    why = "the hub wants its licence accepted: do so on its page, then `hf auth login`"
+    why = "the hub requires you to accept its licence: accept it on its page, then `hf auth login`"
   except errors.RepositoryNotFoundError:
-    why = "the hub knows no such model, or it is private: `hf auth login`"
+    why = "the hub has no such model, or it is private: `hf auth login`"
   except errors.RevisionNotFoundError:
-    why = f"the hub knows no revision {revision!r} of it"
+    why = f"the hub has no revision {revision!r} of it"
   except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
     why = (
-      f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
-      f"where there is a network, `hf download {name}` fills the cache, or with "
-      "`--local-dir DIR` makes a directory to name here"
+      f"the hub cannot be reached and the cache does not have it ({type(error).__name__}); on a "
+      f"machine with a network, `hf download {name}` fills the cache, or with `--local-dir DIR` "
+      "writes a directory that you can use instead"
     )
   raise ValueError(f"{path}: no such directory, and as a hub name: {why}")
 
 
 def read_config(path):
-  """config.json of directory `path`."""
+  """The content of config.json in directory `path`. Raises ValueError when it is missing."""
   file = os.path.join(path, "config.json")
   if not os.path.isfile(file):
     raise ValueError(
-      f"{path}: no config.json there. A Hugging Face directory or hub name is needed; "
-      "`hf download NAME --local-dir DIR` makes one"
+      f"{path} has no config.json: use a hub name or a Hugging Face directory, for example one that "
+      "`hf download NAME --local-dir DIR` makes"
     )
   with open(file, encoding="utf-8") as f:
     return json.load(f)
@@ -102,16 +101,16 @@ def read_config(path):
 
 
 def read_architecture(path: PathLike) -> Architecture:
-  """Architecture of the model in Hugging Face directory `path`, from its config.json.
+  """The Architecture of the model in the Hugging Face directory `path`, from its config.json.
 
-  Raises ValueError for what would silently compute something else: another architecture or rope
-  type, sliding windows outside Gemma 3, biases beyond Qwen2's, another activation, soft caps,
-  quantised weights.
+  Raises ValueError for everything that this decoder would silently compute wrongly: unknown
+  architectures, rope types or activations, sliding windows outside Gemma 3, biases other than
+  Qwen2's, soft caps, and quantised weights.
   """
-  from transformers import AutoConfig  # seconds to import, and most of this module does without
+  from transformers import AutoConfig  # imported here because it takes seconds
 
   kind = read_config(path).get("model_type")
-  if kind not in MODEL_TYPES:  # before transformers, which does not know every type either
+  if kind not in MODEL_TYPES:  # checked first, because transformers does not know every type either
     known = ", ".join(MODEL_TYPES)
     _refuse(
       path,
@@ -156,7 +155,7 @@ def _act(kind, config):
 
 
 def _refuse_unsupported(path, kind, config):
-  """ValueError for the first fact of a config that this decoder does not have."""
+  """Raises ValueError for the first setting of a config that this decoder does not support."""
   has = lambda name: getattr(config, name, None)
   act = _act(kind, config)
   kinds = {"full_attention"} | ({"sliding_attention"} if kind == "gemma3_text" else set())
@@ -169,13 +168,13 @@ def _refuse_unsupported(path, kind, config):
     (
       window,
       "a sliding window in use",
-      "full attention in every layer of this architecture: set "
-      "sliding_window to null where no text is longer than it",
+      "full attention in every layer of this architecture: if no text is longer than the window, "
+      "set sliding_window to null",
     ),
     (layers, f"layer_types {sorted(layers)}", " or ".join(sorted(kinds))),
     (has("attention_bias"), "attention_bias (it biases o_proj too)", "qwen2's on q, k and v"),
-    (has("mlp_bias"), "mlp_bias", "mlp without biases"),
-    (caps, " and ".join(caps), "logits as they are (null)"),
+    (has("mlp_bias"), "mlp_bias", "an MLP without biases"),
+    (caps, " and ".join(caps), "null, for logits without a cap"),
     (has("use_bidirectional_attention"), "use_bidirectional_attention", "causal attention"),
   ):
     if wrong:
@@ -183,7 +182,7 @@ def _refuse_unsupported(path, kind, config):
 
 
 def _gemma(path, config):
-  """The facts of Gemma 3 that numbers of its config decide."""
+  """The facts of Gemma 3 that depend on numbers in its config."""
   facts = dict(
     embed_scale=math.sqrt(config.hidden_size),
     query_scale=math.sqrt(_head(config) / config.query_pre_attn_scalar),
@@ -200,11 +199,13 @@ def _gemma(path, config):
 
 
 def _rope(path, config, layer_type):
-  """(theta, rope) of the layers of a type; older files have one set for all."""
+  """(theta, rope) of the layers of one type. Older files have the same for all layers."""
   p = dict(config.rope_parameters or {})
   if any(isinstance(x, dict) for x in p.values()):
     if not p.get(layer_type):
-      _refuse(path, f"rope_parameters without {layer_type}", "a set for each of its layer_types")
+      _refuse(
+        path, f"rope_parameters without {layer_type}", "rope_parameters for each of layer_types"
+      )
     p = dict(p[layer_type])
   kind = p.get("rope_type") or p.get("type") or "default"
   if kind not in ROPE:
@@ -219,14 +220,15 @@ def _rope(path, config, layer_type):
   return float(p.get("rope_theta") or config.default_theta), (kind, *kept)
 
 
-# ---------------------------------------------------------------- who
+# ---------------------------------------------------------------- identity
 
 
 def identity(path):
-  """A short hash of config, tokenizer and weights of directory `path`, in well under a second.
+  """A hash of the config, tokenizer and weights in directory `path`: 16 hex digits.
 
-  Of the weights it reads names, dims and 4 KiB in the middle of each tensor: enough to tell two
-  trainings of one architecture apart, whatever file they lie in.
+  It takes well under a second, because it reads only the name, the dimensions and the middle 4 KiB
+  of each tensor. This distinguishes two trainings of one architecture, and does not depend on how
+  tensors are split into files.
   """
   digest = hashlib.sha256()
   for pattern in ("config.json", "generation_config.json", "tokenizer*", "chat_template*"):

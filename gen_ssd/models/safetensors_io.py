@@ -1,7 +1,8 @@
-"""Safetensors files: their headers, rows of one tensor, and writing tensor by tensor.
+"""Safetensors files: reads headers and rows of tensors, and writes one tensor at a time.
 
-Reading maps a few rows at a time and writing holds one tensor, so that neither needs memory for a
-model. The format: header length (8 bytes), a JSON header, the tensors' bytes one after another.
+Reading maps a few rows at a time and writing holds one tensor, so neither needs memory for a whole
+model. The format is the header's length (8 bytes, little-endian), a JSON header, and the bytes of
+the tensors one after another.
 """
 
 import glob
@@ -19,24 +20,24 @@ FLOATS = {
   "F16": np.dtype("float16"),
   "F64": np.dtype("float64"),
 }
-BLOCK = 1 << 18  # numbers copied at a time: what a core's cache holds while they are transposed
+BLOCK = 1 << 18  # numbers copied at a time, so that a transposition fits the cache of a core
 
 
 class Entry(typing.NamedTuple):
-  """Where one tensor lies."""
+  """Where one tensor is stored."""
 
   file: str
-  dtype: str  # as the header says, such as BF16
+  dtype: str  # as in the header, for example BF16
   dims: tuple
-  start: int  # first byte in the file
-  stop: int
-  whole: bool  # is the file long enough?
+  start: int  # offset of the first byte in the file
+  stop: int  # offset after the last byte
+  whole: bool  # whether the file is long enough to contain it
 
 
 def headers(path):
-  """{name: Entry} of the safetensors in directory `path`, and a list of what is broken.
+  """({name: Entry}, list of messages about broken files) of the safetensors in directory `path`.
 
-  Raises ValueError when there are none, with advice when there are pickles.
+  Raises ValueError when there are none. The message gives advice when there are pickles.
   """
   index = os.path.join(path, "model.safetensors.index.json")
   if os.path.isfile(index):
@@ -51,11 +52,11 @@ def headers(path):
       + (
         "only .bin weights"
         if pickles
-        else "no model.safetensors or model.safetensors.index.json there"
+        else "no model.safetensors and no model.safetensors.index.json"
       )
-      + ". Weights as .bin are pickles, which can run code when read; convert once where you "
-      "trust them: transformers' AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) "
-      "writes safetensors"
+      + ". Files named .bin are pickles, which can run code when they are loaded. If you trust "
+      "them, convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) of "
+      "transformers writes safetensors"
     )
   found, broken = {}, []
   for file in files:
@@ -69,14 +70,14 @@ def headers(path):
           start, stop = (8 + length + x for x in e["data_offsets"])
           found[name] = Entry(full, e["dtype"], tuple(e["shape"]), start, stop, stop <= size)
     except FileNotFoundError:
-      broken.append(f"{file}: the index names it, it is not there")
+      broken.append(f"{file}: named in the index, but missing")
     except (ValueError, KeyError, AttributeError, TypeError):
       broken.append(f"{file}: not a safetensors file, or truncated inside its header")
   return found, broken
 
 
 def rows(entry, start, stop):
-  """Rows of a tensor, mapped: nothing is read before it is used, or kept after."""
+  """Rows start to stop of a tensor as a memory map: bytes are read only when they are used."""
   dtype = FLOATS[entry.dtype]
   row = math.prod(entry.dims[1:]) * dtype.itemsize
   return np.memmap(
@@ -93,9 +94,11 @@ def middle(entry, most):
 
 
 def write(file, dtype, dims, arrays):
-  """Writes a safetensors file: `dims` {name: dims} of one dtype, `arrays` yields them in that order.
+  """Writes a safetensors file with tensors of one dtype.
 
-  An array may lie in memory in any order: it is written some rows at a time.
+  `dims` maps names to dimensions, and `arrays` yields the tensors in that order. An array may have
+  any memory layout: it is copied and written a few rows at a time. Raises ValueError when an array
+  does not have its dimensions or dtype.
   """
   dtype = np.dtype(dtype)
   kind = {d: name for name, d in FLOATS.items()}[dtype]
@@ -111,7 +114,7 @@ def write(file, dtype, dims, arrays):
     for (name, size), array in zip(dims.items(), arrays, strict=True):
       if array.shape != size or array.dtype != dtype:
         raise ValueError(
-          f"{name} is {array.dtype}{list(array.shape)}, said to be {dtype}{list(size)}"
+          f"{name} is {array.dtype}{list(array.shape)}: it must be {dtype}{list(size)}"
         )
       step = max(1, BLOCK // math.prod(size[1:]))
       for i in range(0, size[0], step):

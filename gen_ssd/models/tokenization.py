@@ -1,4 +1,4 @@
-"""Tokenizers: prompts from chat templates, shared vocabularies, a small word-level tokenizer."""
+"""Tokenizers: loading, prompts from chat templates, shared vocabularies, a word-level tokenizer."""
 
 import json
 import os
@@ -8,18 +8,19 @@ import numpy as np
 
 
 def load_tokenizer(path, chat_template="", thinking=""):
-  """The Hugging Face tokenizer in local directory `path`.
+  """Loads the Hugging Face tokenizer in the local directory `path`.
 
-  `chat_template` is a Jinja file in place of the template there. `thinking` (on or off; empty: the
-  template decides) is written into the template, so that whoever uses the tokenizer later gets the
-  same prompts. ValueError when there is no tokenizer, or the template knows no thinking.
+  `chat_template` is the path of a Jinja file that replaces the directory's template. `thinking` is
+  on, off, or empty for the template's default. It is written into the template, so an exported
+  tokenizer makes the same prompts. Raises ValueError when there is no tokenizer, or when the
+  template has no switch for thinking.
   """
   from transformers import AutoTokenizer
 
   if not os.path.isfile(os.path.join(path, "tokenizer_config.json")):
     raise ValueError(
-      f"{path}: no tokenizer_config.json there. A local Hugging Face directory is "
-      "needed; `hf download NAME --local-dir DIR` makes one"
+      f"{path} has no tokenizer_config.json: use a local Hugging Face directory, for example one "
+      "that `hf download NAME --local-dir DIR` makes"
     )
   tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
   if chat_template:
@@ -28,7 +29,8 @@ def load_tokenizer(path, chat_template="", thinking=""):
   if thinking:
     if "enable_thinking" not in (tokenizer.chat_template or ""):
       raise ValueError(
-        f"thinking is {thinking!r}: the chat template of {path} has no such switch; leave it empty"
+        f"thinking is {thinking!r}: it must be empty, because the chat template of {path} has no "
+        "switch enable_thinking"
       )
     value = "true" if thinking == "on" else "false"
     tokenizer.chat_template = f"{{%- set enable_thinking = {value} %}}{tokenizer.chat_template}"
@@ -36,8 +38,12 @@ def load_tokenizer(path, chat_template="", thinking=""):
 
 
 def eos_ids(path, tokenizer):
-  """Ids that end a trace: of generation_config.json (else config.json), the tokenizer's own, and the
-  one its chat template writes behind an answer (Phi-3's <|end|> is not its end of text)."""
+  """The ids that end a trace, as a tuple without duplicates.
+
+  These are the ids in generation_config.json (else config.json), the tokenizer's EOS, and the
+  special token that the chat template writes after an answer, which may differ from EOS (Phi-3's
+  <|end|>). Raises ValueError when there are none.
+  """
   ids = []
   for name in ("generation_config.json", "config.json"):
     file = os.path.join(path, name)
@@ -55,7 +61,7 @@ def eos_ids(path, tokenizer):
       i for i in tokenizer.encode(after, add_special_tokens=False)[:1] if i in _specials(tokenizer)
     ]
   if not ids:
-    raise ValueError(f"{path}: neither its configs nor its tokenizer name an end token")
+    raise ValueError(f"{path}: neither the config files nor the tokenizer define an end token")
   return tuple(dict.fromkeys(ids))
 
 
@@ -63,9 +69,10 @@ def eos_ids(path, tokenizer):
 
 
 def chat_prompt(tokenizer, problem, system=None):
-  """Ids of the prompt up to where the assistant's answer starts, by the tokenizer's own template.
+  """The prompt ids of a problem, up to the start of the assistant's answer.
 
-  The template decides about BOS; it is never doubled. ValueError without a chat template.
+  The tokenizer's chat template decides whether there is a BOS; a second BOS is removed. Raises
+  ValueError without a chat template.
   """
   ids = _render(tokenizer, _messages(problem, system), True, True)
   bos = tokenizer.bos_token_id
@@ -75,9 +82,9 @@ def chat_prompt(tokenizer, problem, system=None):
 
 
 def opening(tokenizer, prompt):
-  """The ids at the end of prompt ids that open a thinking part, such as <think> and a newline.
+  """The last ids of a prompt that open a thinking part, such as <think> and a newline, or [].
 
-  Some templates write them into the generation prompt: they belong to the trace all the same.
+  Some templates write them into the prompt, although they belong to the trace.
   """
   for n in range(1, min(len(prompt), 8) + 1):
     text = tokenizer.decode(prompt[-n:], skip_special_tokens=False).strip()
@@ -87,31 +94,34 @@ def opening(tokenizer, prompt):
 
 
 def closes_thinking(tokenizer, prompt):
-  """Whether prompt ids end in an empty thinking part, as Qwen3's do when thinking is off."""
+  """Whether a prompt ends with an empty thinking part, as with Qwen3 when thinking is off."""
   return tokenizer.decode(prompt[-8:]).rstrip().endswith("</think>")
 
 
 def closing_id(tokenizer):
-  """The id of </think>. ValueError when that is not one token, or when prompts already hold it."""
+  """The id of </think>.
+
+  Raises ValueError when it is not a single token, or when prompts already end with it.
+  """
   ids = _encode(tokenizer, "</think>")
   if len(ids) != 1 or tokenizer.decode(ids).strip() != "</think>":
     raise ValueError(
-      f"the tokenizer of {_name(tokenizer)} has no single token </think>, which would "
-      "tell where the thinking part ends"
+      f"the tokenizer of {_name(tokenizer)} has no single token </think>, which is needed to "
+      "find the end of the thinking part"
     )
   if closes_thinking(tokenizer, chat_prompt(tokenizer, "1 + 0?")):
     raise ValueError(
-      f"the chat template of {_name(tokenizer)} ends prompts in an empty thinking part: "
-      "nothing would be chosen"
+      f"the chat template of {_name(tokenizer)} ends prompts with an empty thinking part, so there "
+      "is nothing to choose in"
     )
   return ids[0]
 
 
 def prompts(tokenizers, problem, system=None):
-  """(teacher's prompt ids, student's) of a problem, each by its own template.
+  """(the teacher's prompt ids, the student's prompt ids), each from its own chat template.
 
-  The student reads the thinking part opened as the teacher's template opens it, or not at all, so
-  that both see the same trace.
+  The student's prompt opens the thinking part exactly when and how the teacher's prompt does, so
+  both models see the same trace.
   """
   teacher, student = (chat_prompt(t, problem, system) for t in tokenizers)
   opened = tokenizers[0].decode(opening(tokenizers[0], teacher))
@@ -120,45 +130,47 @@ def prompts(tokenizers, problem, system=None):
 
 
 def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True):
-  """The student's training row: (prompt ids + trace ids, where the trace starts).
+  """A training example of the student: (prompt ids + trace ids, index where the trace starts).
 
-  The trace goes in as ids, never as text; `opened` is what the teacher's prompt had opened it with
-  (see `opening`), and comes first. `check` renders the dialogue with the template as well and
-  raises ValueError when the trace is not whole in it (whitespace aside), because the student would
-  then be served prompts and answers it was not trained on: DeepSeek-R1-Distill's template drops
-  everything before `</think>`.
+  The trace is passed as ids, never as text. `opened` is the text with which the teacher's prompt
+  opened the thinking part (see `opening`); it comes before the trace. With `check`, the dialogue is
+  also rendered with the chat template. Raises ValueError when the template changes the trace
+  (whitespace aside), because the trained student would later be used with other texts than those
+  it was trained on. For example, the template of DeepSeek-R1-Distill removes everything before
+  `</think>`.
   """
   prompt, trace = chat_prompt(tokenizer, problem, system), _encode(tokenizer, opened) + [*trace_ids]
   own = opening(tokenizer, prompt)
   prompt = prompt[: len(prompt) - len(own)]
   if check:
     body = list(trace)
-    while body and body[-1] in _specials(tokenizer):  # the template writes its own end
+    while body and body[-1] in _specials(tokenizer):  # the template adds its own end token
       body.pop()
     text = tokenizer.decode(body, skip_special_tokens=False)
     thinks = text.lstrip().startswith("<think>")
     if (own and not thinks) or (thinks and closes_thinking(tokenizer, prompt)):
       raise ValueError(
         f"the chat template of {_name(tokenizer)} starts every answer with "
-        f"{'<think>' if own else 'an empty thinking part'}, and the trace does "
-        f"{'think' if thinks else 'not think'}: {_clip(text)!r}. Set student.thinking or "
-        "student.chat_template, or take a teacher that does as the template"
+        f"{'<think>' if own else 'an empty thinking part'}, but the trace "
+        f"{'has a' if thinks else 'has no'} thinking part: {_clip(text)!r}. Set student.thinking "
+        "or student.chat_template, or use a teacher that matches the template"
       )
     dialogue = [*_messages(problem, system), {"role": "assistant", "content": text}]
     rendered = _render(tokenizer, dialogue, False, False)
     if "".join(text.split()) not in "".join(rendered.split()):
       raise ValueError(
-        f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not whole in "
-        f"{_clip(rendered, end=True)!r}. Give the student a template that keeps assistant turns as "
-        "they are (student.chat_template), or pass check=False"
+        f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not contained "
+        f"in {_clip(rendered, end=True)!r}. Set student.chat_template to a template that keeps "
+        "assistant turns unchanged, or pass check=False"
       )
   return prompt + trace, len(prompt)
 
 
 def check_thoughts(teacher, student, problem, system=None):
-  """ValueError when the student's template would change traces of the teacher: before any is written.
+  """Raises ValueError when the student's chat template would change the teacher's traces.
 
-  A made-up answer stands for them, with a thinking part when the teacher's template knows one.
+  This runs before any trace exists, so it uses a made-up answer, with a thinking part when the
+  teacher's template has one.
   """
   prompt = chat_prompt(teacher, problem, system)
   opened = teacher.decode(opening(teacher, prompt))
@@ -172,7 +184,7 @@ def _encode(tokenizer, text):
 
 
 def _specials(tokenizer):
-  """Special ids: all_special_ids lacks those that only the vocabulary marks."""
+  """The special ids, including those that only the vocabulary marks as special."""
   marked = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
   return marked | {*tokenizer.all_special_ids}
 
@@ -189,15 +201,15 @@ def _messages(problem, system):
 def _render(tokenizer, messages, generate, tokenize):
   if not tokenizer.chat_template:
     raise ValueError(
-      f"{_name(tokenizer)} has no chat template: use the tokenizer of an "
-      "instruction-tuned model, or name a template (chat_template)"
+      f"{_name(tokenizer)} has no chat template: use the tokenizer of an instruction-tuned model, "
+      "or set chat_template to a Jinja file"
     )
   more = {"return_dict": False} if tokenize else {}
   try:
     out = tokenizer.apply_chat_template(
       messages, add_generation_prompt=generate, tokenize=tokenize, **more
     )
-  except jinja2.TemplateError as error:  # such as Gemma's: no system message
+  except jinja2.TemplateError as error:  # for example, Gemma's template refuses system messages
     raise ValueError(
       f"the chat template of {_name(tokenizer)} fails on roles "
       f"{', '.join(m['role'] for m in messages)}: {error}"
@@ -215,11 +227,11 @@ def _clip(text, size=60, end=False):
 
 
 def shared_vocabulary(teacher, student):
-  """Number of ids both tokenizers share: every teacher id below it means the same to the student.
+  """The number of ids that both tokenizers share: all teacher ids are below it.
 
-  Logits at and beyond it (padded embedding rows, ids only the student knows) are the caller's to
-  mask. ValueError lists up to 10 ids with both strings when an id means different things, or when
-  the teacher has ids the student lacks.
+  The caller masks the logits at and above it: padded embedding rows, and ids that only the student
+  has. Raises ValueError when an id has different strings, or when the teacher has ids that the
+  student lacks. The message lists up to 10 such ids with both strings.
   """
   mine, theirs, differ = _compared(teacher, student)
   if differ:
@@ -228,7 +240,7 @@ def shared_vocabulary(teacher, student):
       "\n  ".join(
         [
           f"teacher ({teacher.name_or_path}) and student ({student.name_or_path}) must share a "
-          f"vocabulary, or translate be set; {len(differ):,} of {len(mine):,} ids differ:",
+          f"vocabulary, or set translate to True; {len(differ):,} of {len(mine):,} ids differ:",
           *lines,
         ]
       )
@@ -237,25 +249,25 @@ def shared_vocabulary(teacher, student):
 
 
 def differences(teacher, student):
-  """Sorted ids of the teacher that mean something else to the student, or nothing."""
+  """The sorted teacher ids that have another string, or none, in the student's vocabulary."""
   return _compared(teacher, student)[2]
 
 
 def _compared(teacher, student):
-  """({id: string} of either, sorted ids of the teacher at which the student's differ)."""
+  """(the teacher's {id: string}, the student's, the sorted teacher ids at which they differ)."""
   mine, theirs = ({i: s for s, i in t.get_vocab().items()} for t in (teacher, student))
   return mine, theirs, sorted(i for i, s in mine.items() if theirs.get(i) != s)
 
 
 def delimiter_mask(tokenizer, delimiters, size):
-  """bool[size]: tokens after which the text so far ends with one of the strings `delimiters`.
+  """bool[size]: whether the text of each token ends with one of the strings `delimiters`.
 
-  A token is looked at alone: "\\n\\n" written as two tokens "\\n" is not found.
+  Each token is checked alone, so a "\\n\\n" that consists of two tokens "\\n" is not found.
   """
   mask = np.zeros(size, bool)
   if not delimiters:
     return mask
-  # Behind an anchor, because decoders strip the space in front of a text's first token.
+  # Decode after an anchor token, because decoders strip the space before the first token of a text.
   anchor = tokenizer.encode("1", add_special_tokens=False)
   n = min(size, len(tokenizer))
   texts = tokenizer.batch_decode(
@@ -279,11 +291,12 @@ CHAT_TEMPLATE = (
 
 
 def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=4096):
-  """Writes a fast Hugging Face tokenizer over whole `words` and single digits; returns it loaded.
+  """Writes a fast Hugging Face tokenizer with one token per word or digit to `path`, and loads it.
 
-  A token that starts a word carries "▁": "Tom has 57" is ▁Tom ▁has ▁5 7. Digits, the characters of
-  PUNCTUATION and newlines stand alone, with and without "▁", so text round-trips as long as its
-  words are known; others become <unk>. Ids: SPECIALS, these characters, then `words` in order.
+  A token that starts a word begins with "▁": "Tom has 57" is ▁Tom ▁has ▁5 7. Digits, newlines and
+  the characters of PUNCTUATION are tokens of their own, with and without "▁". Text of known words
+  round-trips; an unknown word becomes <unk>. The ids are SPECIALS, these characters, and then
+  `words` in order.
   """
   from tokenizers import Regex
   from tokenizers import Tokenizer
@@ -296,7 +309,7 @@ def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=40
   singles = [*"0123456789", *PUNCTUATION, "\n"]
   entries = dict.fromkeys([*SPECIALS, *singles, *("▁" + w for w in (*singles, *words))])
   core = Tokenizer(models.WordLevel({t: i for i, t in enumerate(entries)}, unk_token="<unk>"))
-  # A newline starts a word too: give it a space on the way in, take it away on the way out.
+  # A newline starts a word too: encoding adds a space after it, and decoding removes the space.
   core.normalizer = normalizers.Replace("\n", "\n ")
   single = Regex(r"▁?[0-9\n" + "".join("\\" + c for c in PUNCTUATION) + "]")
   core.pre_tokenizer = pre_tokenizers.Sequence(

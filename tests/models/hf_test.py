@@ -166,7 +166,7 @@ def test_a_hub_name_that_cannot_be_had_offline(hub):
   with pytest.raises(
     ValueError,
     match="some-org/Tiny: no such directory, and as a hub name: the hub "
-    "cannot be reached and its cache does not have it.*hf download some-org/Tiny",
+    "cannot be reached and the cache does not have it.*hf download some-org/Tiny",
   ):
     hf.locate("some-org/Tiny")
 
@@ -174,7 +174,7 @@ def test_a_hub_name_that_cannot_be_had_offline(hub):
 @pytest.mark.parametrize(
   "error,message",
   [
-    (errors.GatedRepoError, "licence accepted"),
+    (errors.GatedRepoError, "accept its licence"),
     (errors.RepositoryNotFoundError, "no such model"),
     (errors.RevisionNotFoundError, "no revision 'v9'"),
     (ConnectionError, "cannot be reached"),
