@@ -1,4 +1,16 @@
-"""Runs the stages of a config: python -m gen_ssd.main --config=configs/quickstart.py --workdir=..."""
+"""Runs the stages of a config, or continues a run that was stopped.
+
+Usage: gen-ssd run --config=FILE[:ARGUMENT] --workdir=DIR [--config.FIELD=VALUE ...]
+       python -m gen_ssd.main ...         (the same, for pods: one process per host)
+
+  --config    a Python file with get_config(argument): see configs/
+  --workdir   where everything of the run goes; the same command again continues it
+  --config.X  any setting of gen_ssd/config.py, such as --config.select.k=8
+
+For example:
+  gen-ssd run --config=configs/quickstart.py --workdir=runs/quickstart
+  gen-ssd run --config=configs/own.py:TEACHER,STUDENT,train.jsonl,test.jsonl --workdir=runs/mine
+"""
 
 import pathlib
 import sys
@@ -8,16 +20,19 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
-WORKDIR = flags.DEFINE_string(
-  "workdir",
-  None,
-  "Where everything of the run goes; run the same "
-  "command again to continue a run that was stopped.",
-)
+
+def main() -> None:
+  """The command `gen-ssd run`."""
+  if {"-h", "--help"} & {*sys.argv}:
+    print(__doc__.strip())
+    return
+  config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
+  flags.DEFINE_string("workdir", None, "Where everything of the run goes.")
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(_run)
 
 
-def main(argv):
+def _run(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments {argv[1:]}")
   if not flags.FLAGS["verbosity"].present:
@@ -25,9 +40,9 @@ def main(argv):
   from gen_ssd import config as config_lib  # after the flags: importing jax takes a second
   from gen_ssd import stages
 
-  workdir = pathlib.Path(WORKDIR.value)
+  workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
-    config = config_lib.parse(CONFIG.value)
+    config = config_lib.parse(flags.FLAGS.config)
     stages.begin(config, workdir)
   except ValueError as error:  # the user's to mend: one message, no traceback
     sys.exit(f"gen_ssd: {error}")
@@ -36,5 +51,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  main()

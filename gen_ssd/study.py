@@ -1,9 +1,15 @@
-"""Does several runs and compares them: python -m gen_ssd.study --workdir=runs/study [--quick].
+"""Does several runs and compares them, or continues a study that was stopped.
 
-The config file names its runs (RUNS, and QUICK for --quick), makes the config of each
-(get_config(name)) and may say which arms make a sweep (SWEEPS). Every run is an ordinary run in
-workdir/NAME; a finished one is kept. The comparison goes to study.json, study.md, examples.md and
-figures in workdir.
+Usage: gen-ssd study --workdir=DIR [--config=FILE] [--quick]
+
+  --config    a Python file with RUNS, the names of its runs, and get_config(name), the config of
+              each; it may have SWEEPS and QUICK, too (default: configs/study.py)
+  --workdir   every run is an ordinary run in workdir/NAME; the comparison goes to study.json,
+              study.md, examples.md and figures there
+  --quick     do the runs of QUICK instead of those of RUNS
+
+For example:
+  gen-ssd study --workdir=runs/study --quick
 """
 
 from collections.abc import Sequence
@@ -23,18 +29,8 @@ from gen_ssd import mesh as mesh_lib
 from gen_ssd import stages
 from gen_ssd.report import comparison
 
-CONFIG = flags.DEFINE_string(
-  "config", "configs/study.py", "The config file: RUNS, QUICK, SWEEPS, get_config."
-)
-WORKDIR = flags.DEFINE_string(
-  "workdir",
-  None,
-  "Where everything goes. Run the same command again to continue a study that was stopped.",
-)
-QUICK = flags.DEFINE_bool("quick", False, "Do the runs of QUICK in place of those of RUNS.")
 
-
-def load(path: str) -> ModuleType:
+def load(path: str, quick: bool = False) -> ModuleType:
   """The config file as a module. Raises ValueError when it is missing or is not a study's."""
   spec = importlib.util.spec_from_file_location("study_config", path)
   if not pathlib.Path(path).is_file() or spec is None or spec.loader is None:
@@ -47,6 +43,8 @@ def load(path: str) -> ModuleType:
       f"--config={path}: a study's config file defines RUNS, the names of its runs, and "
       f"get_config(name); this one has no {' and no '.join(missing)}"
     )
+  if quick and not hasattr(file, "QUICK"):
+    raise ValueError(f"--config={path} has no QUICK: leave --quick out")
   return file
 
 
@@ -71,17 +69,27 @@ def run(file, workdir: pathlib.Path, names: Sequence[str], devices=None):
   return configs
 
 
-def main(argv):
+def main() -> None:
+  """The command `gen-ssd study`."""
+  if {"-h", "--help"} & {*sys.argv}:
+    print(__doc__.strip())
+    return
+  flags.DEFINE_string("config", "configs/study.py", "The config file.")
+  flags.DEFINE_string("workdir", None, "Where everything goes.")
+  flags.DEFINE_bool("quick", False, "Do the runs of QUICK instead of those of RUNS.")
+  flags.mark_flag_as_required("workdir")
+  app.run(_main)
+
+
+def _main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments {argv[1:]}")
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)
-  workdir, start = pathlib.Path(WORKDIR.value), time.monotonic()
+  workdir, path, start = pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.config, time.monotonic()
   try:
-    file = load(CONFIG.value)
-    if QUICK.value and not hasattr(file, "QUICK"):
-      raise ValueError(f"--config={CONFIG.value} has no QUICK: leave --quick out")
-    configs = run(file, workdir, file.QUICK if QUICK.value else file.RUNS)
+    file = load(path, flags.FLAGS.quick)
+    configs = run(file, workdir, file.QUICK if flags.FLAGS.quick else file.RUNS)
   except ValueError as error:
     sys.exit(f"gen_ssd: {error}")
   table, paths = comparison.write(workdir, configs, getattr(file, "SWEEPS", {}))
@@ -91,5 +99,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("workdir")
-  app.run(main)
+  main()

@@ -1,4 +1,11 @@
-"""What is in a model directory, and are its logits right: python -m gen_ssd.weights --check DIR."""
+"""Prints what is in a model directory, and how far our logits are from those of transformers.
+
+Usage: gen-ssd weights --check MODEL
+
+MODEL is a Hugging Face directory, a hub name (ORG/NAME, ORG/NAME@REVISION) or bundled/NAME. The
+logits are compared where torch is installed and both models fit into memory. For example:
+  gen-ssd weights --check bundled/teacher
+"""
 
 import argparse
 import dataclasses
@@ -18,6 +25,70 @@ from gen_ssd.models import hf
 from gen_ssd.models import safetensors_io
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
+
+
+def main() -> None:
+  """The command `gen-ssd weights`."""
+  parser = argparse.ArgumentParser(
+    prog="gen-ssd weights",
+    description=__doc__.strip(),
+    usage=argparse.SUPPRESS,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--check", metavar="MODEL", required=True, help="the model")
+  try:
+    check(parser.parse_args().check)
+  except ValueError as error:  # the user's to mend: one message, no traceback
+    raise SystemExit(f"gen_ssd: {error}") from None
+
+
+def check(path: str) -> None:
+  """Prints the facts of a model and the largest difference of its logits from transformers'.
+
+  Raises ValueError when the model is not supported or its files are damaged.
+  """
+  mesh_lib.start(devices=jax.local_devices()[:1])
+  path = hf.locate(path)
+  arch = hf.read_architecture(path)
+  weights.check_files(path, arch)
+  entries = safetensors_io.headers(path)[0].values()
+  dtypes = sorted({str(safetensors_io.FLOATS[e.dtype]) for e in entries})
+  facts = (f for f in dataclasses.fields(arch) if getattr(arch, f.name) != f.default)
+  facts = ", ".join(f"{f.name} {getattr(arch, f.name)}" for f in facts)
+  print(f"architecture  {hf.read_config(path)['model_type']}: {facts}")
+  print(f"identity      {hf.identity(path)}")
+  print(f"parameters    {architecture.parameters(arch):,}")
+  print(f"dtype         {', '.join(dtypes)}")
+  words, ids = _tokenizer(path)
+  print(f"tokenizer     {words}")
+  ids = [i % arch.vocab for i in range(16)] if ids is None else ids
+  print(f"logits        {_compared(path, arch, ids)}")
+
+
+def _tokenizer(path):
+  """(what is said of the tokenizer, ids of a short text); ids are None without a tokenizer."""
+  file = os.path.join(path, "tokenizer.json")
+  if not os.path.isfile(file):
+    return "none (no tokenizer.json)", None
+  tokenizer = tokenization.load_tokenizer(path)
+  with open(file, "rb") as f:
+    digest = hashlib.sha256(f.read()).hexdigest()
+  text = "Tom has 57 apples. He buys 8 more. How many are there now?"
+  return f"{digest[:16]}, {len(tokenizer):,} ids", tokenizer.encode(text)
+
+
+def _compared(path, arch, ids):
+  """What is said of the logits."""
+  needed, free = 8 * architecture.parameters(arch), _free_memory()
+  if needed > free:
+    return (
+      f"not compared: both models in float32 need {needed / 1e9:.0f} GB of memory, "
+      f"{free / 1e9:.0f} are free"
+    )
+  far = _difference(path, ids)
+  if far is None:
+    return "not compared: torch is not installed"
+  return f"at most {far:.2e} from transformers on {len(ids)} tokens (float32)"
 
 
 def _difference(path, ids):
@@ -52,59 +123,5 @@ def _free_memory():
     return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
 
 
-def check(path):
-  """Prints what is in a directory, and how far our logits are from transformers' on a prompt."""
-  mesh_lib.start(devices=jax.local_devices()[:1])
-  path = hf.locate(path)
-  arch = hf.read_architecture(path)
-  weights.check_files(path, arch)
-  dtypes = sorted(
-    {str(safetensors_io.FLOATS[e.dtype]) for e in safetensors_io.headers(path)[0].values()}
-  )
-  print(
-    f"architecture  {hf.read_config(path)['model_type']}: "
-    + ", ".join(
-      f"{f.name} {getattr(arch, f.name)}"
-      for f in dataclasses.fields(arch)
-      if getattr(arch, f.name) != f.default
-    )
-  )
-  print(f"identity      {hf.identity(path)}")
-  print(f"parameters    {architecture.parameters(arch):,}")
-  print(f"dtype         {', '.join(dtypes)}")
-  file, ids = os.path.join(path, "tokenizer.json"), np.arange(16) % arch.vocab
-  if os.path.isfile(file):
-    tokenizer = tokenization.load_tokenizer(path)
-    ids = tokenizer.encode("Tom has 57 apples. He buys 8 more. How many are there now?")
-    with open(file, "rb") as f:
-      digest = hashlib.sha256(f.read()).hexdigest()
-    print(f"tokenizer     {digest[:16]}, {len(tokenizer):,} ids")
-  else:
-    print("tokenizer     none (no tokenizer.json)")
-  needed, free = 8 * architecture.parameters(arch), _free_memory()
-  if needed > free:
-    print(
-      f"logits        not compared: both models in float32 need {needed / 1e9:.0f} GB of memory, "
-      f"{free / 1e9:.0f} are free"
-    )
-    return
-  far = _difference(path, ids)
-  print(
-    "logits        "
-    + (
-      "torch is not installed: not compared"
-      if far is None
-      else f"at most {far:.2e} from transformers on {len(ids)} tokens (float32)"
-    )
-  )
-
-
 if __name__ == "__main__":
-  parser = argparse.ArgumentParser(prog="python -m gen_ssd.weights")
-  parser.add_argument(
-    "--check", metavar="DIR", required=True, help="a Hugging Face directory or hub name"
-  )
-  try:
-    check(parser.parse_args().check)
-  except ValueError as error:  # the user's to mend: one message, no traceback
-    raise SystemExit(f"gen_ssd.weights: {error}") from None
+  main()

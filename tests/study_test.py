@@ -3,8 +3,6 @@
 import json
 import xml.etree.ElementTree as xml
 
-from absl import flags
-from absl.testing import flagsaver
 import jax
 import pytest
 
@@ -183,10 +181,7 @@ def test_a_config_file_is_loaded_as_a_module(tmp_path):
     ("RUNS = ()\ndef get_config(name): pass", {"quick": True}, "has no QUICK"),
   ],
 )
-def test_the_command_ends_with_one_message(tmp_path, text, options, message):
+def test_a_config_file_that_is_not_a_studys_is_named(tmp_path, text, options, message):
   path = str(tmp_path / "none.py") if text is None else _config_file(tmp_path, text)
-  flags.FLAGS(["study"])
-  with flagsaver.flagsaver(config=path, workdir=str(tmp_path / "out"), **options):
-    with pytest.raises(SystemExit, match=f"^gen_ssd: --config=.*{message}"):
-      study.main(["study"])
-  assert not (tmp_path / "out").exists()
+  with pytest.raises(ValueError, match=f"^--config=.*{message}"):
+    study.load(path, **options)

@@ -285,7 +285,7 @@ def test_finished_run_shows_everything(tmp_path):
     "Student nll",
     "Trace length",
     "bundled-sums",
-    "write_report",
+    "gen-ssd report --workdir=DIR",
     "jax",
     "median",
   ):

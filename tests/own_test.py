@@ -1,0 +1,69 @@
+"""The config for a user's own models: nothing is cut, whatever length is asked for."""
+
+import json
+
+import pytest
+
+from configs import own
+from gen_ssd import checks
+from gen_ssd import config as config_lib
+from gen_ssd.problems import bundled
+from tests import paths
+from tests.cli_test import call
+
+ARGUMENT = "org/teacher,org/student,gsm8k"
+
+
+@pytest.mark.parametrize(
+  "changes", [{}, {"max_tokens": 512}, {"max_tokens": 8192, "prompt": 1024}, {"c": 64}]
+)
+def test_lengths_follow_the_overrides(changes):
+  c = own.get_config(ARGUMENT)
+  for name, value in changes.items():
+    c.select[name] = value
+  found = config_lib.parse(c)
+  checks.check_settings(found)
+  for select in (found.select, found.cold_start, *(s for _, s in found.arms)):
+    assert (select.max_tokens, select.prompt) == (found.select.max_tokens, found.select.prompt)
+  longest = found.select.prompt + 1 + found.select.max_tokens  # see writer.check_prompts
+  assert found.train.length > longest and found.warm_up.length > longest
+  assert found.problems.test_source == "gsm8k"
+  for name, value in changes.items():
+    assert getattr(found.select, name) == value
+
+
+@pytest.mark.parametrize(
+  "argument,message",
+  [
+    ("", "needs three or four names"),
+    ("a,b", "needs three or four names"),
+    ("a,,gsm8k", "needs three or four names"),
+    ("a,b,train.jsonl", "needs TEST when PROBLEMS is 'train.jsonl', not a known set"),
+  ],
+)
+def test_a_wrong_argument_is_explained(argument, message):
+  with pytest.raises(ValueError, match=message):
+    own.get_config(argument)
+
+
+def test_the_command_takes_files_and_overrides(tmp_path):
+  names = []
+  for split in ("train", "test"):
+    rows = ({"problem": p.problem, "answer": p.answer} for p in bundled.problems(split, 40))
+    names.append(tmp_path / f"{split}.jsonl")
+    names[-1].write_text("".join(json.dumps(r) + "\n" for r in rows))
+  models = "bundled/teacher,bundled/student"
+  code, _, error = call(
+    "run",
+    f"--config={paths.ROOT / 'configs' / 'own.py'}:{models},{names[0]},{names[1]}",
+    f"--workdir={tmp_path / 'run'}",
+    "--config.problems.cold_start=8",
+    "--config.problems.held_out=2",
+    "--config.problems.system=",
+    "--config.select.max_tokens=256",
+    "--config.stages=()",
+  )
+  assert code == 0, error
+  found = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert found["select"]["max_tokens"] == 256 and found["train"]["length"] == 512 + 256 + 128
+  assert found["arms"]["gen_ssd"]["max_tokens"] == found["cold_start"]["max_tokens"] == 256
