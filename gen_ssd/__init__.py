@@ -1,1 +1,1 @@
-"""Gen-SSD: the student chooses which chain of thought the teacher goes on writing."""
+"""Gen-SSD: the student chooses how the teacher's reasoning continues."""

@@ -44,7 +44,7 @@ def _run(argv):
   try:
     config = config_lib.parse(flags.FLAGS.config)
     stages.begin(config, workdir)
-  except ValueError as error:  # the user's to mend: one message, no traceback
+  except ValueError as error:  # a mistake of the user: one message, no traceback
     sys.exit(f"gen_ssd: {error}")
   for stage in config.stages:
     stages.STAGES[stage](config, workdir)

@@ -38,7 +38,7 @@ def main() -> None:
   parser.add_argument("--check", metavar="MODEL", required=True, help="the model")
   try:
     check(parser.parse_args().check)
-  except ValueError as error:  # the user's to mend: one message, no traceback
+  except ValueError as error:  # a mistake of the user: one message, no traceback
     raise SystemExit(f"gen_ssd: {error}") from None
 
 

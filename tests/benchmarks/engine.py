@@ -1,14 +1,15 @@
-"""The engine against loops over transformers and torch, and against the machine's own limit.
+"""Compares the engine with loops over transformers and torch, and with the limit of the machine.
 
   python tests/benchmarks/engine.py --json
 
-The same pair, the same work, f32, one process after another on this machine; needs torch. A round
+Same pair, same work, f32, one process after another on this machine; needs torch. A round
 proposes K candidates of C tokens for B rows and scores them. `hf_generate` is teacher.generate on
 the full prefix and a full student forward; `hf_public` keeps both caches and shares the prefix
 among branches with public interfaces; `hf_cached` is the same with oneDNN's private packed
-products, the fastest torch loop we could write. The engine's mesh has a CPU device a core; they share
-the rows, or split the teacher, as chips do, whichever is faster (`engine_mesh`: data, model), or one
-device is served by all cores (`engine_one_device_tok_s`). Medians of rounds; quote the ratios.
+products, the fastest torch loop we could write. The engine runs with one CPU device per core. The
+devices split the slots or the teacher, whichever is faster (`engine_mesh`: data, model).
+`engine_one_device_tok_s` is the speed with one device that uses all cores. All numbers are medians
+of rounds; quote the ratios.
 """
 
 import argparse
