@@ -470,10 +470,14 @@ def test_files_are_there_whole_or_not_at_all(tmp_path):
 
 # ---------------------------------------------------------------- config files
 
+ARGUMENTS = {
+  "bundled.py": ("teacher", "student"),
+  "own.py": ("bundled/teacher,bundled/student,gsm8k",),
+}
 FILES = [
   (path.name, arg)
   for path in sorted(CONFIGS.glob("*.py"))
-  for arg in (("teacher", "student") if path.name == "bundled.py" else ("",))
+  for arg in ARGUMENTS.get(path.name, ("",))
 ]
 
 
