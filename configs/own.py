@@ -36,10 +36,11 @@ def get_config(arg=""):
   prompt = config_dict.FieldReference(512)
   max_tokens = config_dict.FieldReference(2048)
   lengths = dict(c=chunk, prompt=prompt, max_tokens=max_tokens, block=chunk * 4)
+  own = {name: x.identity() for name, x in lengths.items()}  # follow, and can be changed alone
   step = ("\n\n", ".\n")
   c.select.update(k=4, slots=16, delimiters=step, loop_window=128, shard_rounds=32, **lengths)
   c.select.update(temperature=1.0, threshold="calibrated")
-  c.cold_start.update(slots=16, delimiters=step, loop_window=128, shard_rounds=32, **lengths)
+  c.cold_start.update(slots=16, delimiters=step, loop_window=128, shard_rounds=32, **own)
   c.arms = {
     "standard_kd": dict(k=1, threshold="off"),
     "random": dict(scorer="random", threshold="off"),
@@ -49,14 +50,14 @@ def get_config(arg=""):
   training = dict(
     batch_size=8,
     accumulate=2,
-    length=prompt + max_tokens + chunk,  # a template may open the trace with a few tokens
-    block=chunk,
     learning_rate=1e-5,
     weight_decay=0.0,
     remat=True,
     dtype="bfloat16",
   )
-  c.warm_up.update(steps=50, warmup_steps=5, **training)
-  c.train.update(steps=300, warmup_steps=15, **training)
+  for train in (c.warm_up, c.train):  # a template may open the trace with a few tokens
+    train.update(length=prompt + max_tokens + chunk, block=chunk.identity(), **training)
+  c.warm_up.update(steps=50, warmup_steps=5)
+  c.train.update(steps=300, warmup_steps=15)
   c.evaluate.update(slots=32, temperature=0.0)
   return c

@@ -1,1 +1,1 @@
-"""Gen-SSD: the student chooses how the teacher's reasoning continues."""
+"""Gen-SSD: the teacher proposes each chunk of a chain of thought, and the student chooses one."""

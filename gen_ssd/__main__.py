@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 
 COMMANDS = {  # name -> (module with a main(), what it does)
@@ -41,6 +42,8 @@ def main() -> None:
       file=sys.stderr,
     )
     sys.exit(2)
+  if os.getcwd() not in sys.path:  # as `python -m` does: config files import each other
+    sys.path.insert(0, os.getcwd())
   sys.argv = [f"gen-ssd {name}", *arguments[1:]]
   importlib.import_module(COMMANDS[name][0]).main()
 

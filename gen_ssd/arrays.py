@@ -12,7 +12,11 @@ import jax
 import numpy as np
 
 # In a program or on devices, on the host, or only described (for compilation without data).
-Array = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+# The type checker takes all of them as the first: the tests check arrays at run time.
+if typing.TYPE_CHECKING:
+  Array = jax.Array
+else:
+  Array = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
 Class = typing.TypeVar("Class", bound=type)
 

@@ -19,6 +19,7 @@ from gen_ssd import checks
 from gen_ssd import config as config_lib
 from gen_ssd import inputs
 from gen_ssd import mesh as mesh_lib
+from gen_ssd import provenance
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
@@ -55,6 +56,8 @@ def begin(config, workdir, devices=None):
   checks.check(config)
   checks.check_devices(config, mesh_lib.start(config.model_parallel, devices))
   workdir_lib.claim(workdir, config, inputs.identities(config))
+  if jax.process_index() == 0 and "pretrain" not in config.stages:
+    workdir_lib.describe(workdir, config.name)
 
 
 def cold_start(config, workdir):
@@ -191,7 +194,8 @@ def evaluate(config, workdir):
     }
     found = {**statistics.results(costs, pooled, sum(problems.values(), [])), "tests": per_test}
   if jax.process_index() == 0:
-    workdir_lib.write_atomically(workdir / "results.json", json.dumps(found, indent=1))
+    named = {**found, "made_by": provenance.provenance()}
+    workdir_lib.write_atomically(workdir / "results.json", json.dumps(named, indent=1))
     for test, one in per_test.items():
       print("\n".join(filter(None, (test, statistics.table(one)))))
     if len(per_test) > 1:

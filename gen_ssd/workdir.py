@@ -126,3 +126,33 @@ def arm_answers(workdir, name):
   return [
     [r for folder in sorted(home.glob("answers*")) for r in finished_rows(folder)] for home in homes
   ]
+
+
+README = """# {name}
+
+A run of Gen-SSD. The command that started it continues it, and gives the same files.
+`gen-ssd report --workdir=.` draws `report.html` again, also while the run is under way.
+
+| path | what it is |
+|---|---|
+| `config.json` | every setting, and the identities of the models |
+| `report.html` | the page: results, intervals, traces with all candidates |
+| `results.json` | the figures of the page, for every arm and seed |
+| `cold_start/traces/` | the teacher's traces for the cold start |
+| `cold_start/student/` | the student that scores candidates, in Hugging Face format |
+| `cold_start/calibration-*/` | traces that calibrate the threshold |
+| `traces/*/traces-*.jsonl` | finished traces; arms that generate in the same way share a folder |
+| `traces/*/candidates-*.jsonl` | candidates that were not kept, with their scores |
+| `traces/*/in_flight.json` | traces under way, from which a stopped run goes on |
+| `arms/*/kept.json` | which traces the arm trains on, as (uuid, attempt) |
+| `arms/*/traces.parquet` | the arm's traces, one row per problem |
+| `arms/*/traces.json` | the name of the folder below `traces/` |
+| `arms/*/seed-*/student/` | the trained student, in Hugging Face format |
+| `arms/*/seed-*/answers*/` | its answers to the test problems |
+| `arms/*/seed-*/checkpoints/` | Orbax checkpoints, and `metrics.jsonl` |
+"""
+
+
+def describe(workdir: pathlib.Path, name: str) -> None:
+  """Writes README.md: what every file and folder of the run `name` is."""
+  write_atomically(pathlib.Path(workdir) / "README.md", README.format(name=name))

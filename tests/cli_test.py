@@ -1,6 +1,7 @@
 """The command line: help that fits a screen, one message for what is wrong, and real commands."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -44,7 +45,7 @@ def test_no_command_is_help_and_an_error():
     (["rum"], "gen-ssd: 'rum' is not a command: it must be one of run, study, report, weights; "
      "did you mean run?"),
     (["7"], "gen-ssd: '7' is not a command: it must be one of run, study, report, weights"),
-    (["weights", "--check", "nowhere"], "gen_ssd: nowhere has no config.json"),
+    (["weights", "--check", "nowhere"], "gen_ssd: nowhere: there is no config.json"),
     (["report", "--workdir=nowhere"], "gen_ssd: --workdir=nowhere is not the workdir of a run"),
     (["study", "--config=nowhere.py", "--workdir=x"], "gen_ssd: --config=nowhere.py: there is no"),
   ],
@@ -60,6 +61,23 @@ def test_run_takes_the_flags_of_the_long_form(tmp_path):
   for answer in (call("run", *flags), call(*flags, module="gen_ssd.main")):
     assert answer[0] == 1 and "gen_ssd: select.k is 0: it must be at least 1" in answer[2]
   assert not list(tmp_path.iterdir())
+
+
+def test_the_installed_script_finds_what_a_config_file_imports(tmp_path):
+  (tmp_path / "values.py").write_text("K = 0")
+  (tmp_path / "mine.py").write_text(
+    "import values\nfrom configs import quickstart\n\n"
+    "def get_config():\n  c = quickstart.get_config()\n  c.select.k = values.K\n  return c\n"
+  )
+  script = "from gen_ssd.__main__ import main; main()"  # -P: a script does not see its directory
+  done = subprocess.run(
+    [sys.executable, "-P", "-c", script, "run", "--config=mine.py", "--workdir=out"],
+    cwd=tmp_path,
+    env={**os.environ, "PYTHONPATH": str(paths.ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stderr.splitlines()[-1] == "gen_ssd: select.k is 0: it must be at least 1"
 
 
 @pytest.mark.parametrize("module", ["gen_ssd", "gen_ssd.weights"])

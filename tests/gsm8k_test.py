@@ -98,7 +98,7 @@ def finished(tmp_path_factory):
   c.evaluate.update(slots=8, max_tokens=32)
   config = config_lib.parse(c)
   checks.check(config)
-  workdir_lib.claim(folder / "run", config, stages.identities(config))
+  workdir_lib.claim(folder / "run", config, inputs.identities(config))
   for stage in config.stages:
     stages.STAGES[stage](config, folder / "run")
   return config, folder / "run"

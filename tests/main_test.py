@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -96,6 +97,18 @@ def test_a_run_ends_in_results_and_a_page(finished):
     assert len(row["seeds"]) == 2 and sum(row["seeds"]) / 2 == pytest.approx(row["accuracy"])
 
 
+def test_a_workdir_explains_every_file_and_folder(finished):
+  text = (finished / "README.md").read_text()
+  named = re.findall(r"^\| `(\S+?)/?` \|", text, re.M)
+  assert len(named) > 10
+  for pattern in named:
+    assert list(finished.glob(pattern)), pattern
+  for path in finished.rglob("*"):  # every file is one of these, or inside one of these folders
+    inside = [p.relative_to(finished) for p in (path, *path.parents) if p.is_relative_to(finished)]
+    if path.is_file() and path.name != "README.md":
+      assert any(p.match(pattern) for p in inside for pattern in named), path
+
+
 def test_several_tests_in_one_run(finished, tmp_path, capsys):
   workdir = tmp_path / "run"
   shutil.copytree(finished, workdir)
@@ -185,7 +198,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
 def test_the_same_command_again_computes_nothing_and_changes_nothing(finished, monkeypatch):
   before = products(finished)
   monkeypatch.setattr(step_lib, "select_step", None)
-  monkeypatch.setattr(inputs, "load", None)  # and no model is loaded
+  monkeypatch.setattr(stages, "_load", None)  # nor is a model read
   run(small(), finished)
   assert products(finished) == before
 
@@ -423,7 +436,7 @@ def test_vocabularies_that_disagree_are_refused(tmp_path):
   [
     ("--config.select.kk=3", "kk"),
     ("--config.select.k=0", "select.k is 0: it must be at least 1"),
-    ("--config.teacher.path=/nowhere", "/nowhere has no config.json"),
+    ("--config.teacher.path=/nowhere", "/nowhere: there is no config.json"),
   ],
 )
 def test_the_command_says_what_is_wrong_in_one_message(flag, says, tmp_path):

@@ -32,6 +32,16 @@ def test_lengths_follow_the_overrides(changes):
     assert getattr(found.select, name) == value
 
 
+def test_one_length_can_be_changed_alone():
+  c = own.get_config(ARGUMENT)
+  c.cold_start.max_tokens, c.train.length, c.warm_up.block = 256, 8192, 896
+  found = config_lib.parse(c)
+  checks.check_settings(found)
+  assert (found.cold_start.max_tokens, found.select.max_tokens) == (256, 2048)
+  assert (found.train.length, found.warm_up.length) == (8192, 2688)
+  assert (found.warm_up.block, found.train.block, found.select.c) == (896, 128, 128)
+
+
 @pytest.mark.parametrize(
   "argument,message",
   [

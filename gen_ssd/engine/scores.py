@@ -160,7 +160,7 @@ def teacher_gap(statistics: Statistics, live: Live, noise: Noise) -> Scores:
 @scorer("difficulty")
 def morsd(statistics: Statistics, live: Live, noise: Noise) -> Scores:
   """Rationale Difficulty PPL(answer | q, r) / PPL(answer | q): MoRSD (arXiv 2509.23574)."""
-  return statistics.difficulty
+  return statistics.difficulty  # pyright: ignore[reportReturnType]: declared, so not None
 
 
 @scorer("long", negative=True)

@@ -64,8 +64,9 @@ class LayerPrefix(typing.NamedTuple):
 def each(f: typing.Callable, *caches: Cache) -> Cache:
   """KV of `f(ring-slot axis, *buffers)` for keys and for values, layer by layer when unrolled."""
   if isinstance(caches[0], tuple):
-    return tuple(each(f, *layer) for layer in zip(*caches))
-  return KV(k=f(-1, *(c.k for c in caches)), v=f(-2, *(c.v for c in caches)))
+    return tuple(each(f, *layer) for layer in zip(*caches))  # pyright: ignore[reportReturnType]
+  layers = typing.cast(tuple[KV, ...], caches)
+  return KV(k=f(-1, *(c.k for c in layers)), v=f(-2, *(c.v for c in layers)))
 
 
 def _blank(spec, dims, slots, axes):
@@ -116,7 +117,7 @@ def write(
 
   chunk = each(put, chunk, KV(k=jnp.moveaxis(k, 2, 4), v=jnp.moveaxis(v, 2, 3)))
   if l is None:
-    return chunk, chunk
+    return chunk, typing.cast(KV, chunk)
   return chunk, jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, l, 0, keepdims=False), chunk)
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face directories: finds a model, reads config.json, and hashes the files."""
+"""Facts about a Hugging Face model: its directory, its Architecture, and an identity of its files."""
 
 import functools
 import glob
@@ -15,7 +15,7 @@ from gen_ssd.models.architecture import Architecture
 PathLike = str | os.PathLike
 MODEL_TYPES = tuple(architecture.FAMILIES)
 ACTS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-ROPE = {  # rope type -> the parameters that it uses
+ROPE = {  # rope type -> the parameters that it reads
   "default": (),
   "linear": ("factor",),
   "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
@@ -44,16 +44,16 @@ WANTED = (
 BUNDLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bundled")
 
 
-# ---------------------------------------------------------------- directories
+# ---------------------------------------------------------------- directory
 
 
 @functools.cache
 def locate(path):
-  """The directory of a model: `path` itself, `bundled/NAME`, or the snapshot of a hub name.
+  """The directory of the model that `path` names.
 
-  A hub name is ORG/NAME or ORG/NAME@REVISION. Files in the hub's cache (HF_HOME, HF_HUB_CACHE) are
-  not downloaded again, so a cached model works without a network. Raises ValueError when the hub
-  does not have the model or cannot be reached.
+  `path` is a directory, `bundled/NAME`, or a hub name: ORG/NAME or ORG/NAME@REVISION. A hub model is
+  downloaded unless it is in the hub's cache (HF_HOME, HF_HUB_CACHE), which also works without a
+  network. Raises ValueError when a hub model cannot be found or downloaded.
   """
   if path.startswith("bundled/"):
     return os.path.join(BUNDLED, path.removeprefix("bundled/"))
@@ -67,31 +67,33 @@ def locate(path):
     return huggingface_hub.snapshot_download(
       name,
       revision=revision or None,
-      allow_patterns=WANTED,
+      allow_patterns=list(WANTED),
       ignore_patterns=["*/*", "consolidated*"],
     )
   except errors.GatedRepoError:
-    why = "the hub requires you to accept its licence: accept it on its page, then `hf auth login`"
+    why = (
+      "the hub requires its licence accepted: accept it on the model's page, then `hf auth login`"
+    )
   except errors.RepositoryNotFoundError:
-    why = "the hub has no such model, or it is private: `hf auth login`"
+    why = "the hub has no such model, or it is private: try `hf auth login`"
   except errors.RevisionNotFoundError:
-    why = f"the hub has no revision {revision!r} of it"
+    why = f"the hub has no revision {revision!r} of this model"
   except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
     why = (
-      f"the hub cannot be reached and the cache does not have it ({type(error).__name__}); on a "
-      f"machine with a network, `hf download {name}` fills the cache, or with `--local-dir DIR` "
-      "writes a directory that you can use instead"
+      f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
+      f"on a machine with a network, `hf download {name}` fills the cache, and "
+      "`hf download --local-dir DIR` creates a directory that you can name instead"
     )
-  raise ValueError(f"{path}: no such directory, and as a hub name: {why}")
+  raise ValueError(f"{path}: there is no such directory; read as a hub name: {why}")
 
 
 def read_config(path):
-  """The content of config.json in directory `path`. Raises ValueError when it is missing."""
+  """The content of config.json in the directory `path`. Raises ValueError when there is none."""
   file = os.path.join(path, "config.json")
   if not os.path.isfile(file):
     raise ValueError(
-      f"{path} has no config.json: use a hub name or a Hugging Face directory, for example one that "
-      "`hf download NAME --local-dir DIR` makes"
+      f"{path}: there is no config.json. Give a Hugging Face directory or a hub name; "
+      "`hf download NAME --local-dir DIR` creates a directory"
     )
   with open(file, encoding="utf-8") as f:
     return json.load(f)
@@ -101,21 +103,21 @@ def read_config(path):
 
 
 def read_architecture(path: PathLike) -> Architecture:
-  """The Architecture of the model in the Hugging Face directory `path`, from its config.json.
+  """The Architecture of the model in Hugging Face directory `path`, from its config.json.
 
-  Raises ValueError for everything that this decoder would silently compute wrongly: unknown
-  architectures, rope types or activations, sliding windows outside Gemma 3, biases other than
-  Qwen2's, soft caps, and quantised weights.
+  Raises ValueError for every model that the decoder would compute wrongly: an unknown architecture,
+  rope type or activation, sliding windows outside Gemma 3, biases other than Qwen2's, soft caps, and
+  quantised weights.
   """
-  from transformers import AutoConfig  # imported here because it takes seconds
+  from transformers import AutoConfig  # takes seconds to import, and little here needs it
 
   kind = read_config(path).get("model_type")
-  if kind not in MODEL_TYPES:  # checked first, because transformers does not know every type either
+  if kind not in MODEL_TYPES:  # before transformers, which also fails on unknown types
     known = ", ".join(MODEL_TYPES)
     _refuse(
       path,
       f"model_type {kind!r}",
-      f"{known} (DeepSeek-R1-Distill are qwen2 and llama; of Gemma 3, those without images)",
+      f"{known} (DeepSeek-R1-Distill are qwen2 and llama; Gemma 3 must be text only)",
     )
   config = AutoConfig.from_pretrained(path, local_files_only=True)
   _refuse_unsupported(path, kind, config)
@@ -155,7 +157,7 @@ def _act(kind, config):
 
 
 def _refuse_unsupported(path, kind, config):
-  """Raises ValueError for the first setting of a config that this decoder does not support."""
+  """Raises ValueError for the first fact of a config that the decoder does not support."""
   has = lambda name: getattr(config, name, None)
   act = _act(kind, config)
   kinds = {"full_attention"} | ({"sliding_attention"} if kind == "gemma3_text" else set())
@@ -168,13 +170,13 @@ def _refuse_unsupported(path, kind, config):
     (
       window,
       "a sliding window in use",
-      "full attention in every layer of this architecture: if no text is longer than the window, "
-      "set sliding_window to null",
+      "full attention in every layer of this architecture: set "
+      "sliding_window to null if no text is longer than it",
     ),
     (layers, f"layer_types {sorted(layers)}", " or ".join(sorted(kinds))),
     (has("attention_bias"), "attention_bias (it biases o_proj too)", "qwen2's on q, k and v"),
-    (has("mlp_bias"), "mlp_bias", "an MLP without biases"),
-    (caps, " and ".join(caps), "null, for logits without a cap"),
+    (has("mlp_bias"), "mlp_bias", "mlp without biases"),
+    (caps, " and ".join(caps), "logits as they are (null)"),
     (has("use_bidirectional_attention"), "use_bidirectional_attention", "causal attention"),
   ):
     if wrong:
@@ -199,13 +201,11 @@ def _gemma(path, config):
 
 
 def _rope(path, config, layer_type):
-  """(theta, rope) of the layers of one type. Older files have the same for all layers."""
+  """(theta, rope) of the layers of one type. Older files have the same values for all layers."""
   p = dict(config.rope_parameters or {})
   if any(isinstance(x, dict) for x in p.values()):
     if not p.get(layer_type):
-      _refuse(
-        path, f"rope_parameters without {layer_type}", "rope_parameters for each of layer_types"
-      )
+      _refuse(path, f"rope_parameters without {layer_type}", "a set for each of its layer_types")
     p = dict(p[layer_type])
   kind = p.get("rope_type") or p.get("type") or "default"
   if kind not in ROPE:
@@ -224,11 +224,11 @@ def _rope(path, config, layer_type):
 
 
 def identity(path):
-  """A hash of the config, tokenizer and weights in directory `path`: 16 hex digits.
+  """A short hash of the config, tokenizer and weights in directory `path`.
 
-  It takes well under a second, because it reads only the name, the dimensions and the middle 4 KiB
-  of each tensor. This distinguishes two trainings of one architecture, and does not depend on how
-  tensors are split into files.
+  It is fast, because it reads only the name, the shape and 4 KiB in the middle of each tensor. This
+  distinguishes two trainings of one architecture and does not depend on how tensors are divided into
+  files.
   """
   digest = hashlib.sha256()
   for pattern in ("config.json", "generation_config.json", "tokenizer*", "chat_template*"):

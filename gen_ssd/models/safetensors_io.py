@@ -1,8 +1,8 @@
-"""Safetensors files: reads headers and rows of tensors, and writes one tensor at a time.
+"""Reads and writes safetensors files.
 
-Reading maps a few rows at a time and writing holds one tensor, so neither needs memory for a whole
-model. The format is the header's length (8 bytes, little-endian), a JSON header, and the bytes of
-the tensors one after another.
+Reading maps some rows of a tensor at a time and writing needs one tensor at a time, so neither needs
+memory for a complete model. A file contains the length of the header (8 bytes), a JSON header, and
+the bytes of all tensors.
 """
 
 import glob
@@ -20,24 +20,24 @@ FLOATS = {
   "F16": np.dtype("float16"),
   "F64": np.dtype("float64"),
 }
-BLOCK = 1 << 18  # numbers copied at a time, so that a transposition fits the cache of a core
+BLOCK = 1 << 18  # numbers copied at a time: they fit in a CPU cache while they are transposed
 
 
 class Entry(typing.NamedTuple):
-  """Where one tensor is stored."""
+  """The location of one tensor in a file."""
 
   file: str
-  dtype: str  # as in the header, for example BF16
+  dtype: str  # the name in the header, for example BF16
   dims: tuple
-  start: int  # offset of the first byte in the file
-  stop: int  # offset after the last byte
-  whole: bool  # whether the file is long enough to contain it
+  start: int  # first byte in the file
+  stop: int  # the byte after its last
+  whole: bool  # does the file contain all of it?
 
 
 def headers(path):
-  """({name: Entry}, list of messages about broken files) of the safetensors in directory `path`.
+  """({name: Entry} of all tensors in directory `path`, errors in its files as a list of strings).
 
-  Raises ValueError when there are none. The message gives advice when there are pickles.
+  Raises ValueError when there are no safetensors files.
   """
   index = os.path.join(path, "model.safetensors.index.json")
   if os.path.isfile(index):
@@ -50,11 +50,11 @@ def headers(path):
     raise ValueError(
       f"{path}: "
       + (
-        "only .bin weights"
+        "it has only .bin weights"
         if pickles
-        else "no model.safetensors and no model.safetensors.index.json"
+        else "it has no model.safetensors and no model.safetensors.index.json"
       )
-      + ". Files named .bin are pickles, which can run code when they are loaded. If you trust "
+      + ". Files that end in .bin are pickles, which can run code when they are read. If you trust "
       "them, convert them once: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW) of "
       "transformers writes safetensors"
     )
@@ -65,19 +65,19 @@ def headers(path):
       with open(full, "rb") as f:
         size, length = os.path.getsize(full), int.from_bytes(f.read(8), "little")
         header = json.loads(f.read(length)) if length < 100 << 20 else None
-      for name, e in header.items():
+      for name, e in header.items():  # pyright: ignore[reportOptionalMemberAccess]: caught below
         if name != "__metadata__":
           start, stop = (8 + length + x for x in e["data_offsets"])
           found[name] = Entry(full, e["dtype"], tuple(e["shape"]), start, stop, stop <= size)
     except FileNotFoundError:
-      broken.append(f"{file}: named in the index, but missing")
+      broken.append(f"{file}: the index names this file, but it does not exist")
     except (ValueError, KeyError, AttributeError, TypeError):
       broken.append(f"{file}: not a safetensors file, or truncated inside its header")
   return found, broken
 
 
 def rows(entry, start, stop):
-  """Rows start to stop of a tensor as a memory map: bytes are read only when they are used."""
+  """Rows start to stop of a tensor, as a memory map: the file is read only where it is used."""
   dtype = FLOATS[entry.dtype]
   row = math.prod(entry.dims[1:]) * dtype.itemsize
   return np.memmap(
@@ -86,7 +86,7 @@ def rows(entry, start, stop):
 
 
 def middle(entry, most):
-  """At most `most` bytes from the middle of a tensor."""
+  """Up to `most` bytes from the middle of a tensor."""
   size = min(most, entry.stop - entry.start)
   with open(entry.file, "rb") as f:
     f.seek((entry.start + entry.stop - size) // 2)
@@ -94,11 +94,10 @@ def middle(entry, most):
 
 
 def write(file, dtype, dims, arrays):
-  """Writes a safetensors file with tensors of one dtype.
+  """Writes a safetensors file of tensors of one dtype.
 
-  `dims` maps names to dimensions, and `arrays` yields the tensors in that order. An array may have
-  any memory layout: it is copied and written a few rows at a time. Raises ValueError when an array
-  does not have its dimensions or dtype.
+  `dims` is {name: dims}, and `arrays` yields the tensors in the same order, in any memory layout.
+  Raises ValueError when an array has another shape or dtype.
   """
   dtype = np.dtype(dtype)
   kind = {d: name for name, d in FLOATS.items()}[dtype]
@@ -114,7 +113,7 @@ def write(file, dtype, dims, arrays):
     for (name, size), array in zip(dims.items(), arrays, strict=True):
       if array.shape != size or array.dtype != dtype:
         raise ValueError(
-          f"{name} is {array.dtype}{list(array.shape)}: it must be {dtype}{list(size)}"
+          f"{name} is {array.dtype}{list(array.shape)}, it must be {dtype}{list(size)}"
         )
       step = max(1, BLOCK // math.prod(size[1:]))
       for i in range(0, size[0], step):

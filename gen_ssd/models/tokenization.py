@@ -1,4 +1,4 @@
-"""Tokenizers: loading, prompts from chat templates, shared vocabularies, a word-level tokenizer."""
+"""Tokenizers: chat templates, shared vocabularies, and a small word-level tokenizer."""
 
 import json
 import os
@@ -10,17 +10,21 @@ import numpy as np
 def load_tokenizer(path, chat_template="", thinking=""):
   """Loads the Hugging Face tokenizer in the local directory `path`.
 
-  `chat_template` is the path of a Jinja file that replaces the directory's template. `thinking` is
-  on, off, or empty for the template's default. It is written into the template, so an exported
-  tokenizer makes the same prompts. Raises ValueError when there is no tokenizer, or when the
-  template has no switch for thinking.
+  Args:
+    path: a local directory.
+    chat_template: a Jinja file that replaces the tokenizer's chat template; empty keeps it.
+    thinking: `on` or `off` fixes the template's `enable_thinking` switch, also in exports of this
+      tokenizer. Empty leaves the default.
+
+  Raises:
+    ValueError: `path` has no tokenizer, or `thinking` is set and the template has no such switch.
   """
   from transformers import AutoTokenizer
 
   if not os.path.isfile(os.path.join(path, "tokenizer_config.json")):
     raise ValueError(
-      f"{path} has no tokenizer_config.json: use a local Hugging Face directory, for example one "
-      "that `hf download NAME --local-dir DIR` makes"
+      f"{path}: this is not a local Hugging Face directory with a tokenizer, because it has no "
+      "tokenizer_config.json; `hf download NAME --local-dir DIR` creates one"
     )
   tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
   if chat_template:
@@ -29,8 +33,8 @@ def load_tokenizer(path, chat_template="", thinking=""):
   if thinking:
     if "enable_thinking" not in (tokenizer.chat_template or ""):
       raise ValueError(
-        f"thinking is {thinking!r}: it must be empty, because the chat template of {path} has no "
-        "switch enable_thinking"
+        f"thinking is {thinking!r}: the chat template of {path} has no enable_thinking switch; "
+        "leave it empty"
       )
     value = "true" if thinking == "on" else "false"
     tokenizer.chat_template = f"{{%- set enable_thinking = {value} %}}{tokenizer.chat_template}"
@@ -38,11 +42,11 @@ def load_tokenizer(path, chat_template="", thinking=""):
 
 
 def eos_ids(path, tokenizer):
-  """The ids that end a trace, as a tuple without duplicates.
+  """The token ids that end a trace, without duplicates.
 
-  These are the ids in generation_config.json (else config.json), the tokenizer's EOS, and the
-  special token that the chat template writes after an answer, which may differ from EOS (Phi-3's
-  <|end|>). Raises ValueError when there are none.
+  They come from generation_config.json (or config.json if that has none), from the tokenizer, and
+  from the chat template: the special token that it writes after an answer. For some models, such as
+  Phi-3 with <|end|>, this is not the end-of-text token. Raises ValueError when there are none.
   """
   ids = []
   for name in ("generation_config.json", "config.json"):
@@ -56,12 +60,12 @@ def eos_ids(path, tokenizer):
     ids = [*ids, tokenizer.eos_token_id]
   if tokenizer.chat_template:
     dialogue = [*_messages("1", None), {"role": "assistant", "content": "2"}]
-    after = _render(tokenizer, dialogue, False, False).rpartition("2")[2]
+    after = str(_render(tokenizer, dialogue, False, False)).rpartition("2")[2]
     ids += [
       i for i in tokenizer.encode(after, add_special_tokens=False)[:1] if i in _specials(tokenizer)
     ]
   if not ids:
-    raise ValueError(f"{path}: neither the config files nor the tokenizer define an end token")
+    raise ValueError(f"{path}: neither its config files nor its tokenizer define an end token")
   return tuple(dict.fromkeys(ids))
 
 
@@ -69,10 +73,9 @@ def eos_ids(path, tokenizer):
 
 
 def chat_prompt(tokenizer, problem, system=None):
-  """The prompt ids of a problem, up to the start of the assistant's answer.
+  """Token ids of the prompt, up to the start of the assistant's answer, from the chat template.
 
-  The tokenizer's chat template decides whether there is a BOS; a second BOS is removed. Raises
-  ValueError without a chat template.
+  BOS appears if the template writes it, and only once. Raises ValueError when there is no template.
   """
   ids = _render(tokenizer, _messages(problem, system), True, True)
   bos = tokenizer.bos_token_id
@@ -82,9 +85,9 @@ def chat_prompt(tokenizer, problem, system=None):
 
 
 def opening(tokenizer, prompt):
-  """The last ids of a prompt that open a thinking part, such as <think> and a newline, or [].
+  """The last ids of `prompt` that open the thinking part, such as <think> and a newline; or [].
 
-  Some templates write them into the prompt, although they belong to the trace.
+  Some chat templates put them at the end of the prompt. They are still part of the trace.
   """
   for n in range(1, min(len(prompt), 8) + 1):
     text = tokenizer.decode(prompt[-n:], skip_special_tokens=False).strip()
@@ -94,34 +97,31 @@ def opening(tokenizer, prompt):
 
 
 def closes_thinking(tokenizer, prompt):
-  """Whether a prompt ends with an empty thinking part, as with Qwen3 when thinking is off."""
+  """Does `prompt` end with an empty thinking part, as Qwen3's prompts do with thinking off?"""
   return tokenizer.decode(prompt[-8:]).rstrip().endswith("</think>")
 
 
 def closing_id(tokenizer):
-  """The id of </think>.
-
-  Raises ValueError when it is not a single token, or when prompts already end with it.
-  """
+  """The id of </think>. Raises ValueError when it is not one token or when prompts end in it."""
   ids = _encode(tokenizer, "</think>")
   if len(ids) != 1 or tokenizer.decode(ids).strip() != "</think>":
     raise ValueError(
-      f"the tokenizer of {_name(tokenizer)} has no single token </think>, which is needed to "
-      "find the end of the thinking part"
+      f"the tokenizer of {_name(tokenizer)} has no single token </think>, so the end "
+      "of the thinking part cannot be found"
     )
   if closes_thinking(tokenizer, chat_prompt(tokenizer, "1 + 0?")):
     raise ValueError(
-      f"the chat template of {_name(tokenizer)} ends prompts with an empty thinking part, so there "
-      "is nothing to choose in"
+      f"the chat template of {_name(tokenizer)} ends prompts in an empty thinking part: "
+      "no chunk would be selected"
     )
   return ids[0]
 
 
 def prompts(tokenizers, problem, system=None):
-  """(the teacher's prompt ids, the student's prompt ids), each from its own chat template.
+  """(teacher's prompt ids, student's prompt ids) of a problem, each from its own chat template.
 
-  The student's prompt opens the thinking part exactly when and how the teacher's prompt does, so
-  both models see the same trace.
+  The student's prompt opens a thinking part exactly when the teacher's does, and in the same way,
+  so that both models see the same trace.
   """
   teacher, student = (chat_prompt(t, problem, system) for t in tokenizers)
   opened = tokenizers[0].decode(opening(tokenizers[0], teacher))
@@ -130,47 +130,54 @@ def prompts(tokenizers, problem, system=None):
 
 
 def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True):
-  """A training example of the student: (prompt ids + trace ids, index where the trace starts).
+  """One training example of the student: (prompt ids + trace ids, number of prompt ids).
 
-  The trace is passed as ids, never as text. `opened` is the text with which the teacher's prompt
-  opened the thinking part (see `opening`); it comes before the trace. With `check`, the dialogue is
-  also rendered with the chat template. Raises ValueError when the template changes the trace
-  (whitespace aside), because the trained student would later be used with other texts than those
-  it was trained on. For example, the template of DeepSeek-R1-Distill removes everything before
-  `</think>`.
+  Args:
+    tokenizer: the student's.
+    problem: text of the problem.
+    trace_ids: ids of the trace. They are never decoded and encoded again.
+    system: system message, or None.
+    opened: text that opened the trace at the end of the teacher's prompt (see `opening`). It becomes
+      the start of the trace.
+    check: also render the dialogue with the chat template and compare it with the trace. A template
+      may change traces: that of DeepSeek-R1-Distill deletes everything before `</think>`. In use, the
+      student would then see text that it was not trained on.
+
+  Raises:
+    ValueError: the rendered dialogue does not contain the complete trace, apart from whitespace.
   """
   prompt, trace = chat_prompt(tokenizer, problem, system), _encode(tokenizer, opened) + [*trace_ids]
   own = opening(tokenizer, prompt)
   prompt = prompt[: len(prompt) - len(own)]
   if check:
     body = list(trace)
-    while body and body[-1] in _specials(tokenizer):  # the template adds its own end token
+    while body and body[-1] in _specials(tokenizer):  # the template writes its own end
       body.pop()
     text = tokenizer.decode(body, skip_special_tokens=False)
     thinks = text.lstrip().startswith("<think>")
     if (own and not thinks) or (thinks and closes_thinking(tokenizer, prompt)):
       raise ValueError(
         f"the chat template of {_name(tokenizer)} starts every answer with "
-        f"{'<think>' if own else 'an empty thinking part'}, but the trace "
-        f"{'has a' if thinks else 'has no'} thinking part: {_clip(text)!r}. Set student.thinking "
-        "or student.chat_template, or use a teacher that matches the template"
+        f"{'<think>' if own else 'an empty thinking part'}, and the trace "
+        f"{'has a thinking part' if thinks else 'does not'}: {_clip(text)!r}. Set student.thinking or "
+        "student.chat_template, or choose a teacher whose traces match the template"
       )
     dialogue = [*_messages(problem, system), {"role": "assistant", "content": text}]
-    rendered = _render(tokenizer, dialogue, False, False)
+    rendered = str(_render(tokenizer, dialogue, False, False))
     if "".join(text.split()) not in "".join(rendered.split()):
       raise ValueError(
-        f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not contained "
-        f"in {_clip(rendered, end=True)!r}. Set student.chat_template to a template that keeps "
-        "assistant turns unchanged, or pass check=False"
+        f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not "
+        f"contained in {_clip(rendered, end=True)!r}. Set student.chat_template to a template that "
+        "does not change assistant turns, or pass check=False"
       )
   return prompt + trace, len(prompt)
 
 
 def check_thoughts(teacher, student, problem, system=None):
-  """Raises ValueError when the student's chat template would change the teacher's traces.
+  """Checks before any trace exists that the student's chat template will not change traces.
 
-  This runs before any trace exists, so it uses a made-up answer, with a thinking part when the
-  teacher's template has one.
+  It renders a made-up answer, with a thinking part if the teacher's template has one. Raises
+  ValueError as `render_row` does.
   """
   prompt = chat_prompt(teacher, problem, system)
   opened = teacher.decode(opening(teacher, prompt))
@@ -184,7 +191,7 @@ def _encode(tokenizer, text):
 
 
 def _specials(tokenizer):
-  """The special ids, including those that only the vocabulary marks as special."""
+  """All special ids, including those that are marked in the vocabulary only."""
   marked = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
   return marked | {*tokenizer.all_special_ids}
 
@@ -201,8 +208,8 @@ def _messages(problem, system):
 def _render(tokenizer, messages, generate, tokenize):
   if not tokenizer.chat_template:
     raise ValueError(
-      f"{_name(tokenizer)} has no chat template: use the tokenizer of an instruction-tuned model, "
-      "or set chat_template to a Jinja file"
+      f"{_name(tokenizer)} has no chat template: use the tokenizer of an "
+      "instruction-tuned model, or set chat_template to a Jinja file"
     )
   more = {"return_dict": False} if tokenize else {}
   try:
@@ -227,11 +234,11 @@ def _clip(text, size=60, end=False):
 
 
 def shared_vocabulary(teacher, student):
-  """The number of ids that both tokenizers share: all teacher ids are below it.
+  """The size of the shared vocabulary: all teacher ids below it mean the same to the student.
 
-  The caller masks the logits at and above it: padded embedding rows, and ids that only the student
-  has. Raises ValueError when an id has different strings, or when the teacher has ids that the
-  student lacks. The message lists up to 10 such ids with both strings.
+  The caller must mask logits from this id on: padded embedding rows and ids that only the student
+  has. Raises ValueError, which lists up to 10 ids with both strings, when an id differs between the
+  tokenizers or when the student lacks an id of the teacher.
   """
   mine, theirs, differ = _compared(teacher, student)
   if differ:
@@ -240,7 +247,7 @@ def shared_vocabulary(teacher, student):
       "\n  ".join(
         [
           f"teacher ({teacher.name_or_path}) and student ({student.name_or_path}) must share a "
-          f"vocabulary, or set translate to True; {len(differ):,} of {len(mine):,} ids differ:",
+          f"vocabulary, or set translate; {len(differ):,} of {len(mine):,} ids differ:",
           *lines,
         ]
       )
@@ -249,25 +256,25 @@ def shared_vocabulary(teacher, student):
 
 
 def differences(teacher, student):
-  """The sorted teacher ids that have another string, or none, in the student's vocabulary."""
+  """Sorted ids of the teacher that mean something else, or nothing, to the student."""
   return _compared(teacher, student)[2]
 
 
 def _compared(teacher, student):
-  """(the teacher's {id: string}, the student's, the sorted teacher ids at which they differ)."""
+  """(the teacher's {id: string}, the student's, sorted ids of the teacher where they differ)."""
   mine, theirs = ({i: s for s, i in t.get_vocab().items()} for t in (teacher, student))
   return mine, theirs, sorted(i for i, s in mine.items() if theirs.get(i) != s)
 
 
 def delimiter_mask(tokenizer, delimiters, size):
-  """bool[size]: whether the text of each token ends with one of the strings `delimiters`.
+  """bool[size]: the tokens whose text ends with one of the strings `delimiters`.
 
-  Each token is checked alone, so a "\\n\\n" that consists of two tokens "\\n" is not found.
+  Each token is tested alone: a delimiter "\\n\\n" that is written as two tokens "\\n" is not found.
   """
   mask = np.zeros(size, bool)
   if not delimiters:
     return mask
-  # Decode after an anchor token, because decoders strip the space before the first token of a text.
+  # Decode each token after an anchor, because decoders strip a space at the start of a text.
   anchor = tokenizer.encode("1", add_special_tokens=False)
   n = min(size, len(tokenizer))
   texts = tokenizer.batch_decode(
@@ -291,12 +298,12 @@ CHAT_TEMPLATE = (
 
 
 def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=4096):
-  """Writes a fast Hugging Face tokenizer with one token per word or digit to `path`, and loads it.
+  """Creates a fast Hugging Face tokenizer of `words` and single digits in `path`, and loads it.
 
-  A token that starts a word begins with "▁": "Tom has 57" is ▁Tom ▁has ▁5 7. Digits, newlines and
-  the characters of PUNCTUATION are tokens of their own, with and without "▁". Text of known words
-  round-trips; an unknown word becomes <unk>. The ids are SPECIALS, these characters, and then
-  `words` in order.
+  A token at the start of a word begins with "▁": "Tom has 57" is ▁Tom ▁has ▁5 7. Digits, newlines and
+  the characters of PUNCTUATION are single tokens, with and without "▁". Text of known words can be
+  decoded exactly; unknown words become <unk>. The order of ids is: SPECIALS, the single characters,
+  then `words`.
   """
   from tokenizers import Regex
   from tokenizers import Tokenizer
@@ -309,7 +316,7 @@ def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=40
   singles = [*"0123456789", *PUNCTUATION, "\n"]
   entries = dict.fromkeys([*SPECIALS, *singles, *("▁" + w for w in (*singles, *words))])
   core = Tokenizer(models.WordLevel({t: i for i, t in enumerate(entries)}, unk_token="<unk>"))
-  # A newline starts a word too: encoding adds a space after it, and decoding removes the space.
+  # A newline starts a word too: add a space after it to encode, and remove the space to decode.
   core.normalizer = normalizers.Replace("\n", "\n ")
   single = Regex(r"▁?[0-9\n" + "".join("\\" + c for c in PUNCTUATION) + "]")
   core.pre_tokenizer = pre_tokenizers.Sequence(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gen_ssd import config as config_lib
+from gen_ssd import provenance
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.report import figures
 from gen_ssd.report import statistics
@@ -52,6 +53,7 @@ def read(workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps
         line: [{"value": value, **runs[run]["arms"][arm]} for value, run, arm in points]
         for line, points in lines.items()
       }
+  found["made_by"] = provenance.provenance()
   return found
 
 

@@ -418,7 +418,7 @@ def test_tokenizers_that_differ_need_leave(tmp_path):
       **more,
     }
   )
-  with pytest.raises(ValueError, match="must share a vocabulary, or translate be set; 1 of"):
+  with pytest.raises(ValueError, match="must share a vocabulary, or set translate; 1 of"):
     checks.check(made())
   checks.check(made(translate=True))
   with pytest.raises(ValueError, match="arms.a.scorer is 'morsd': it must be another one"):

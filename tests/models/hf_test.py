@@ -70,7 +70,7 @@ REFUSED = {
     model_type="mixtral"
   ),
   "model_type 'qwen3_moe'": dict(model_type="qwen3_moe"),
-  "model_type 'gemma3'.*those without images": dict(model_type="gemma3"),
+  "model_type 'gemma3'.*text only": dict(model_type="gemma3"),
   "model_type 'never_heard_of_it'": dict(model_type="never_heard_of_it"),
   "model_type None": dict(model_type=None),
   "rope type 'dynamic'.*default, linear, llama3, yarn": dict(
@@ -165,8 +165,8 @@ def test_a_hub_name_is_found_in_the_cache_without_a_network(hub):
 def test_a_hub_name_that_cannot_be_had_offline(hub):
   with pytest.raises(
     ValueError,
-    match="some-org/Tiny: no such directory, and as a hub name: the hub "
-    "cannot be reached and the cache does not have it.*hf download some-org/Tiny",
+    match="some-org/Tiny: there is no such directory; read as a hub name: the hub "
+    "cannot be reached and its cache does not have it.*hf download some-org/Tiny",
   ):
     hf.locate("some-org/Tiny")
 
@@ -174,7 +174,7 @@ def test_a_hub_name_that_cannot_be_had_offline(hub):
 @pytest.mark.parametrize(
   "error,message",
   [
-    (errors.GatedRepoError, "accept its licence"),
+    (errors.GatedRepoError, "licence accepted"),
     (errors.RepositoryNotFoundError, "no such model"),
     (errors.RevisionNotFoundError, "no revision 'v9'"),
     (ConnectionError, "cannot be reached"),
@@ -186,7 +186,7 @@ def test_what_the_hub_says_in_plain_words(error, message, hub, monkeypatch):
     raise error.__new__(error)
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-  with pytest.raises(ValueError, match=f"some-org/Tiny@v9: no such directory.*{message}"):
+  with pytest.raises(ValueError, match=f"some-org/Tiny@v9: there is no such directory.*{message}"):
     hf.locate("some-org/Tiny@v9")
 
 

@@ -47,5 +47,5 @@ def test_rows_and_the_middle_of_a_tensor(tmp_path):
 
 
 def test_a_tensor_that_is_not_as_said_is_not_written_on(tmp_path):
-  with pytest.raises(ValueError, match=r"a is float32\[5\]: it must be float32\[4\]"):
+  with pytest.raises(ValueError, match=r"a is float32\[5\], it must be float32\[4\]"):
     write(tmp_path, some(np.float32), np.float32, a=(4,))

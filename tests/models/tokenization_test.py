@@ -174,7 +174,7 @@ def test_the_token_that_ends_the_thinking_part(small, tmp_path):
     "}<assistant>{% endif", "}<assistant></think>{% endif"
   )
   silent = tokenization.word_level_tokenizer(WORDS, tmp_path, template)
-  with pytest.raises(ValueError, match="ends prompts with an empty thinking part, so"):
+  with pytest.raises(ValueError, match="ends prompts in an empty thinking part: no chunk"):
     tokenization.closing_id(silent)
 
 
@@ -202,7 +202,7 @@ def test_qwen3_template_with_and_without_thinking():
   assert ids == direct + trace
   with pytest.raises(
     ValueError,
-    match="starts every answer with an empty thinking part, but the trace "
+    match="starts every answer with an empty thinking part, and the trace "
     "has a thinking part.*student.thinking",
   ):
     tokenization.render_row(silent, "How many?", qwen.encode("<think>\nTwo.\n</think>\n\n3"))
@@ -233,7 +233,7 @@ def test_generation_prompt_that_opens_the_thinking_part():
     ids, start = tokenization.render_row(student, "How many?", rest, opened="<think>\n")
     assert (ids, start) == (plain + opening + rest, len(plain))
     assert tokenization.render_row(student, "How many?", opening + rest) == (ids, start)
-  with pytest.raises(ValueError, match="starts every answer with <think>, but the trace has no"):
+  with pytest.raises(ValueError, match="starts every answer with <think>, and the trace does not"):
     tokenization.render_row(opens, "How many?", qwen.encode("Three.<|im_end|>"))
 
 
@@ -279,8 +279,7 @@ def test_a_template_of_a_file_and_a_missing_switch(small, tmp_path):
   found = tokenization.load_tokenizer(path, str(tmp_path / "t.jinja"))
   assert found.chat_template == "A {{ messages[0].content }} B"
   with pytest.raises(
-    ValueError,
-    match=f"thinking is 'off': it must be empty, because the chat template of {path} has no",
+    ValueError, match=f"thinking is 'off': the chat template of {path} has no enable_thinking"
   ):
     tokenization.load_tokenizer(path, thinking="off")
 

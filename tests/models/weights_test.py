@@ -195,7 +195,7 @@ def test_index_naming_a_file_that_is_not_there(broken, tmp_path):
   gone = sorted(source.glob("*.safetensors"))[0]
   gone.unlink()
   message = error()
-  assert f"{gone.name}: named in the index, but missing" in message
+  assert f"{gone.name}: the index names this file, but it does not exist" in message
   assert "missing: model.embed_tokens.weight, wanted [40, 16]" in message
 
 
