@@ -15,7 +15,7 @@ SIZES = {
 
 def get_config(arg="teacher"):
   if arg not in SIZES:
-    raise ValueError(f"configs/bundled.py:{arg}: one of {', '.join(SIZES)}")
+    raise ValueError(f"configs/bundled.py:{arg}: the name must be one of {', '.join(SIZES)}")
   c = config.default()
   c.name = f"bundled-{arg}"
   c.stages = ("pretrain",)

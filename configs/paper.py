@@ -17,7 +17,7 @@ SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}
 def get_config(arg=""):
   names = arg.split("+") if arg else list(ARMS)
   if not {*names} <= ARMS.keys():
-    raise ValueError(f"{arg!r}: arms joined by +, of {', '.join(ARMS)}")
+    raise ValueError(f"{arg!r}: it must be arms joined by +, from {', '.join(ARMS)}")
   c = config.default()
   c.name = "paper"
   c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)

@@ -100,7 +100,7 @@ SWEEPS = {
 
 def get_config(arg="arms"):
   if arg not in RUNS + QUICK:
-    raise ValueError(f"configs/study.py:{arg}: one of {', '.join(RUNS + QUICK)}")
+    raise ValueError(f"configs/study.py:{arg}: the name must be one of {', '.join(RUNS + QUICK)}")
   c = quickstart.get_config()
   c.name = f"study-{arg}"
   # We tuned the settings on problems of seed 0; the quickstart uses seed 1.

@@ -150,7 +150,7 @@ WRONG = [
   # sizes that do not fit together
   *(
     (dict(**{f"select__{name}": 0}), f"select.{name} is 0: it must be at least 1")
-    for name in ("k", "c", "rows", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
+    for name in ("k", "c", "slots", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
   ),
   (dict(select__c=48), "select.prompt is 64: it must be a multiple of select.c (48)"),
   (dict(select__max_tokens=100), "select.max_tokens is 100: it must be a multiple of select.c (8)"),
@@ -470,10 +470,14 @@ def test_files_are_there_whole_or_not_at_all(tmp_path):
 
 # ---------------------------------------------------------------- config files
 
+ARGUMENTS = {
+  "bundled.py": ("teacher", "student"),
+  "own.py": ("bundled/teacher,bundled/student,gsm8k",),
+}
 FILES = [
   (path.name, arg)
   for path in sorted(CONFIGS.glob("*.py"))
-  for arg in (("teacher", "student") if path.name == "bundled.py" else ("",))
+  for arg in ARGUMENTS.get(path.name, ("",))
 ]
 
 

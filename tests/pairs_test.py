@@ -219,5 +219,5 @@ def test_a_row_of_the_table_is_one_command():
   assert {*pair.get_config("morsd+gen_ssd").arms} == {"morsd", "gen_ssd"}
   every = config_lib.parse(pair.get_config())
   assert dict(every.arms)["standard_kd_all"].attempts == every.select.k
-  with pytest.raises(ValueError, match="'gen_sdd': arms joined by"):
+  with pytest.raises(ValueError, match="'gen_sdd': it must be arms joined by"):
     pair.get_config("gen_sdd")
