@@ -141,6 +141,15 @@ def _check_evaluate(e, where, config):
 
 
 def _check_select(s, where):
+  _check_sizes(s, where)
+  _check_sampling(s, where)
+  _check_words(s, where)
+  _check_choice(s, where)
+  if s.granularity == "trace":
+    _check_whole_traces(s, where)
+
+
+def _check_sizes(s, where):
   positive = ("k", "c", "slots", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
   for name in positive:
     if getattr(s, name) < 1:
@@ -150,6 +159,14 @@ def _check_select(s, where):
       fail(f"{where}.{name}", getattr(s, name), f"a multiple of {where}.c ({s.c})")
   if s.block < 0 or s.block % s.c:
     fail(f"{where}.block", s.block, f"0 (the whole ring), or a multiple of {where}.c ({s.c})")
+  for name in ("resamples", "refresh"):
+    if getattr(s, name) < 0:
+      fail(f"{where}.{name}", getattr(s, name), "0 or more")
+  if s.loop_window < 8 or s.loop_window % 4:
+    fail(f"{where}.loop_window", s.loop_window, "a multiple of 4, at least 8")
+
+
+def _check_sampling(s, where):
   if not s.temperature > 0 and s.k > 1:
     fail(
       f"{where}.temperature",
@@ -162,9 +179,34 @@ def _check_select(s, where):
     fail(f"{where}.top_k", s.top_k, "0 (off) or more")
   if not 0 < s.top_p <= 1:
     fail(f"{where}.top_p", s.top_p, "above 0 and at most 1 (off)")
+
+
+def _check_words(s, where):
   for name, table in (("scorer", scores.SCORERS), ("selector", selectors.SELECTORS)):
     if getattr(s, name) not in table:
       fail(f"{where}.{name}", getattr(s, name), f"one of {', '.join(table)}")
+  for name in ("delimiters", "step_delimiters"):
+    if not all(isinstance(text, str) and text for text in getattr(s, name)):
+      fail(f"{where}.{name}", getattr(s, name), "a tuple of texts that are not empty")
+  for name, words in (
+    ("keep", ("right", "all")),
+    ("granularity", ("chunk", "trace")),
+    ("chooser", ("cold_start", "base")),
+    ("pruned", ("drop", "retry", "keep")),
+    ("covers", ("everything", "thinking")),
+    ("scoring_prompt", ("student", "teacher")),
+  ):
+    if getattr(s, name) not in words:
+      fail(f"{where}.{name}", getattr(s, name), " or ".join(words))
+
+
+def _check_choice(s, where):
+  if s.refresh and (s.granularity, s.chooser) != ("chunk", "cold_start"):
+    fail(
+      f"{where}.refresh",
+      s.refresh,
+      f"0 (never) unless {where}.granularity is chunk and {where}.chooser cold_start",
+    )
   for name, words in (
     ("threshold", ("off", "calibrated")),
     ("margin", ("off",)),
@@ -177,33 +219,14 @@ def _check_select(s, where):
       fail(f"{where}.{name}", value, "off or a finite number")
   if s.k == 1 and s.margin != "off":
     fail(f"{where}.margin", s.margin, "off when k is 1, because a margin compares candidates")
-  for name in ("delimiters", "step_delimiters"):
-    if not all(isinstance(text, str) and text for text in getattr(s, name)):
-      fail(f"{where}.{name}", getattr(s, name), "a tuple of texts that are not empty")
   if not 0 < s.quantile <= 1:
     fail(f"{where}.quantile", s.quantile, "above 0 and at most 1")
-  for name in ("resamples", "refresh"):
-    if getattr(s, name) < 0:
-      fail(f"{where}.{name}", getattr(s, name), "0 or more")
-  if s.refresh and (s.granularity, s.chooser) != ("chunk", "cold_start"):
-    fail(
-      f"{where}.refresh",
-      s.refresh,
-      f"0 (never) unless {where}.granularity is chunk and {where}.chooser cold_start",
-    )
-  if s.loop_window < 8 or s.loop_window % 4:
-    fail(f"{where}.loop_window", s.loop_window, "a multiple of 4, at least 8")
-  if s.keep not in ("right", "all"):
-    fail(f"{where}.keep", s.keep, "right or all")
-  for name, words in (
-    ("granularity", ("chunk", "trace")),
-    ("chooser", ("cold_start", "base")),
-    ("pruned", ("drop", "retry", "keep")),
-    ("covers", ("everything", "thinking")),
-    ("scoring_prompt", ("student", "teacher")),
-  ):
-    if getattr(s, name) not in words:
-      fail(f"{where}.{name}", getattr(s, name), " or ".join(words))
+  if not 0 <= s.beta < math.inf:
+    fail(f"{where}.beta", s.beta, "0 (uniform) or more")
+  _check_scorer(s, where)
+
+
+def _check_scorer(s, where):
   rule = scores.SCORERS[s.scorer]
   if missing := sorted(rule.needs - scores.AVAILABLE[s.granularity]):
     able = [n for n, r in scores.SCORERS.items() if r.needs <= scores.AVAILABLE[s.granularity]]
@@ -221,8 +244,6 @@ def _check_select(s, where):
       f"off, or 0 or more; and off when {where}.scorer is one of {', '.join(signed)}, "
       "because their scores may be below 0",
     )
-  if not 0 <= s.beta < math.inf:
-    fail(f"{where}.beta", s.beta, "0 (uniform) or more")
   if s.context < 0 or (s.context and s.granularity == "trace" and not rule.short_context):
     fail(
       f"{where}.context",
@@ -232,26 +253,28 @@ def _check_select(s, where):
     )
   if rule.short_context and not s.context:
     fail(f"{where}.context", s.context, f"at least 1 when {where}.scorer is {s.scorer}")
-  if s.granularity == "trace":
-    for name in ("threshold", "margin", "running_margin"):
-      if getattr(s, name) != "off":
-        fail(
-          f"{where}.{name}",
-          getattr(s, name),
-          f"off when {where}.granularity is trace, because only chunks are pruned",
-        )
-    if s.covers != "everything":
+
+
+def _check_whole_traces(s, where):
+  for name in ("threshold", "margin", "running_margin"):
+    if getattr(s, name) != "off":
       fail(
-        f"{where}.covers",
-        s.covers,
-        f"everything when {where}.granularity is trace, because whole traces are compared",
+        f"{where}.{name}",
+        getattr(s, name),
+        f"off when {where}.granularity is trace, because only chunks are pruned",
       )
-    if s.pruned == "keep":
-      fail(
-        f"{where}.pruned",
-        s.pruned,
-        f"drop or retry when {where}.granularity is trace, because a prefix is not a whole trace",
-      )
+  if s.covers != "everything":
+    fail(
+      f"{where}.covers",
+      s.covers,
+      f"everything when {where}.granularity is trace, because whole traces are compared",
+    )
+  if s.pruned == "keep":
+    fail(
+      f"{where}.pruned",
+      s.pruned,
+      f"drop or retry when {where}.granularity is trace, because a prefix is not a whole trace",
+    )
 
 
 def _check_train(t, where):

@@ -91,8 +91,8 @@ class Train:
   """One fine-tuning run: AdamW, linear warm-up, cosine decay. See training/train.py."""
 
   steps: int = 200  # updates
-  batch_size: int = 32  # packed rows per micro-batch, over all devices
-  length: int = 128  # tokens per packed row; longer examples are cut
+  batch_size: int = 32  # packed sequences per micro-batch, over all devices
+  length: int = 128  # tokens per packed sequence; longer examples are cut
   accumulate: int = 1  # micro-batches per update
   objective: str = "nll"  # the loss: the name of a function in training/objectives.py
   learning_rate: float = 1e-3  # at the end of the warm-up

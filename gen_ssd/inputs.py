@@ -86,3 +86,25 @@ def load(model, path, **placement):
   """Weights and tokenizer at `path`. `model` gives dtype and unrolling, `placement` the sharding."""
   layout = Layout(dtype=model.dtype, unroll=model.unroll, **placement)
   return weights.load(path, layout), tokenizer(model, path)
+
+
+def training_pairs(config, rows):
+  """[(prompt ids, response ids)] of trace rows, as the base student reads them.
+
+  The student's own end token replaces the teacher's. Between different tokenizers the text of the
+  trace is encoded again. Raises ValueError when the student's chat template changes a trace.
+  """
+  own, system = tokenizer(config.student), config.problems.system or None
+  ends = tokenization.eos_ids(hf.locate(config.teacher.path), own)
+  differ = config.translate and tokenization.differences(tokenizer(config.teacher), own)
+  pairs = []
+  for r in rows:
+    if differ:
+      text = r["text"].removeprefix(r["opened"])
+      ids = own.encode(text, add_special_tokens=False)
+      ids += [own.eos_token_id] * (r["stop"] == "ended")
+    else:
+      ids = [*r["ids"][:-1], own.eos_token_id] if r["ids"][-1] in ends else r["ids"]
+    row, start = tokenization.render_row(own, r["problem"], ids, system, r["opened"])
+    pairs.append((row[:start], row[start:]))
+  return pairs

@@ -66,15 +66,8 @@ def cold_start(config, workdir):
   if (folder / "student").exists():
     return
   problems = inputs.problems(config, "cold_start")[config.problems.held_out :]
-  rows = _collect(
-    config,
-    workdir,
-    config.cold_start,
-    folder / "traces",
-    problems,
-    student=None,
-    title="cold start",
-  )
+  home = folder / "traces"
+  rows = _collect(config, workdir, config.cold_start, home, problems, (None, None), "cold start")
   _train(config, _cold_kept(config, rows), config.warm_up, folder, title="cold-start training")
 
 
@@ -113,7 +106,7 @@ def _write(config, workdir, select, folder, name):
     fresh = folder / f"refresh-{end}"
     if not (fresh / "student").exists():
       rows = _collect(
-        config, workdir, select, folder, problems[:end], student=student, title=f"collect {name}"
+        config, workdir, select, folder, problems[:end], (None, student), f"collect {name}"
       )
       if end < len(problems):
         kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
@@ -171,9 +164,8 @@ def evaluate(config, workdir):
           inputs.answering(config, e),
           home / "-".join(filter(None, ("answers", test))),
           problems[test],
-          teacher=str(home / "student"),
-          student=None,
-          title=f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1),
+          (str(home / "student"), None),
+          f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1),
         )
         for i, home in enumerate([folder / f"seed-{i}" for i in range(config.seeds)])
       ]
@@ -219,23 +211,28 @@ STAGES = {f.__name__: f for f in (cold_start, collect, train, evaluate, report, 
 # ---------------------------------------------------------------- shared by the stages
 
 
-def _collect(config, workdir, select, folder, problems, *, student, title, teacher=None):
-  """Rows of one collection, by the models at these paths, which are loaded if there is work left."""
+def _collect(config, workdir, select, folder, problems, models, title):
+  """Rows of one collection; its models are loaded if there is work left.
+
+  `models` are the paths of a student that writes, or None where the teacher does, and of the
+  student that scores, or None.
+  """
   if (rows := loop.finished(problems, select, folder)) is not None:
     return rows
-  if teacher is None:
-    teacher = hf.locate(config.teacher.path)
-    mine, tokenizer = inputs.load(config.teacher, teacher)
-  else:  # a student answers
-    mine, tokenizer = inputs.load(config.student, teacher, **inputs.ALONE)
+  path, student = models
+  if path is None:
+    path = hf.locate(config.teacher.path)
+    teacher, tokenizer = inputs.load(config.teacher, path)
+  else:
+    teacher, tokenizer = inputs.load(config.student, path, **inputs.ALONE)
   chooser, its_tokenizer = (
     (None, None) if student is None else inputs.load(config.student, student, **inputs.ALONE)
   )
   differ = config.translate and bool(chooser)
   writer = writer_lib.Writer(
-    teacher=decoder.unstacked(mine),
+    teacher=decoder.unstacked(teacher),
     teacher_tokenizer=tokenizer,
-    ends=tokenization.eos_ids(teacher, tokenizer),
+    ends=tokenization.eos_ids(path, tokenizer),
     student=chooser and decoder.unstacked(chooser),
     student_tokenizer=its_tokenizer,
     system=config.problems.system or None,
@@ -280,8 +277,8 @@ def _calibrate(config, workdir, select, student):
     plain,
     home / f"calibration-{workdir_lib.short_hash(plain)}",
     problems,
-    student=student,
-    title="calibrate",
+    (None, student),
+    "calibrate",
   )
   found = [c["score"] for r in rows for c in r["chunks"] if c["score"] is not None]
   return float(np.quantile(found, select.quantile))
@@ -306,21 +303,7 @@ def _train(config, rows, settings, folder, *, title, source=None):
   """Fine-tunes the base student, or weights at `source`, on rows; exports it to folder/student."""
   path = hf.locate(config.student.path)
   tokenizer = inputs.tokenizer(config.student)
-  ends, own = (
-    tokenization.eos_ids(hf.locate(config.teacher.path), tokenizer),
-    tokenizer.eos_token_id,
-  )
-  other = config.translate and tokenization.differences(inputs.tokenizer(config.teacher), tokenizer)
-  pairs = []
-  for r in rows:
-    ids = [*r["ids"][:-1], own] if r["ids"][-1] in ends else r["ids"]
-    if other:
-      text = r["text"].removeprefix(r["opened"])
-      ids = tokenizer.encode(text, add_special_tokens=False) + [own] * (r["stop"] == "ended")
-    row, start = tokenization.render_row(
-      tokenizer, r["problem"], ids, config.problems.system or None, r["opened"]
-    )
-    pairs.append((row[:start], row[start:]))
+  pairs = inputs.training_pairs(config, rows)
   fsdp_axes = train_lib.fsdp_axes(hf.read_architecture(path))
   layout = Layout(batch_axes=train_lib.AXES, tensor_axis=None, fsdp_axes=fsdp_axes)
   model = weights.load(source or path, layout)

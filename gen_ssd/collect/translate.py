@@ -13,6 +13,7 @@ With equal tokenizers the result is that of the fused step, which is what they g
 import bisect
 import dataclasses
 import math
+import typing
 
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -20,7 +21,10 @@ import numpy as np
 from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
 from gen_ssd.collect import writer as writer_lib
+from gen_ssd.collect.traces import Trace
+from gen_ssd.config import Select
 from gen_ssd.engine import ring as ring_lib
+from gen_ssd.engine import state as state_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.engine import translated
 
@@ -56,11 +60,18 @@ class Translator:
   It has the methods of writer.Engine.
   """
 
-  def __init__(self, writer, select, prompts, traced):
+  def __init__(
+    self,
+    writer: writer_lib.Writer,
+    select: Select,
+    prompts: dict[str, tuple],
+    traced: state_lib.Knobs,
+  ):
     self.writer, self.select, self.prompts, self.knobs = writer, select, prompts, traced
+    self.student: typing.Any = writer.student
     self.static = writer_lib.round_of(select, config_lib.ring_slots(select))
 
-  def reset(self):
+  def reset(self) -> None:
     """Empty slots: a fence, after which a resumed run is in the same state."""
     s = self.select
     self.state = step_lib.blank_state(
@@ -72,11 +83,11 @@ class Translator:
     )
     # Most tokens of a candidate, and ring slots: two per teacher token at first, and they grow.
     self.wide, self.ring_slots = 2 * s.c, 0
-    self.names = [None] * s.slots  # which trace a slot holds
-    self.held = [None] * s.slots  # its Held
+    self.names: list = [None] * s.slots  # which trace a slot holds
+    self.held: list = [None] * s.slots  # its Held
     self._resize(2 * config_lib.ring_slots(s))
 
-  def admit(self, admission):
+  def admit(self, admission: state_lib.Admission) -> None:
     """The teacher reads at once; the student reads in the next round, from the texts."""
     self.state = step_lib.admit(
       self.writer.teacher, None, self.state, admission, c=self.static.c, block=self.static.block
@@ -91,9 +102,9 @@ class Translator:
     """A blank ring: every slot has to be read again."""
     s, self.inside = self.select, set()
     self.age = np.zeros(s.slots, int)  # Ring.age as the last round left it
-    self.ring = translated.blank_ring(spec=self.writer.student.spec, b=s.slots, s=self.ring_slots)
+    self.ring = translated.blank_ring(spec=self.student.spec, b=s.slots, s=self.ring_slots)
 
-  def round(self, traces):
+  def round(self, traces: list[Trace | None]) -> state_lib.Report:
     """One round of the `traces` under way (a Trace or None per slot); returns its Report."""
     proposal, found = translated.propose(
       self.writer.teacher, self.state, self.knobs, round=self.static
@@ -111,14 +122,13 @@ class Translator:
     self._make_room(cut, stay)
     self._read(cut)
     self.state, self.ring, report, age = translated.settle(
-      self.writer.student,
+      self.student,
       self.state,
       self.ring,
       self.knobs,
       proposal,
       self._moved(cut, stay),
-      round=self.static,
-      block=self.select.block or self.ring_slots,
+      round=dataclasses.replace(self.static, block=self.select.block or self.ring_slots),
     )
     choice, self.age = mesh_lib.host((report.choice, age))
     for i, at in enumerate(choice):
@@ -155,7 +165,7 @@ class Translator:
     return Held([*prompt, *ids], len(prompt), text, ends)
 
   def _cut(self, traces, tokens, count, ended):
-    """{row: [Branch of each candidate]}."""
+    """{slot: [Branch of each candidate]}."""
     running = {i: t for i, t in enumerate(traces) if t is not None}
     mine = lambda i, j: tokens[i, j, : count[i, j]].tolist()
     k = range(self.select.k)
@@ -196,13 +206,13 @@ class Translator:
       found[i].append(Branch(stay, student, ends, homes, texts[i, j]))
     return found
 
-  def _keep(self, row, branch):
-    held = self.held[row]
+  def _keep(self, slot, branch):
+    held = self.held[slot]
     held.ids[branch.stay :], held.ends[branch.stay - held.first :] = branch.ids, branch.ends
     held.text = branch.text
 
   def _again(self, texts):
-    """[(how many held tokens stay, ids, ends)] of texts {(row, branch): text}.
+    """[(how many held tokens stay, ids, ends)] of texts {(slot, branch): text}.
 
     The tail of a text is cut; where it comes out as it is held, AGREE tokens long, the cuts have met
     and what is before stays. Where they do not meet, the whole text is cut.
@@ -251,7 +261,7 @@ class Translator:
       new[i], length[i] = True, len(self.held[i].ids)
       tokens[i, : length[i]] = self.held[i].ids
     self.ring = translated.read(
-      self.writer.student,
+      self.student,
       self.ring,
       self._place(new),
       ring_lib.Text(tokens=self._place(tokens), length=self._place(length)),
@@ -277,7 +287,7 @@ class Translator:
     return translated.Moved(**{name: self._place(x) for name, x in arrays.items()})
 
   def _place(self, x):
-    return mesh_lib.place(x, P(self.writer.student.layout.batch_axes, *[None] * (x.ndim - 1)))
+    return mesh_lib.place(x, P(self.student.layout.batch_axes, *[None] * (x.ndim - 1)))
 
 
 def _meet(held, at, ids, ends):

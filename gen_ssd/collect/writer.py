@@ -135,12 +135,12 @@ def check_prompts(
 class Engine:
   """The compiled step and its state; both models read the same tokens (else see translate.py)."""
 
-  def __init__(self, writer, select, traced):
+  def __init__(self, writer: Writer, select: Select, traced: state_lib.Knobs):
     self.writer, self.select, self.knobs = writer, select, traced
     self.ring_slots = config_lib.ring_slots(select)
     self.static = round_of(select, self.ring_slots)
 
-  def reset(self):
+  def reset(self) -> None:
     """Empty slots: a fence, after which a resumed run is in the same state."""
     w = self.writer
     self.state = step_lib.blank_state(
@@ -151,13 +151,13 @@ class Engine:
       window=self.select.loop_window,
     )
 
-  def admit(self, admission):
+  def admit(self, admission: state_lib.Admission) -> None:
     w, static = self.writer, self.static
     self.state = step_lib.admit(
       w.teacher, w.student, self.state, admission, c=static.c, block=static.block
     )
 
-  def round(self, slots):
+  def round(self, slots: typing.Any) -> state_lib.Report:
     """Dispatches one round; returns its Report, which is not waited for."""
     w = self.writer
     self.state, report = step_lib.select_step(

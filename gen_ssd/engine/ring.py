@@ -97,13 +97,12 @@ def read(
 ) -> Ring:
   """The ring after `model` has read `text` into the slots marked new; other slots stay as they are.
 
-  The text ends right before the cursor, which does not move: it fills `chunks` chunks of c tokens.
-  The newest token is not read but kept as `last`. `length - 1` tokens must fit the ring.
+  The text fills the `chunks` chunks of c tokens before the cursor, which does not move. The newest
+  token is not read but kept as `last`. `length - 1` tokens must fit the ring.
   """
-  spec = model.spec
-  batch = P(spec.layout.batch_axes)
-  new, length = reshard(new, batch), reshard(text.length, batch)
-  tokens = reshard(text.tokens, P(spec.layout.batch_axes, None))
+  axes = model.layout.batch_axes
+  new, length = reshard(new, P(axes)), reshard(text.length, P(axes))
+  tokens = reshard(text.tokens, P(axes, None))
   b, slots = ring.position.shape
   index = jnp.arange(c, dtype=jnp.int32)
   causal = index[None, :] <= index[:, None]
@@ -117,7 +116,7 @@ def read(
       model,
       lax.dynamic_slice_in_dim(tokens, i * c, c, 1)[:, None],
       jnp.broadcast_to(i * c + index, (b, 1, c)),
-      attention.blank_chunk(spec, b, 1, c),
+      attention.blank_chunk(model.spec, b, 1, c),
       jnp.int32(0),
       seen,
       causal,
@@ -132,12 +131,11 @@ def read(
     kv = attention.each(put, kv, chunk)
     places = (i * c + index)[None]
     fresh = jnp.where(places < (length - 1)[:, None], places, -1)
-    old = lax.dynamic_slice_in_dim(position, at, c, 1)
-    fresh = jnp.where(new[:, None], fresh, old)
+    fresh = jnp.where(new[:, None], fresh, lax.dynamic_slice_in_dim(position, at, c, 1))
     return lax.dynamic_update_slice_in_dim(position, fresh, at, 1), kv
 
-  empty = jnp.where(new[:, None], -1, ring.position)
-  position, kv = lax.fori_loop(0, chunks, read_chunk, (empty, ring.kv))
+  without = jnp.where(new[:, None], -1, ring.position)
+  position, kv = lax.fori_loop(0, chunks, read_chunk, (without, ring.kv))
   newest = jnp.arange(tokens.shape[1]) == (length - 1)[:, None]
   last = jnp.sum(jnp.where(newest, tokens, 0), 1)
   return dataclasses.replace(

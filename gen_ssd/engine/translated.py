@@ -63,7 +63,7 @@ def read(
   return ring_lib.read(student, ring, new, text, chunks, c, block)
 
 
-@functools.partial(jax.jit, static_argnames=("round", "block"), donate_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnames="round", donate_argnums=(1, 2))
 def settle(
   student: decoder.Transformer,
   state: state_lib.State,
@@ -73,11 +73,10 @@ def settle(
   moved: Moved,
   *,
   round: state_lib.Round,
-  block: int,
 ) -> tuple[state_lib.State, ring_lib.Ring, state_lib.Report, Int[Array, " b"]]:
   """Rewinds the student's ring, scores, chooses and commits.
 
-  `block` is that of the student's ring, and knobs.context counts the student's tokens. Returns
+  `round.block` is that of the student's ring; knobs.context counts the student's tokens. Returns
   (State, Ring, Report, the age of the slots in the student's ring).
   """
   c = proposal.candidates.tokens.shape[2]
@@ -109,19 +108,13 @@ def settle(
     noise=theirs.noise,
   )
   near = (state.prompt_length, knobs.context) if round.short_context else None
-  scored = scoring.score(student, ring, candidates, running, by_teacher_token, block, near)
+  scored = scoring.score(student, ring, candidates, running, by_teacher_token, round.block, near)
   seen = jnp.any(moved.home >= 0, -1)  # else it has no character of its own: as good as empty
   seen = reshard(seen, P(jax.typeof(proposal.candidates.count).sharding.spec[0], None))
-  state, report = step_lib.settle(
-    state,
-    knobs,
-    proposal,
-    state_lib.Scored(
-      nll=total(scored.nll), rank=highest(scored.rank), score=scored.score, cache=None
-    ),
-    round,
-    seen,
+  found = state_lib.Scored(
+    nll=total(scored.nll), rank=highest(scored.rank), score=scored.score, cache=None
   )
+  state, report = step_lib.settle(state, knobs, proposal, found, round, seen)
   choice = local(report.choice)
   winner = jnp.maximum(choice, 0)
   pick = lambda x: jnp.take_along_axis(x, winner.reshape((-1,) + (1,) * (x.ndim - 1)), 1)[:, 0]

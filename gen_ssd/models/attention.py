@@ -1,4 +1,4 @@
-"""Attention: K branches over one shared prefix cache, and packed causal rows for training.
+"""Attention: K branches over one shared prefix cache, and packed causal sequences for training.
 
     prefix (a ring of chunks, one per slot)           chunks (one per branch, this round only)
     slot 0  | p p p p | a a a . | . . . . | b b b b |   k=0  x x x .

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import typing
 
 from gen_ssd.models import architecture
 from gen_ssd.models import safetensors_io
@@ -48,7 +49,7 @@ BUNDLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bundled")
 
 
 @functools.cache
-def locate(path):
+def locate(path: str) -> str:
   """The directory of the model that `path` names.
 
   `path` is a directory, `bundled/NAME`, or a hub name: ORG/NAME or ORG/NAME@REVISION. A hub model is
@@ -87,7 +88,7 @@ def locate(path):
   raise ValueError(f"{path}: there is no such directory; read as a hub name: {why}")
 
 
-def read_config(path):
+def read_config(path: PathLike) -> dict[str, typing.Any]:
   """The content of config.json in the directory `path`. Raises ValueError when there is none."""
   file = os.path.join(path, "config.json")
   if not os.path.isfile(file):
@@ -223,7 +224,7 @@ def _rope(path, config, layer_type):
 # ---------------------------------------------------------------- identity
 
 
-def identity(path):
+def identity(path: PathLike) -> str:
   """A short hash of the config, tokenizer and weights in directory `path`.
 
   It is fast, because it reads only the name, the shape and 4 KiB in the middle of each tensor. This

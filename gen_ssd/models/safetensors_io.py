@@ -34,7 +34,7 @@ class Entry(typing.NamedTuple):
   whole: bool  # does the file contain all of it?
 
 
-def headers(path):
+def headers(path: str | os.PathLike) -> tuple[dict[str, Entry], list[str]]:
   """({name: Entry} of all tensors in directory `path`, errors in its files as a list of strings).
 
   Raises ValueError when there are no safetensors files.
@@ -76,7 +76,7 @@ def headers(path):
   return found, broken
 
 
-def rows(entry, start, stop):
+def rows(entry: Entry, start: int, stop: int) -> np.ndarray:
   """Rows start to stop of a tensor, as a memory map: the file is read only where it is used."""
   dtype = FLOATS[entry.dtype]
   row = math.prod(entry.dims[1:]) * dtype.itemsize
@@ -85,7 +85,7 @@ def rows(entry, start, stop):
   )
 
 
-def middle(entry, most):
+def middle(entry: Entry, most: int) -> bytes:
   """Up to `most` bytes from the middle of a tensor."""
   size = min(most, entry.stop - entry.start)
   with open(entry.file, "rb") as f:
@@ -93,7 +93,12 @@ def middle(entry, most):
     return f.read(size)
 
 
-def write(file, dtype, dims, arrays):
+def write(
+  file: str | os.PathLike,
+  dtype: typing.Any,
+  dims: dict[str, tuple[int, ...]],
+  arrays: typing.Iterable[np.ndarray],
+) -> None:
   """Writes a safetensors file of tensors of one dtype.
 
   `dims` is {name: dims}, and `arrays` yields the tensors in the same order, in any memory layout.

@@ -2,12 +2,17 @@
 
 import json
 import os
+import typing
 
+from jaxtyping import Bool
 import jinja2
 import numpy as np
 
+PathLike = str | os.PathLike
+Tokenizer = typing.Any  # of transformers, which has no one class for all of its tokenizers
 
-def load_tokenizer(path, chat_template="", thinking=""):
+
+def load_tokenizer(path: PathLike, chat_template: PathLike = "", thinking: str = "") -> Tokenizer:
   """Loads the Hugging Face tokenizer in the local directory `path`.
 
   Args:
@@ -41,7 +46,7 @@ def load_tokenizer(path, chat_template="", thinking=""):
   return tokenizer
 
 
-def eos_ids(path, tokenizer):
+def eos_ids(path: PathLike, tokenizer: Tokenizer) -> tuple[int, ...]:
   """The token ids that end a trace, without duplicates.
 
   They come from generation_config.json (or config.json if that has none), from the tokenizer, and
@@ -72,7 +77,7 @@ def eos_ids(path, tokenizer):
 # ---------------------------------------------------------------- chat templates
 
 
-def chat_prompt(tokenizer, problem, system=None):
+def chat_prompt(tokenizer: Tokenizer, problem: str, system: str | None = None) -> list[int]:
   """Token ids of the prompt, up to the start of the assistant's answer, from the chat template.
 
   BOS appears if the template writes it, and only once. Raises ValueError when there is no template.
@@ -84,7 +89,7 @@ def chat_prompt(tokenizer, problem, system=None):
   return ids
 
 
-def opening(tokenizer, prompt):
+def opening(tokenizer: Tokenizer, prompt: list[int]) -> list[int]:
   """The last ids of `prompt` that open the thinking part, such as <think> and a newline; or [].
 
   Some chat templates put them at the end of the prompt. They are still part of the trace.
@@ -96,12 +101,12 @@ def opening(tokenizer, prompt):
   return []
 
 
-def closes_thinking(tokenizer, prompt):
+def closes_thinking(tokenizer: Tokenizer, prompt: list[int]) -> bool:
   """Does `prompt` end with an empty thinking part, as Qwen3's prompts do with thinking off?"""
   return tokenizer.decode(prompt[-8:]).rstrip().endswith("</think>")
 
 
-def closing_id(tokenizer):
+def closing_id(tokenizer: Tokenizer) -> int:
   """The id of </think>. Raises ValueError when it is not one token or when prompts end in it."""
   ids = _encode(tokenizer, "</think>")
   if len(ids) != 1 or tokenizer.decode(ids).strip() != "</think>":
@@ -117,7 +122,9 @@ def closing_id(tokenizer):
   return ids[0]
 
 
-def prompts(tokenizers, problem, system=None):
+def prompts(
+  tokenizers: typing.Sequence[Tokenizer], problem: str, system: str | None = None
+) -> tuple[list[int], list[int]]:
   """(teacher's prompt ids, student's prompt ids) of a problem, each from its own chat template.
 
   The student's prompt opens a thinking part exactly when the teacher's does, and in the same way,
@@ -129,7 +136,14 @@ def prompts(tokenizers, problem, system=None):
   return teacher, student[: len(student) - own] + _encode(tokenizers[1], opened)
 
 
-def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True):
+def render_row(
+  tokenizer: Tokenizer,
+  problem: str,
+  trace_ids: list[int],
+  system: str | None = None,
+  opened: str = "",
+  check: bool = True,
+) -> tuple[list[int], int]:
   """One training example of the student: (prompt ids + trace ids, number of prompt ids).
 
   Args:
@@ -173,7 +187,9 @@ def render_row(tokenizer, problem, trace_ids, system=None, opened="", check=True
   return prompt + trace, len(prompt)
 
 
-def check_thoughts(teacher, student, problem, system=None):
+def check_thoughts(
+  teacher: Tokenizer, student: Tokenizer, problem: str, system: str | None = None
+) -> None:
   """Checks before any trace exists that the student's chat template will not change traces.
 
   It renders a made-up answer, with a thinking part if the teacher's template has one. Raises
@@ -233,7 +249,7 @@ def _clip(text, size=60, end=False):
 # ---------------------------------------------------------------- vocabularies
 
 
-def shared_vocabulary(teacher, student):
+def shared_vocabulary(teacher: Tokenizer, student: Tokenizer) -> int:
   """The size of the shared vocabulary: all teacher ids below it mean the same to the student.
 
   The caller must mask logits from this id on: padded embedding rows and ids that only the student
@@ -255,7 +271,7 @@ def shared_vocabulary(teacher, student):
   return max(mine) + 1
 
 
-def differences(teacher, student):
+def differences(teacher: Tokenizer, student: Tokenizer) -> list[int]:
   """Sorted ids of the teacher that mean something else, or nothing, to the student."""
   return _compared(teacher, student)[2]
 
@@ -266,7 +282,9 @@ def _compared(teacher, student):
   return mine, theirs, sorted(i for i, s in mine.items() if theirs.get(i) != s)
 
 
-def delimiter_mask(tokenizer, delimiters, size):
+def delimiter_mask(
+  tokenizer: Tokenizer, delimiters: typing.Sequence[str], size: int
+) -> Bool[np.ndarray, " v"]:
   """bool[size]: the tokens whose text ends with one of the strings `delimiters`.
 
   Each token is tested alone: a delimiter "\\n\\n" that is written as two tokens "\\n" is not found.
@@ -297,7 +315,12 @@ CHAT_TEMPLATE = (
 )
 
 
-def word_level_tokenizer(words, path, chat_template=CHAT_TEMPLATE, max_length=4096):
+def word_level_tokenizer(
+  words: typing.Sequence[str],
+  path: PathLike,
+  chat_template: str = CHAT_TEMPLATE,
+  max_length: int = 4096,
+) -> Tokenizer:
   """Creates a fast Hugging Face tokenizer of `words` and single digits in `path`, and loads it.
 
   A token at the start of a word begins with "▁": "Tom has 57" is ▁Tom ▁has ▁5 7. Digits, newlines and

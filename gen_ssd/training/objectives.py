@@ -54,7 +54,7 @@ def next_token(column: Shaped[Array, "b t"]) -> Shaped[Array, "b t"]:
 def shift_targets(
   tokens: Int[Array, "b t"], mask: Shaped[Array, "b t"], segments: Int[Array, "b t"]
 ) -> tuple[Int[Array, "b t"], Float[Array, "b t"]]:
-  """Next-token targets of packed rows: (targets int32[b,t], live f32[b,t]).
+  """Next-token targets of packed sequences: (targets int32[b,t], live f32[b,t]).
 
   `mask` is nonzero at tokens to be learned. Position i predicts token i+1 of the same segment;
   `live` is the mask of that token, and 0 where there is no such token. Segment 0 is padding.

@@ -68,12 +68,12 @@ def example(
 
 
 def batches(
-  source: typing.Any, *, rows: int, length: int, seed: int, bins: int = 64
+  source: typing.Any, *, batch_size: int, length: int, seed: int, bins: int = 64
 ) -> grain.DatasetIterator[Example]:
   """Endless iterator of packed batches, in an order fixed by `seed` alone.
 
   `source` has `__len__` and `__getitem__`, which returns examples that all have the same columns.
-  Each batch holds numpy arrays [rows, length]: the columns of the examples, and int32 `segments`
+  Each batch holds numpy arrays [batch_size, length]: the columns of the examples, and int32 `segments`
   (0 is padding) and `positions`. Padding is 0 in every column. Every process makes the same
   batches and places its part of them, so a run may continue on another number of processes. The
   iterator has get_state / set_state; Orbax saves it with the weights. Raises ValueError for an
@@ -97,4 +97,4 @@ def batches(
       "positions": packed["tokens_positions"],
     }
 
-  return iter(pack.map(to_batch).batch(rows, drop_remainder=True))
+  return iter(pack.map(to_batch).batch(batch_size, drop_remainder=True))

@@ -1,4 +1,4 @@
-"""Fine-tuning: an optax step over packed rows and a loop with Orbax that continues exactly."""
+"""Fine-tuning: an optax step over packed sequences and a loop with Orbax that continues exactly."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from gen_ssd.models.architecture import Architecture
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
 
-AXES = mesh_lib.AXES  # training splits batch rows and weights over every device
+AXES = mesh_lib.AXES  # training splits sequences and weights over every device
 
 
 @pytree
@@ -126,7 +126,7 @@ def train_step(
   """One update from `accumulate` micro-batches. Returns (state, metrics).
 
   The gradient is that of the summed objective divided by the *global* number of targets, so micro-
-  batches, rows and processes with more targets weigh more, as in one large batch. Metrics: `loss`
+  batches, sequences and processes with more targets weigh more, as in one large batch. Metrics: `loss`
   in nats per target, `targets`, and `gradient_norm` before clipping.
   """
   grad = jax.value_and_grad(lambda m, part: loss_sum(m, part, config), has_aux=True)
@@ -176,7 +176,9 @@ def fit(
     config, seed=0, save_every=1, log_every=1, start="base", cold_traces=False
   )
   state = start(model, config=static)
-  batches = packing.batches(source, rows=config.batch_size, length=config.length, seed=config.seed)
+  batches = packing.batches(
+    source, batch_size=config.batch_size, length=config.length, seed=config.seed
+  )
   log = progress.Metrics(folder / "metrics.jsonl")
   line = progress.Progress(title, config.steps)
   with _checkpointer(folder, config.save_every) as saver:
@@ -221,7 +223,7 @@ def _restore(saver, state, batches):
 
 
 def _next_batch(batches, accumulate):
-  """The next `accumulate` micro-batches: arrays [a,b,t] on the mesh, rows split over it."""
+  """The next `accumulate` micro-batches: arrays [a,b,t] on the mesh, which splits the sequences."""
   parts = [next(batches) for _ in range(accumulate)]
   return jax.tree.map(lambda *xs: mesh_lib.place(np.stack(xs), P(None, AXES, None)), *parts)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gen_ssd import mesh
+from gen_ssd.engine import sampling
 from gen_ssd.engine import scores
 from gen_ssd.engine import scoring
 from gen_ssd.engine import state as state_lib
@@ -167,6 +168,35 @@ def test_one_candidate_is_plain_teacher_sampling():
     engine.round()
     plain.round()
   assert engine.texts == plain.texts
+  net = tiny.build(tiny.TEACHER, Layout(batch_axes=None, tensor_axis=None))
+  for name, prompt in enumerate(tiny.prompts(8)):
+    text, drawn = engine.texts[name], engine.texts[name][len(prompt) :]
+    p = np.asarray(full_probabilities(net, text), np.float64)[len(prompt) - 1 : len(text) - 1]
+    key = sampling.trace_key(0, f"{name:08x}", 0)[None]
+    chunks = [  # the first pair of uniforms of a chunk is the scorer's and the selector's
+      sampling.uniforms(key, jnp.int32([i]), jnp.int32([0]), 1, 5)[0, 0, 1:] for i in range(4)
+    ]
+    want = [by_hand(*u, row) for u, row in zip(np.concatenate(chunks), p)]
+    assert drawn == want[: len(drawn)] and len(drawn) > 4
+
+
+def full_probabilities(net, text):
+  """The distributions [t,v] behind each token of a text, from one forward without a cache."""
+  tokens = np.zeros((1, 64), np.int32)
+  tokens[0, : len(text)] = text
+  live = jnp.ones((1, 64), jnp.int32)
+  attend = lambda q, k, v: attention.attend_packed(q, k, v, live, block=64)
+  hidden = decoder.forward_packed(net, jnp.array(tokens), jnp.arange(64)[None], attend)
+  return jax.nn.softmax(decoder.logits(net, hidden)[0, 0], -1)
+
+
+def by_hand(first, second, p):
+  """The id that two uniforms draw from p [v]: a block of 128 ids, then an id inside it."""
+  blocks = np.pad(p, (0, -len(p) % 128)).reshape(-1, 128)
+  mass = np.cumsum(blocks.sum(-1))
+  block = int(np.argmax(mass > first * mass[-1]))
+  inside = np.cumsum(blocks[block])
+  return 128 * block + int(np.argmax(inside > second * inside[-1]))
 
 
 def test_the_first_of_k_candidates_does_not_depend_on_k():

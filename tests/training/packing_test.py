@@ -26,9 +26,9 @@ def pairs(n):
   ]
 
 
-def take(n, pairs_=None, *, rows=3, length=LENGTH, seed=0, source=None, bins=4):
+def take(n, pairs_=None, *, batch_size=3, length=LENGTH, seed=0, source=None, bins=4):
   source = source or packing.Rows(pairs(20) if pairs_ is None else pairs_, length)
-  it = packing.batches(source, rows=rows, length=length, seed=seed, bins=bins)
+  it = packing.batches(source, batch_size=batch_size, length=length, seed=seed, bins=bins)
   return [next(it) for _ in range(n)]
 
 
@@ -111,14 +111,14 @@ def test_rows_hold_several_whole_examples_with_their_own_positions():
 
 
 def test_every_example_comes_once_before_any_comes_again():
-  it = packing.batches(packing.Rows(pairs(20), LENGTH), rows=1, length=LENGTH, seed=0, bins=1)
+  it = packing.batches(packing.Rows(pairs(20), LENGTH), batch_size=1, length=LENGTH, seed=0, bins=1)
   found = [tuple(t) for batch in itertools.islice(it, 40) for t, _, _ in examples(batch)]
   assert sorted(found[:20]) == sorted(tuple(p + r) for p, r in pairs(20))
   assert sorted(found[20:40]) == sorted(found[:20]) and found[20:40] != found[:20]
 
 
 def test_long_examples_are_cut_to_a_row():
-  (batch,) = take(1, [(list(range(1, 11)), list(range(50, 90)))], rows=2)
+  (batch,) = take(1, [(list(range(1, 11)), list(range(50, 90)))], batch_size=2)
   assert batch["tokens"].tolist() == [[*range(1, 11), *range(50, 56)]] * 2
   assert batch["mask"].tolist() == [[0] * 10 + [1] * 6] * 2
 
@@ -150,7 +150,7 @@ def test_further_columns_are_packed_beside_their_tokens_and_change_nothing_else(
 
 def test_nothing_to_train_on():
   with pytest.raises(ValueError, match="nothing to train on: no trace was kept"):
-    packing.batches(packing.Rows([], LENGTH), rows=2, length=LENGTH, seed=0)
+    packing.batches(packing.Rows([], LENGTH), batch_size=2, length=LENGTH, seed=0)
 
 
 def test_every_process_makes_the_same_batches(monkeypatch):
@@ -167,7 +167,7 @@ def test_every_process_makes_the_same_batches(monkeypatch):
 @pytest.mark.parametrize("after", [0, 1, 5, 9])  # 9: into the second time round
 def test_a_saved_position_continues_exactly(after):
   make = lambda: packing.batches(
-    packing.Rows(pairs(20), LENGTH), rows=2, length=LENGTH, seed=0, bins=4
+    packing.Rows(pairs(20), LENGTH), batch_size=2, length=LENGTH, seed=0, bins=4
   )
   it = make()
   for _ in range(after):
@@ -224,5 +224,5 @@ def test_a_lesson_is_a_prompt_as_it_is_served_and_a_solution(tokenizer):
 
 
 def test_bundled_texts_pack(tokenizer):
-  (batch,) = take(1, source=documents(tokenizer, "lessons"), length=128, rows=2)
+  (batch,) = take(1, source=documents(tokenizer, "lessons"), length=128, batch_size=2)
   assert batch["segments"].max() > 1 and batch["mask"].any()

@@ -94,7 +94,7 @@ def test_the_loss_falls_and_only_the_response_is_learned(tmp_path):
   prompts = packing.Rows(
     [([], p) for p, _ in pairs()], 24
   )  # the prompts, as if they were responses
-  batch = next(packing.batches(prompts, rows=8, length=24, seed=0))
+  batch = next(packing.batches(prompts, batch_size=8, length=24, seed=0))
   put = jax.tree.map(mesh.place, batch)
   nll = lambda m: float(
     jnp.divide(*jax.jit(train.loss_sum, static_argnames="config")(m, put, config=settings))
@@ -108,7 +108,7 @@ def test_the_loss_falls_and_only_the_response_is_learned(tmp_path):
 def test_micro_batches_blocks_and_recomputation_change_nothing(options):
   """The same 8 packed rows, cut differently, give the same update."""
   start()
-  batch = next(packing.batches(packing.Rows(pairs(), 24), rows=8, length=24, seed=1))
+  batch = next(packing.batches(packing.Rows(pairs(), 24), batch_size=8, length=24, seed=1))
   batch["mask"][:2] *= 0  # micro-batches with few targets must not weigh as much as others
   want = update(batch, TRAIN)
   got = update(batch, dataclasses.replace(TRAIN, **options))
@@ -143,7 +143,7 @@ def smoothed(logits, targets, smoothing):
 def batch_with(**columns):
   """Packed rows whose column values are `columns[name]` for each response token."""
   values = {n: [[x] * len(response) for _, response in pairs()] for n, x in columns.items()}
-  return next(packing.batches(packing.Rows(pairs(), 24, values), rows=8, length=24, seed=1))
+  return next(packing.batches(packing.Rows(pairs(), 24, values), batch_size=8, length=24, seed=1))
 
 
 def test_an_objective_is_one_function(monkeypatch):
