@@ -5,6 +5,7 @@ Every check raises a ValueError that names the field, its value, and which value
 
 import math
 import pathlib
+import re
 
 from gen_ssd import inputs
 from gen_ssd.collect import posthoc
@@ -32,6 +33,10 @@ def check_settings(config):
   for stage in config.stages:
     if stage not in STAGES:
       fail("stages", stage, f"made of {', '.join(STAGES)}")
+  for kind, named in (("arms", config.arms), ("tests", config.tests)):
+    for name, _ in named:
+      if not re.fullmatch(r"[\w.=-]+", name) or name.startswith("."):
+        fail(f"{kind}.{name}", name, "a name of letters, digits, _, -, = and ., for a folder")
   for name in ("model_parallel", "seeds"):
     if getattr(config, name) < 1:
       fail(name, getattr(config, name), "at least 1")
@@ -291,8 +296,17 @@ def _check_train(t, where):
     fail(f"{where}.objective", t.objective, f"one of {', '.join(objectives.OBJECTIVES)}")
   if t.start not in ("base", "cold_start"):
     fail(f"{where}.start", t.start, "base or cold_start")
-  if not t.learning_rate > 0:
-    fail(f"{where}.learning_rate", t.learning_rate, "above 0")
+  if t.too_long not in ("cut", "drop", "refuse"):
+    fail(f"{where}.too_long", t.too_long, "cut, drop or refuse")
+  for name in ("learning_rate", "clip"):
+    if not 0 < getattr(t, name) < math.inf:
+      fail(f"{where}.{name}", getattr(t, name), "above 0 and finite")
+  for name in ("weight_decay", "final_rate"):
+    if not 0 <= getattr(t, name) < math.inf:
+      fail(f"{where}.{name}", getattr(t, name), "0 or more, and finite")
+  for name in ("beta1", "beta2"):
+    if not 0 <= getattr(t, name) < 1:
+      fail(f"{where}.{name}", getattr(t, name), "at least 0 and below 1")
   if t.warmup_steps < 0:
     fail(f"{where}.warmup_steps", t.warmup_steps, "0 or more")
 
@@ -338,8 +352,10 @@ def check_inputs(config):
       raise ValueError(f"{field} is {count}: the source has only {len(problems)} problems")
     writer_lib.check_prompts(problems, pair, tightest, config.problems.system or None)
     for p in problems:
-      other_split, other = home.setdefault(p.uuid, (split, field))
-      if other_split != split:  # test sets may share problems with each other
+      text = " ".join(p.problem.split()).casefold()  # a problem may have another uuid elsewhere
+      owners = [home.setdefault(key, (split, field)) for key in (p.uuid, text)]
+      other = next((f for s, f in owners if s != split), None)
+      if other:  # test sets may share problems with each other
         raise ValueError(
           f"{field} and {other} share problem {p.uuid}: {p.problem[:60]!r}; use "
           "different problems for them"

@@ -92,7 +92,8 @@ class Train:
 
   steps: int = 200  # updates
   batch_size: int = 32  # packed sequences per micro-batch, over all devices
-  length: int = 128  # tokens per packed sequence; longer examples are cut
+  length: int = 128  # tokens per packed sequence
+  too_long: str = "cut"  # examples longer than that: cut, drop or refuse
   accumulate: int = 1  # micro-batches per update
   objective: str = "nll"  # the loss: the name of a function in training/objectives.py
   learning_rate: float = 1e-3  # at the end of the warm-up

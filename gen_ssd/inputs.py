@@ -1,12 +1,14 @@
 """Loads what a config names: models, tokenizers, problems and tests."""
 
 import dataclasses
+import json
 
 from gen_ssd import mesh as mesh_lib
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
+from gen_ssd.problems import problem as problem_lib
 from gen_ssd.problems import sets
 
 # Layout of a student: weights are replicated, and slots are split over both mesh axes.
@@ -14,10 +16,19 @@ ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
 
 
 def identities(config):
-  """{"teacher": hash, "student": hash} of the model files that the config starts from."""
+  """{field: hash} of what the config names: model files, and problems with their answers."""
   if config.stages == ("pretrain",):
     return {}
-  return {who: hf.identity(hf.locate(getattr(config, who).path)) for who in ("teacher", "student")}
+  found = {
+    f"{who}.path": hf.identity(hf.locate(getattr(config, who).path))
+    for who in ("teacher", "student")
+  }
+  splits = [("problems.cold_start", "cold_start", None), ("problems.train", "train", None)]
+  splits += [(f"tests.{name}" if name else "problems.test", "test", e) for name, e in tests(config)]
+  for field, split, e in splits:
+    asked = [[p.uuid, p.problem, p.answer] for p in problems(config, split, e)]
+    found[field] = problem_lib.digest(json.dumps(asked))[:16]
+  return found
 
 
 def tests(config):

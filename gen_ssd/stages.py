@@ -303,13 +303,15 @@ def _train(config, rows, settings, folder, *, title, source=None):
   """Fine-tunes the base student, or weights at `source`, on rows; exports it to folder/student."""
   path = hf.locate(config.student.path)
   tokenizer = inputs.tokenizer(config.student)
-  pairs = inputs.training_pairs(config, rows)
+  field = "warm_up" if settings is config.warm_up else "train"
+  pairs, note = packing.fitting(inputs.training_pairs(config, rows), settings, field)
+  if note and jax.process_index() == 0:
+    print(f"{title}: {note}")
   fsdp_axes = train_lib.fsdp_axes(hf.read_architecture(path))
   layout = Layout(batch_axes=train_lib.AXES, tensor_axis=None, fsdp_axes=fsdp_axes)
   model = weights.load(source or path, layout)
-  model = train_lib.fit(
-    model, packing.Rows(pairs, settings.length), settings, folder / "checkpoints", title=title
-  )
+  examples = packing.Rows(pairs, settings.length)
+  model = train_lib.fit(model, examples, settings, folder / "checkpoints", title=title, field=field)
   own_template = config.student.chat_template or config.student.thinking
   export.save(
     str(folder / "student"),

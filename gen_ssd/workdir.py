@@ -18,30 +18,29 @@ def short_hash(s):
   return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def claim(workdir, config, models=None):
+def claim(workdir, config, identities=None):
   """Claims `workdir` for this config and writes config.json.
 
   Raises ValueError when the workdir belongs to another config; the message names the field that
-  differs. Only `stages` may differ. `models` maps teacher and student to the identity of their
-  files, so that weights replaced under the same path are noticed. A setting that is newer than the
+  differs. Only `stages` may differ. `identities` maps fields to hashes of what they name, so that
+  weights or problems replaced under the same path are noticed. A setting that is newer than the
   workdir counts as having its default there.
   """
-  plain = {**config_lib.settings(config), "models": models or {}}
+  plain = {**config_lib.settings(config), "identities": identities or {}}
   path = pathlib.Path(workdir) / "config.json"
   if path.exists():
     old = json.loads(path.read_text())
     try:
-      now = config_lib.parse({name: x for name, x in old.items() if name != "models"})
-      old = {**config_lib.settings(now), "models": old.get("models", {})}
+      now = config_lib.parse({name: x for name, x in old.items() if name != "identities"})
+      old = {**config_lib.settings(now), "identities": old.get("identities", {})}
     except ValueError:  # a setting was removed, or its value is no longer valid: named below
       pass
     differ = _differences(plain, old, "")
-    for field, mine, theirs in sorted(differ, key=lambda d: d[0].startswith("models.")):
-      if field.startswith("models."):  # sorted last: no setting differs
-        who = field.removeprefix("models.")
+    for field, mine, theirs in sorted(differ, key=lambda d: d[0].startswith("identities.")):
+      if field.startswith("identities."):  # sorted last: no setting differs
         raise ValueError(
-          f"workdir {workdir} belongs to other weights: the files of {who}.path are "
-          f"{theirs!r} there and {mine!r} here; restore the old files, or use another --workdir"
+          f"workdir {workdir} belongs to other files: what {field.removeprefix('identities.')} names "
+          f"has the hash {theirs!r} there and {mine!r} here; restore it, or use another --workdir"
         )
       if field != "stages":
         raise ValueError(

@@ -281,6 +281,16 @@ WRONG = [
   (dict(train__dtype="float16"), "train.dtype is 'float16': it must be float32 or bfloat16"),
   (dict(train__objective="kl"), "train.objective is 'kl': it must be one of nll"),
   (dict(train__learning_rate=0.0), "train.learning_rate is 0.0: it must be above 0"),
+  (dict(train__learning_rate=float("inf")), "train.learning_rate is inf: it must be above 0 and"),
+  (dict(train__learning_rate=float("nan")), "train.learning_rate is nan: it must be above 0 and"),
+  (dict(warm_up__clip=0.0), "warm_up.clip is 0.0: it must be above 0 and finite"),
+  (dict(train__weight_decay=float("nan")), "train.weight_decay is nan: it must be 0 or more, and"),
+  (dict(train__final_rate=-0.1), "train.final_rate is -0.1: it must be 0 or more, and finite"),
+  (dict(train__beta1=1.0), "train.beta1 is 1.0: it must be at least 0 and below 1"),
+  (dict(train__beta2=-0.5), "train.beta2 is -0.5: it must be at least 0 and below 1"),
+  (dict(train__too_long="ignore"), "train.too_long is 'ignore': it must be cut, drop or refuse"),
+  (dict(arms={"": {}}), "arms. is '': it must be a name of letters, digits"),
+  (dict(arms={"a/b": {}}), "arms.a/b is 'a/b': it must be a name of letters, digits"),
   (dict(train__start="kept"), "train.start is 'kept': it must be base or cold_start"),
   (dict(warm_up__start="cold_start"), "warm_up.start is 'cold_start': it must be base: warm_up"),
   (
@@ -453,12 +463,14 @@ def test_a_folder_is_named_by_what_is_not_default():
 
 def test_a_workdir_belongs_to_its_models(tmp_path):
   one = parse(made())
-  workdir_lib.claim(tmp_path, one, {"teacher": "abc"})
-  workdir_lib.claim(tmp_path, one, {"teacher": "abc"})
-  with pytest.raises(ValueError, match="files of teacher.path are 'abc' there and 'xyz' here"):
-    workdir_lib.claim(tmp_path, one, {"teacher": "xyz"})
+  workdir_lib.claim(tmp_path, one, {"teacher.path": "abc"})
+  workdir_lib.claim(tmp_path, one, {"teacher.path": "abc"})
+  with pytest.raises(
+    ValueError, match="what teacher.path names has the hash 'abc' there and 'xyz'"
+  ):
+    workdir_lib.claim(tmp_path, one, {"teacher.path": "xyz"})
   with pytest.raises(ValueError, match="another config: teacher.path"):  # the setting comes first
-    workdir_lib.claim(tmp_path, parse(made(teacher__path="elsewhere")), {"teacher": "xyz"})
+    workdir_lib.claim(tmp_path, parse(made(teacher__path="elsewhere")), {"teacher.path": "xyz"})
 
 
 def test_files_are_there_whole_or_not_at_all(tmp_path):

@@ -260,8 +260,8 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
     patch(
       stages,
       "_collect",
-      lambda config, workdir, select, folder, problems, student, title: (
-        title == "calibrate" or choosers.append((len(problems), student))
+      lambda config, workdir, select, folder, problems, models, title: (
+        title == "calibrate" or choosers.append((len(problems), models[1]))
       ),
     ),
     patch(step_lib, "select_step", lambda *a, **k: rounds.append(1)),
@@ -363,7 +363,7 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   whole[(entry.start + entry.stop) // 2] ^= 1  # one bit, as training changes almost all
   file.write_bytes(whole)
   with pytest.raises(
-    ValueError, match="other weights: the files of student.path are '[0-9a-f]{16}'"
+    ValueError, match="other files: what student.path names has the hash '[0-9a-f]{16}'"
   ):
     claim()
 
@@ -413,6 +413,38 @@ def test_training_on_test_problems_is_refused(tmp_path):
     )
   with pytest.raises(ValueError, match="problems.test and problems.train share problem"):
     checks.check(small(**paths))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_test_problem_under_another_name_is_found(tmp_path, named):
+  """Only one file has uuids, and there is a space too many."""
+  problems = bundled.problems("train", 40)
+  for file, some in (("train", problems[:30]), ("test", problems[29:])):
+    uuid = (lambda p: {"uuid": f"mine-{p.uuid}"}) if named == (file == "train") else lambda p: {}
+    lines = (
+      {"problem": f"{p.problem} " if file == "test" else p.problem, "answer": p.answer, **uuid(p)}
+      for p in some
+    )
+    (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+  source = dict(source="train", test_source="test")
+  source = {f"problems__{name}": str(tmp_path / f"{file}.jsonl") for name, file in source.items()}
+  with pytest.raises(ValueError, match="problems.test and problems.\\w+ share problem"):
+    checks.check(small(**source, problems__train=0, problems__test=0))
+
+
+def test_problems_replaced_under_the_same_path_are_refused(tmp_path):
+  file = tmp_path / "p.jsonl"
+  rows = [{"problem": p.problem, "answer": p.answer} for p in bundled.problems("train", 40)]
+  write = lambda: file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+  write()
+  config = small(problems__source=str(file), problems__test_source="bundled", problems__train=0)
+  claim = lambda: workdir_lib.claim(tmp_path / "run", config, inputs.identities(config))
+  claim()
+  claim()
+  rows[7]["answer"] = "12345"
+  write()
+  with pytest.raises(ValueError, match=r"other files: what problems.\w+ names has the hash"):
+    claim()
 
 
 def test_damaged_weights_are_refused(tmp_path):

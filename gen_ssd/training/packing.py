@@ -12,6 +12,8 @@ import typing
 import grain
 import numpy as np
 
+from gen_ssd import config as config_lib
+
 Example = dict[str, np.ndarray]
 Numbers = Sequence[int] | Sequence[float] | np.ndarray
 RESERVED = ("tokens", "mask", "segments", "positions")
@@ -65,6 +67,31 @@ def example(
     column[len(prompt) :] = numbers
     found[name] = column[:length]
   return found
+
+
+def fitting(pairs: list, config: config_lib.Train, field: str) -> tuple[list, str]:
+  """The (prompt ids, response ids) to train on, and a note on those longer than `config.length`.
+
+  `config.too_long` says what happens to them. Examples of which nothing would be learned are always
+  dropped. Raises ValueError, naming `field`, when they are to be refused or when none is left.
+  """
+  long = [
+    i for i, (prompt, response) in enumerate(pairs) if len(prompt) + len(response) > config.length
+  ]
+  if not long:
+    return pairs, ""
+  most = max(sum(map(len, pairs[i])) for i in long)
+  what = f"{len(long)} of {len(pairs)} examples are longer than {field}.length ({config.length})"
+  if config.too_long == "refuse":
+    raise ValueError(
+      f"{what}, up to {most} tokens; raise it, or set {field}.too_long to cut or drop"
+    )
+  empty = {i for i in long if len(pairs[i][0]) >= config.length}
+  gone = {*long} if config.too_long == "drop" else empty
+  if len(gone) == len(pairs):
+    raise ValueError(f"{what}, up to {most} tokens, and nothing is left to train on; raise it")
+  left = [pair for i, pair in enumerate(pairs) if i not in gone]
+  return left, f"{what}, up to {most} tokens: {len(long) - len(gone)} cut, {len(gone)} dropped"
 
 
 def batches(

@@ -140,10 +140,10 @@ def train_step(
   if config.accumulate > 1:
     rest = jax.tree.map(lambda x: x[1:], batch)
     (total, count, grads), _ = lax.scan(add_part, (total, count, grads), rest)
-  count = jnp.maximum(count, 1)
-  grads = jax.tree.map(lambda g: g / count, grads)
+  divisor = jnp.maximum(count, 1)
+  grads = jax.tree.map(lambda g: g / divisor, grads)
   updates, moments = optimizer(config).update(grads, state.optimizer, state.model)
-  metrics = {"loss": total / count, "targets": count, "gradient_norm": optax.global_norm(grads)}
+  metrics = {"loss": total / divisor, "targets": count, "gradient_norm": optax.global_norm(grads)}
   state = dataclasses.replace(
     state,
     model=optax.apply_updates(state.model, updates),
@@ -160,12 +160,16 @@ def fit(
   folder: pathlib.Path,
   *,
   title: str = "train",
+  field: str = "train",
 ) -> decoder.Transformer:
   """Trains `model` on `source` (see packing.batches) for `config.steps` updates and returns it.
 
   Checkpoints (weights, optimizer, data position) go to `folder`. Calling it again continues to the
-  same result as if it had never stopped. Raises FloatingPointError when a metric is not finite,
-  naming the step, and ValueError when `source` is empty or lacks a column of the objective.
+  same result as if it had never stopped. `field` is where the settings stand in a Config, for messages.
+
+  Raises FloatingPointError, naming the update, when a metric or a weight is not finite: before every
+  checkpoint, so that none holds such weights. Raises ValueError when `source` is empty or lacks a
+  column of the objective, and when an update has no token to learn.
   """
   layout = dataclasses.replace(
     model.layout, batch_axes=AXES, tensor_axis=None, dtype=config.dtype, unroll=config.unroll
@@ -187,14 +191,16 @@ def fit(
     for i in range(first, config.steps):
       state, metrics = train_step(state, _next_batch(batches, config.accumulate), config=static)
       if i % config.log_every == 0:
-        _report(pending, i, log, line)
+        _report(pending, i, log, line, field)
       pending = metrics
       if jax.default_backend() == "cpu":
         jax.block_until_ready(metrics)  # collectives of two steps at once can dead-lock
+      if i + 1 == config.steps or saver.should_save(i + 1):
+        _check_finite({**metrics, "weights": _finite_sum(state.model)}, i + 1, field)
       saver.save_checkpointables_async(
         i + 1, {"state": state, "data": batches}, force=i + 1 == config.steps
       )
-    _report(pending, config.steps, log, line, final=True)
+    _report(pending, config.steps, log, line, field, final=True)
   log.close()
   return state.model
 
@@ -228,14 +234,31 @@ def _next_batch(batches, accumulate):
   return jax.tree.map(lambda *xs: mesh_lib.place(np.stack(xs), P(None, AXES, None)), *parts)
 
 
-def _report(metrics, i, log, line, final=False):
-  """Logs and shows the metrics of step i. Raises FloatingPointError if one is not finite."""
+def _report(metrics, i, log, line, field, final=False):
+  """Logs and shows the metrics of update i, which _check_finite checks."""
   if metrics is None:
     return
-  row = {name: float(x) for name, x in mesh_lib.host(metrics).items()}
-  if not all(map(np.isfinite, row.values())):
-    raise FloatingPointError(
-      f"training step {i}: {row}; lower train.learning_rate or look at the data"
-    )
+  row = _check_finite(metrics, i, field)
   log.write(step=i, **row)
   line.show(i, f"loss {row['loss']:.3f}", final=final)
+
+
+def _check_finite(metrics, i, field):
+  """The metrics as floats. Raises if one is not finite, or if the update had nothing to learn."""
+  row = {name: float(x) for name, x in mesh_lib.host(metrics).items()}
+  if wrong := [name for name, x in row.items() if not np.isfinite(x)]:
+    raise FloatingPointError(
+      f"{field}: {' and '.join(wrong)} not finite at update {i}; lower {field}.learning_rate or "
+      "look at the data"
+    )
+  if row["targets"] == 0:
+    raise ValueError(
+      f"{field}.length: update {i} has no token to learn; make it longer than the prompts"
+    )
+  return row
+
+
+@jax.jit
+def _finite_sum(model):
+  """A number that is finite when every weight is."""
+  return sum(jnp.sum(jnp.abs(x) * 0) for x in jax.tree.leaves(model))

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from gen_ssd import config
 from gen_ssd.models import tokenization
 from gen_ssd.problems import bundled
 from gen_ssd.training import packing
@@ -226,3 +227,36 @@ def test_a_lesson_is_a_prompt_as_it_is_served_and_a_solution(tokenizer):
 def test_bundled_texts_pack(tokenizer):
   (batch,) = take(1, source=documents(tokenizer, "lessons"), length=128, batch_size=2)
   assert batch["segments"].max() > 1 and batch["mask"].any()
+
+
+# ---------------------------------------------------------------- examples that are too long
+
+MIXED = [([1] * 4, [2] * 4), ([1] * 4, [2] * 9), ([1] * 10, [2] * 3)]  # 8, 13 and 13 tokens
+
+
+@pytest.mark.parametrize(
+  "too_long,left,note",
+  [
+    ("cut", MIXED[:2], "2 of 3 examples are longer than warm_up.length (10), up to 13 tokens: 1 cut, "
+     "1 dropped"),
+    ("drop", MIXED[:1], "2 of 3 examples are longer than warm_up.length (10), up to 13 tokens: 0 cut, "
+     "2 dropped"),
+  ],
+)  # fmt: skip
+def test_examples_that_are_too_long_are_counted(too_long, left, note):
+  settings = config.Train(length=10, too_long=too_long)
+  assert packing.fitting(MIXED, settings, "warm_up") == (left, note)
+  assert packing.fitting(MIXED, config.Train(length=13), "warm_up") == (MIXED, "")
+
+
+@pytest.mark.parametrize(
+  "pairs_,too_long,message",
+  [
+    (MIXED, "refuse", r"2 of 3 .* train.length \(10\), up to 13 tokens; raise it, or set"),
+    (MIXED[2:], "cut", r"1 of 1 .*nothing is left to train on; raise it"),
+    (MIXED[1:], "drop", r"2 of 2 .*nothing is left to train on; raise it"),
+  ],
+)  # fmt: skip
+def test_training_on_nothing_is_refused(pairs_, too_long, message):
+  with pytest.raises(ValueError, match=message):
+    packing.fitting(pairs_, config.Train(length=10, too_long=too_long), "train")

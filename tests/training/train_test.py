@@ -257,11 +257,29 @@ def test_a_run_is_one_program(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   start()
-  with pytest.raises(FloatingPointError, match="training step"):
-    fit(
-      tmp_path / "a",
-      dataclasses.replace(TRAIN, learning_rate=1e20, warmup_steps=0, clip=1e20, steps=20),
-    )
+  wild = dataclasses.replace(TRAIN, learning_rate=1e20, warmup_steps=0, clip=1e20, steps=20)
+  with pytest.raises(FloatingPointError, match="train: .* not finite at update"):
+    fit(tmp_path / "a", wild)
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_run_that_diverged_does_not_end_well_when_it_is_run_again(tmp_path, steps):
+  """Weights that are not finite are never saved, so that no later run goes on from them."""
+  start()
+  wild = dataclasses.replace(
+    TRAIN, learning_rate=float("inf"), warmup_steps=0, steps=steps, log_every=100
+  )
+  for _ in range(2):
+    with pytest.raises(FloatingPointError, match="warm_up: .*weights.* not finite at update"):
+      train.fit(build(), packing.Rows(pairs(), 24), wild, tmp_path, field="warm_up")
+  assert not [p for p in tmp_path.iterdir() if p.is_dir() and any(p.rglob("*"))]
+
+
+def test_an_update_without_a_token_to_learn_is_refused(tmp_path):
+  start()
+  prompts = packing.Rows([([6] * 30, [7] * 4)], TRAIN.length)
+  with pytest.raises(ValueError, match="train.length: update 1 has no token to learn"):
+    train.fit(build(), prompts, TRAIN, tmp_path)
 
 
 def test_progress_line_has_an_eta(capsys, monkeypatch):
