@@ -24,9 +24,7 @@ def get_config(arg=""):
   long = dict(c=128, slots=32, prompt=2048, max_tokens=8192, block=512, loop_window=256)
   c.select.update(k=8, temperature=1.0, threshold="calibrated", shard_rounds=16, **long)
   c.cold_start.update(temperature=0.6, shard_rounds=16, **long)
-  budget = dict(
-    attempts=c.select.k
-  )  # standard_kd_all spends as many teacher tokens as the other arms
+  budget = dict(attempts=c.select.k)  # standard_kd_all: as many teacher tokens as the others
   c.arms = {name: ARMS[name] | (budget if "attempts" in ARMS[name] else {}) for name in names}
   c.seeds = 3
   training = dict(

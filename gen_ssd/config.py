@@ -68,20 +68,14 @@ class Select:
   threshold: str | float = "off"  # the winner's highest score: off, calibrated, or a number in nats
   quantile: float = 0.99  # of cold-start chunk scores; gives the calibrated threshold
   margin: str | float = "off"  # nats by which the winner must be below the candidates' mean; or off
-  running_margin: str | float = (
-    "off"  # m: the winner is at most (1 + m) times its trace's mean; or off
-  )
+  running_margin: str | float = "off"  # m: at most (1 + m) times the trace's mean score; or off
   resamples: int = 0  # new draws of a chunk before its trace is pruned
-  pruned: str = (
-    "drop"  # pruned traces. drop: discard. retry: start again. keep: train on the prefix
-  )
+  pruned: str = "drop"  # pruned traces. drop: discard. retry: again. keep: train on the prefix
   retries: int = 1  # new starts of a pruned trace, with pruned = retry
   refresh: int = 0  # problems between trainings of the student on what is kept so far; 0: never
   attempts: int = 1  # traces per problem (times k with granularity = trace)
   keep: str = "right"  # right: traces with a verified answer. all: every trace that ended
-  loop_window: int = (
-    32  # tokens that are searched for repetitions; a repeating candidate is invalid
-  )
+  loop_window: int = 32  # newest tokens searched for repetitions, which make a candidate invalid
   shard_rounds: int = 64  # rounds per output file; a killed run loses at most this much work
   seed: int = 0
 
