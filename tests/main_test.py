@@ -415,6 +415,28 @@ def test_training_on_test_problems_is_refused(tmp_path):
     checks.check(small(**paths))
 
 
+def test_students_answer_with_their_own_settings(tmp_path, monkeypatch):
+  """Not with the teacher's dtype and unrolling."""
+  config = small(student__dtype="bfloat16", student__unroll=False)
+  assert config.teacher.dtype == "float32" and config.teacher.unroll
+  loaded = []
+
+  class Stop(Exception):
+    pass
+
+  def load(model, path, **axes):
+    loaded.append((model, path, axes))
+    raise Stop
+
+  monkeypatch.setattr(inputs, "load", load)
+  select, problems = inputs.answering(config, config.evaluate), inputs.problems(config, "test")
+  with pytest.raises(Stop):
+    stages._collect(
+      config, tmp_path, select, tmp_path / "a", problems, ("student", None), "evaluate"
+    )
+  assert loaded == [(config.student, "student", inputs.ALONE)]
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_test_problem_under_another_name_is_found(tmp_path, named):
   """Only one file has uuids, and there is a space too many."""
