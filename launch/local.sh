@@ -55,6 +55,7 @@ if [ "$what" = test ]; then
     "$bin/ruff" format --quiet --check .
     "$bin/lint-imports" --no-cache
     "$bin/pyright" --pythonpath "$bin/python"
+    set -- --numprocesses=2 --dist=loadfile  # a test file stays in one process, with its fixtures
   fi
   exec "$venv/bin/python" -m pytest "$@"
 fi
