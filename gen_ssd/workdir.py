@@ -71,10 +71,10 @@ def write_atomically(path, text):
 def read_jsonl(path):
   """Reads a JSONL file of traces or candidates: (rows, number of unreadable lines).
 
-  A missing file counts as one unreadable line.
+  A missing file counts as one unreadable line. A row without `uuid` and `attempt` is unreadable.
   """
   try:
-    lines = pathlib.Path(path).read_bytes().splitlines()
+    lines = [x for x in pathlib.Path(path).read_bytes().splitlines() if x.strip()]
   except FileNotFoundError:
     return [], 1
   good = []
@@ -83,7 +83,7 @@ def read_jsonl(path):
       found = json.loads(line)
       found["uuid"], found["attempt"]
       good.append(found)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
       pass
   return good, len(lines) - len(good)
 

@@ -1,8 +1,8 @@
 """Reads the files of a run for its page. Every file is untrusted and may be half written.
 
 Nothing that a file holds raises here. What cannot be read is left out, and a sentence about it is
-appended to `notes`, which the page shows in its footer. Files are read line by line, so that a run
-of any size fits in memory. (The readers of workdir.py are for files that must be in order.)
+appended to `notes`, which the page shows in its footer. Files are read one shard at a time, so that a
+run of any size fits in memory.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,8 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+
+from gen_ssd import workdir as workdir_lib
 
 KNOWN_ARMS = ("standard_kd", "random", "posthoc", "gen_ssd")  # these keep their colour in every run
 FEW_ROUNDS = 10  # a tree of at most this many rounds is easy to read
@@ -182,19 +184,15 @@ def _read_json(path, notes):
 
 
 def _rows(folder, pattern, notes) -> Iterator[dict]:
-  """The rows of every shard in order; broken lines are skipped and counted in `notes`."""
+  """Rows of the files of a folder; what cannot be read is noted."""
   for path in sorted(folder.glob(pattern)):
-    bad, name = 0, "/".join(path.parts[-3:])
+    name = "/".join(path.parts[-3:])
     try:
-      with path.open("rb") as lines:
-        for line in lines:
-          try:
-            if line.strip():
-              yield dict(json.loads(line))
-          except (ValueError, TypeError, RecursionError):
-            bad += 1
+      rows, bad = workdir_lib.read_jsonl(path)
     except OSError as error:
       notes.append(f"{name}: {error.strerror}")
+      continue
+    yield from rows
     if bad:
       notes.append(f"{name}: {bad} broken line{'s' * (bad > 1)} skipped")
 

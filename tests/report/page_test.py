@@ -419,9 +419,11 @@ def test_broken_files_are_skipped_and_named(tmp_path):
   shard = tmp_path / "traces" / "genssd" / "traces-00001.jsonl"
   shard.write_bytes(shard.read_bytes()[:-400])
   with (shard.parent / "traces-00000.jsonl").open("ab") as f:
-    f.write(b'\xff\xfe\n[1]\n{"uuid": "x"}\n{"uuid": "y", "chunks": [3]}\n\n')
+    f.write(
+      b'\xff\xfe\n[1]\n{"uuid": "x", "attempt": 0}\n{"uuid": "y", "attempt": 0, "chunks": [3]}\n\n'
+    )
   with (shard.parent / "candidates-00000.jsonl").open("a") as f:
-    f.write('{"uuid": "sums-00003", "chunk": "a"}\n{')
+    f.write('{"uuid": "sums-00003", "attempt": 0, "chunk": "a"}\n{')
   (tmp_path / "arms" / "random" / "kept.json").write_text('{"not": "pairs"}')
   (tmp_path / "results.json").write_text('{"arms": {"gen_ss')
   text = _page(tmp_path)
