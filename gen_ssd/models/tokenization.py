@@ -318,7 +318,7 @@ CHAT_TEMPLATE = (
 def word_level_tokenizer(
   words: typing.Sequence[str],
   path: PathLike,
-  chat_template: str = CHAT_TEMPLATE,
+  chat_template: str | None = CHAT_TEMPLATE,
   max_length: int = 4096,
 ) -> Tokenizer:
   """Creates a fast Hugging Face tokenizer of `words` and single digits in `path`, and loads it.
