@@ -1,6 +1,7 @@
 """Checks of a Config, before any compute.
 
-Every check raises a ValueError that names the field, its value, and which values are valid.
+Every check raises a ValueError that names the field, its value, and which values are valid. The file
+is long because it is one list, in the order of config.py.
 """
 
 import math

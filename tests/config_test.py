@@ -1,4 +1,7 @@
-"""Every wrong setting is named with its value and what would be right."""
+"""Every wrong setting is named with its value and what would be right.
+
+Long, because it is a table of wrong settings.
+"""
 
 import importlib.util
 import json

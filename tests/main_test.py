@@ -1,4 +1,7 @@
-"""The whole run, small: four arms on the bundled pair; and bad input before any compute."""
+"""The whole run, small: four arms on the bundled pair; and bad input before any compute.
+
+Long, because its tests share one finished run.
+"""
 
 import json
 import math

@@ -13,6 +13,7 @@ from gen_ssd.models import decoder
 from gen_ssd.models import export
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
+from gen_ssd.models import word_level
 from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import bundled
 from gen_ssd.training import packing
@@ -73,7 +74,7 @@ def pretrain(config: config_lib.Config, workdir: pathlib.Path) -> None:
 
 def _save_untrained(p, folder):
   """Writes the tokenizer and the config.json of the model to `folder`; returns the tokenizer."""
-  tokenizer = tokenization.word_level_tokenizer(
+  tokenizer = word_level.word_level_tokenizer(
     [*bundled.vocabulary(), "+", "-", "=", "\\boxed{"], str(folder)
   )
   transformers.Qwen3Config(

@@ -7,6 +7,8 @@ The machine must be quiet: OpenMP threads wait for each other after every operat
 busy process per core slows torch by ten times and more. The load at the start is printed.
 Every row has the same length and no EOS, so every chunk has exactly C tokens: this favours torch,
 which needs no padding. One JSON line is printed.
+
+Long, because every loop is complete in itself.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""The host loop: refill, fences, resume to the identical files, errors that name the problem."""
+"""The host loop: refill, fences, resume to the identical files, errors that name the problem.
+
+Long, because its tests share one collection.
+"""
 
 import dataclasses
 import json

@@ -1,4 +1,7 @@
-"""Rounds of models whose tokenizers differ, against the fused step and against plain forwards."""
+"""Rounds of models whose tokenizers differ, against the fused step and against plain forwards.
+
+Long, because its tests share their pairs of tokenizers.
+"""
 
 import dataclasses
 import functools

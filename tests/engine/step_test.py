@@ -1,4 +1,7 @@
-"""The invariants of the compiled step. Each fails when its property is broken."""
+"""The invariants of the compiled step. Each fails when its property is broken.
+
+Long, because all invariants of one program stand together.
+"""
 
 import dataclasses
 import functools

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gen_ssd.models import tokenization
+from gen_ssd.models import word_level
 from tests import paths
 
 WORDS = "Tom has apples He buys more + - = \\boxed{ How many now <think> </think>".split()
@@ -15,7 +16,7 @@ REAL = paths.DATA / "tokenizers"
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-  return tokenization.word_level_tokenizer(WORDS, tmp_path_factory.mktemp("small"))
+  return word_level.word_level_tokenizer(WORDS, tmp_path_factory.mktemp("small"))
 
 
 def real(name):
@@ -69,7 +70,7 @@ def test_special_ids_and_template(small):
 
 
 def test_same_words_same_ids_and_more_words_come_after(small, tmp_path):
-  more = tokenization.word_level_tokenizer([*WORDS, "pears"], tmp_path)
+  more = word_level.word_level_tokenizer([*WORDS, "pears"], tmp_path)
   assert len(more) == len(small) + 1
   assert tokenization.shared_vocabulary(small, more) == len(small)
 
@@ -84,10 +85,10 @@ def test_row_is_prompt_ids_and_trace_ids(small):
 
 
 def test_template_that_drops_thoughts_is_refused(small, tmp_path):
-  dropping = tokenization.CHAT_TEMPLATE.replace(
+  dropping = word_level.CHAT_TEMPLATE.replace(
     "<assistant>{{ m.content }}", "<assistant>{{ m.content.split('</think>')[-1] }}"
   )
-  student = tokenization.word_level_tokenizer(WORDS, tmp_path, chat_template=dropping)
+  student = word_level.word_level_tokenizer(WORDS, tmp_path, chat_template=dropping)
   tokenization.render_row(student, "How many ?", student.encode("57 apples"))
   trace = student.encode("<think> 50 + 7 = 57 </think> 57 apples")
   with pytest.raises(ValueError, match=f"chat template of {tmp_path} changes the trace.*50"):
@@ -97,14 +98,14 @@ def test_template_that_drops_thoughts_is_refused(small, tmp_path):
 
 
 def test_no_chat_template(small, tmp_path):
-  bare = tokenization.word_level_tokenizer(WORDS, tmp_path, chat_template=None)
+  bare = word_level.word_level_tokenizer(WORDS, tmp_path, chat_template=None)
   with pytest.raises(ValueError, match=f"{tmp_path} has no chat template"):
     tokenization.chat_prompt(bare, "How many ?")
 
 
 def test_bos_is_never_doubled(tmp_path):
-  doubling = "{{ bos_token }}{{ bos_token }}" + tokenization.CHAT_TEMPLATE
-  tokenizer = tokenization.word_level_tokenizer(WORDS, tmp_path, chat_template=doubling)
+  doubling = "{{ bos_token }}{{ bos_token }}" + word_level.CHAT_TEMPLATE
+  tokenizer = word_level.word_level_tokenizer(WORDS, tmp_path, chat_template=doubling)
   tokenizer.bos_token = "<pad>"
   ids = tokenization.chat_prompt(tokenizer, "How many ?")
   assert tokenizer.convert_ids_to_tokens(ids[:2]) == ["<pad>", "<user>"]
@@ -121,7 +122,7 @@ def test_end_ids(small, tmp_path):
   assert ends(config=3) == (3, 1)
   assert ends() == (1,)
   assert tokenization.eos_ids(tmp_path / "nowhere", small) == (1,)
-  small_without = tokenization.word_level_tokenizer(WORDS, tmp_path / "other")
+  small_without = word_level.word_level_tokenizer(WORDS, tmp_path / "other")
   small_without.eos_token = None
   assert tokenization.eos_ids(tmp_path / "nowhere", small_without) == (1,)  # by its template
   small_without.chat_template = None
@@ -139,7 +140,7 @@ def test_no_tokenizer_there(tmp_path):
 
 def test_vocabularies_that_disagree_are_listed(small, tmp_path):
   swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
-  other = tokenization.word_level_tokenizer(swapped, tmp_path / "swapped")
+  other = word_level.word_level_tokenizer(swapped, tmp_path / "swapped")
   at = small.convert_tokens_to_ids("▁Tom")
   with pytest.raises(ValueError) as caught:
     tokenization.shared_vocabulary(small, other)
@@ -147,7 +148,7 @@ def test_vocabularies_that_disagree_are_listed(small, tmp_path):
   assert f"2 of {len(small)} ids differ" in message and str(tmp_path / "swapped") in message
   assert f"\n  {at}: teacher '▁Tom', student '▁has'" in message
 
-  fewer = tokenization.word_level_tokenizer(WORDS[:3], tmp_path / "fewer")
+  fewer = word_level.word_level_tokenizer(WORDS[:3], tmp_path / "fewer")
   with pytest.raises(ValueError) as caught:
     tokenization.shared_vocabulary(small, fewer)
   assert f"{len(WORDS) - 3} of" in str(caught.value) and "student None" in str(caught.value)
@@ -167,13 +168,13 @@ def test_delimiters(small):
 
 def test_the_token_that_ends_the_thinking_part(small, tmp_path):
   assert small.convert_ids_to_tokens(tokenization.closing_id(small)) == "▁</think>"
-  other = tokenization.word_level_tokenizer(WORDS[:-1], tmp_path)
+  other = word_level.word_level_tokenizer(WORDS[:-1], tmp_path)
   with pytest.raises(ValueError, match="has no single token </think>"):
     tokenization.closing_id(other)
-  template = tokenization.CHAT_TEMPLATE.replace(
+  template = word_level.CHAT_TEMPLATE.replace(
     "}<assistant>{% endif", "}<assistant></think>{% endif"
   )
-  silent = tokenization.word_level_tokenizer(WORDS, tmp_path, template)
+  silent = word_level.word_level_tokenizer(WORDS, tmp_path, template)
   with pytest.raises(ValueError, match="ends prompts in an empty thinking part: no chunk"):
     tokenization.closing_id(silent)
 
@@ -275,7 +276,7 @@ def test_the_template_that_keeps_thoughts_writes_what_the_real_one_writes():
 def test_a_template_of_a_file_and_a_missing_switch(small, tmp_path):
   (tmp_path / "t.jinja").write_text("A {{ messages[0].content }} B\n")
   path = tmp_path / "tokenizer"
-  tokenization.word_level_tokenizer(WORDS, path)
+  word_level.word_level_tokenizer(WORDS, path)
   found = tokenization.load_tokenizer(path, str(tmp_path / "t.jinja"))
   assert found.chat_template == "A {{ messages[0].content }} B"
   with pytest.raises(
@@ -288,7 +289,7 @@ def test_a_template_that_fails_is_named(small, tmp_path):
   refusing = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}<user>"
   )
-  tokenizer = tokenization.word_level_tokenizer(WORDS, tmp_path, chat_template=refusing)
+  tokenizer = word_level.word_level_tokenizer(WORDS, tmp_path, chat_template=refusing)
   tokenization.chat_prompt(tokenizer, "How")
   with pytest.raises(ValueError, match=f"{tmp_path} fails on roles system, user: no system"):
     tokenization.chat_prompt(tokenizer, "How", "Be brief.")

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from gen_ssd.models import tokenization
+from gen_ssd.models import word_level
 from gen_ssd.problems import bundled
 
 
@@ -154,7 +154,7 @@ def test_sums_have_at_most_so_many_operations_and_stay_in_range():
 
 def test_the_vocabulary_covers_every_text(tmp_path):
   words = [*bundled.vocabulary(), "+", "-", "=", "\\boxed{"]
-  tokenizer = tokenization.word_level_tokenizer(words, tmp_path)
+  tokenizer = word_level.word_level_tokenizer(words, tmp_path)
   rng = np.random.default_rng(0)
   texts = [bundled.plain_text(rng) for _ in range(300)]
   texts += [t for pair in (bundled.lesson(rng) for _ in range(300)) for t in pair if t]

@@ -1,4 +1,7 @@
-"""Problem files of every layout; the texts here are made up, only their layouts are real."""
+"""Problem files of every layout; the texts here are made up, only their layouts are real.
+
+Long, because it is a table of layouts.
+"""
 
 import json
 import pathlib

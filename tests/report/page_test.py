@@ -1,4 +1,7 @@
-"""The page of a run: complete, unfinished, broken and hostile input."""
+"""The page of a run: complete, unfinished, broken and hostile input.
+
+Long, because its tests share one made-up run.
+"""
 
 import base64
 import hashlib

@@ -8,6 +8,7 @@ import pytest
 
 from gen_ssd import config
 from gen_ssd.models import tokenization
+from gen_ssd.models import word_level
 from gen_ssd.problems import bundled
 from gen_ssd.training import packing
 from gen_ssd.training import pretrain
@@ -186,7 +187,7 @@ def test_a_saved_position_continues_exactly(after):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-  return tokenization.word_level_tokenizer(
+  return word_level.word_level_tokenizer(
     [*bundled.vocabulary(), "+", "-", "=", "\\boxed{"], tmp_path_factory.mktemp("tokenizer")
   )
 
