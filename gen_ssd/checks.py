@@ -1,6 +1,6 @@
 """Checks of a Config, before any compute.
 
-Every check raises a ValueError that names the field, its value, and which values are valid. The file
+Every check raises a UserError that names the field, its value, and which values are valid. The file
 is long because it is one list, in the order of config.py.
 """
 
@@ -11,9 +11,10 @@ import re
 from gen_ssd import inputs
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import writer as writer_lib
-from gen_ssd.config import fail
 from gen_ssd.engine import scores
 from gen_ssd.engine import selectors
+from gen_ssd.errors import UserError
+from gen_ssd.errors import fail
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
@@ -24,13 +25,13 @@ STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
 
 def check(config):
-  """Raises ValueError for the first invalid setting, model, vocabulary or problem file."""
+  """Raises UserError for the first invalid setting, model, vocabulary or problem file."""
   check_settings(config)
   check_inputs(config)
 
 
 def check_settings(config):
-  """Raises ValueError for the first invalid setting. Reads no model and no problem."""
+  """Raises UserError for the first invalid setting. Reads no model and no problem."""
   for stage in config.stages:
     if stage not in STAGES:
       fail("stages", stage, f"made of {', '.join(STAGES)}")
@@ -313,7 +314,7 @@ def _check_train(t, where):
 
 
 def check_inputs(config):
-  """Raises ValueError for the first model, vocabulary or problem file that is invalid or missing."""
+  """Raises UserError for the first model, vocabulary or problem file that is invalid or missing."""
   if config.stages == ("pretrain",):
     return
   for who in ("teacher", "student"):
@@ -334,7 +335,7 @@ def check_inputs(config):
     try:
       writer_lib.closing(pair[0], select)
     except ValueError as error:
-      raise ValueError(f"arms.{name}.covers is 'thinking': {error}; set it to everything") from None
+      raise UserError(f"arms.{name}.covers is 'thinking': {error}; set it to everything") from None
   tightest = min(
     [config.cold_start, config.select, *(s for _, s in config.arms)], key=lambda s: s.prompt
   )
@@ -350,21 +351,21 @@ def check_inputs(config):
   for field, split, e in wanted:
     problems, count = inputs.problems(config, split, e), inputs.part(config, split, e)[1]
     if len(problems) < max(count, 1):
-      raise ValueError(f"{field} is {count}: the source has only {len(problems)} problems")
+      raise UserError(f"{field} is {count}: the source has only {len(problems)} problems")
     writer_lib.check_prompts(problems, pair, tightest, config.problems.system or None)
     for p in problems:
       text = " ".join(p.problem.split()).casefold()  # a problem may have another uuid elsewhere
       owners = [home.setdefault(key, (split, field)) for key in (p.uuid, text)]
       other = next((f for s, f in owners if s != split), None)
       if other:  # test sets may share problems with each other
-        raise ValueError(
+        raise UserError(
           f"{field} and {other} share problem {p.uuid}: {p.problem[:60]!r}; use "
           "different problems for them"
         )
 
 
 def check_devices(config, mesh):
-  """Raises ValueError for the first batch size that is not a multiple of the devices that split it."""
+  """Raises UserError for the first batch size that is not a multiple of the devices that split it."""
   refreshed = "collect" in config.stages and any(s.refresh for _, s in config.arms)
   training = ("warm_up", "train") if refreshed or {"cold_start", "train"} & {*config.stages} else ()
   rows = [(f"{name}.batch_size", getattr(config, name).batch_size, mesh.size) for name in training]
@@ -380,6 +381,6 @@ def check_devices(config, mesh):
     ]
   for field, value, size in rows:
     if value % size:
-      raise ValueError(
+      raise UserError(
         f"{field} is {value}: it must be a multiple of {size}, the number of devices that split it"
       )

@@ -11,6 +11,9 @@ import typing
 
 import ml_collections
 
+from gen_ssd.errors import UserError
+from gen_ssd.errors import fail
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -157,11 +160,6 @@ class Config:
   pretrain: Pretrain = Pretrain()
 
 
-def fail(field, value, right):
-  """Raises the ValueError for a setting: its field, its value, and which values are valid."""
-  raise ValueError(f"{field} is {value!r}: it must be {right}")
-
-
 def default():
   """The default Config as a ConfigDict. Config files change it, and flags override it."""
   # Not type-safe, because a threshold of "off" may become a number. `parse` checks the types.
@@ -180,7 +178,7 @@ def plain(value):
 def parse(config):
   """Converts a ConfigDict or dict to a Config. checks.check validates the values.
 
-  Raises ValueError, with the name of the field, for an unknown field or a wrong type.
+  Raises UserError, with the name of the field, for an unknown field or a wrong type.
   """
   raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
   arms, tests = raw.pop("arms", {}), raw.pop("tests", {})
@@ -216,7 +214,7 @@ def _build(kind, raw, where):
     if name not in known:
       near = difflib.get_close_matches(name, known, 1)
       hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
-      raise ValueError(f"{path} is not a field{hint}")
+      raise UserError(f"{path} is not a field{hint}")
     hint = hints[name]
     if dataclasses.is_dataclass(hint):
       if not isinstance(value, dict):

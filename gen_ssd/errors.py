@@ -1,0 +1,74 @@
+"""Errors that a user can correct, and how a command ends.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a bug: please report the traceback |
+| 2 | something given is wrong: one message says what and how to correct it |
+| 130, 143 | stopped by Ctrl-C or SIGTERM: the same command continues the run |
+"""
+
+from collections.abc import Iterator
+import contextlib
+import errno
+import signal
+import sys
+import threading
+
+# What the machine lacks, not the program: these errors are messages, too.
+MACHINE = {
+  errno.ENOSPC: "the disk is full: free some space, and the same command continues",
+  errno.EDQUOT: "the disk quota is used up: free some space, and the same command continues",
+  errno.EROFS: "the file system is read-only",
+  errno.EACCES: "this user may not do that",
+  errno.EPERM: "this user may not do that",
+  errno.EIO: "the disk reports an error",
+  errno.EMFILE: "too many open files: raise the limit, for example with ulimit -n 4096",
+}
+
+
+class UserError(ValueError):
+  """Something a user gave is wrong. The message names it, its value, and what would be right."""
+
+
+def fail(field: str, value: object, right: object) -> None:
+  """Raises the UserError for a setting: its field, its value, and which values are valid."""
+  raise UserError(f"{field} is {clip(repr(value))}: it must be {right}")
+
+
+def clip(text: str, most: int = 200) -> str:
+  """The text with control characters shown, cut to `most` characters; what is cut is counted."""
+  text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+  return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+@contextlib.contextmanager
+def command() -> Iterator[None]:
+  """What is around every command: mistakes and signals end it in one line and an exit code.
+
+  Any other exception is a bug and keeps its traceback.
+  """
+  if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGTERM, _stop)
+  try:
+    yield
+  except (UserError, FloatingPointError) as error:
+    _end(str(error), 2)
+  except KeyboardInterrupt as stop:
+    name, code = ("SIGTERM", 143) if stop.args else ("Ctrl-C", 130)
+    _end(f"stopped by {name}; the same command continues", code)
+  except OSError as error:
+    if error.errno not in MACHINE:
+      raise
+    where = f"{error.filename}: " if error.filename else ""
+    _end(f"{where}{MACHINE[error.errno]}", 2)
+
+
+def _stop(number, frame):
+  raise KeyboardInterrupt(number)
+
+
+def _end(message, code):
+  """Prints the message and exits, without the traceback of what was under way."""
+  print(f"gen_ssd: {message}", file=sys.stderr, flush=True)
+  sys.exit(code)
