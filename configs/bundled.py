@@ -4,6 +4,7 @@ The teacher learns worked solutions, the students plain text of the domain.
 """
 
 from gen_ssd import config
+from gen_ssd.errors import UserError
 
 SIZES = {
   "teacher": dict(width=128, layers=4, heads=4, head=32, hidden=256),
@@ -15,7 +16,7 @@ SIZES = {
 
 def get_config(arg="teacher"):
   if arg not in SIZES:
-    raise ValueError(f"configs/bundled.py:{arg}: the name must be one of {', '.join(SIZES)}")
+    raise UserError(f"configs/bundled.py:{arg}: the name must be one of {', '.join(SIZES)}")
   c = config.default()
   c.name = f"bundled-{arg}"
   c.stages = ("pretrain",)

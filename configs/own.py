@@ -11,6 +11,7 @@ that none is cut. Both are multiples of `select.c`, the longest chunk.
 from ml_collections import config_dict
 
 from gen_ssd import config
+from gen_ssd.errors import UserError
 from gen_ssd.problems import sets
 
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -20,10 +21,10 @@ USAGE = "configs/own.py:TEACHER,STUDENT,PROBLEMS[,TEST]"
 def get_config(arg=""):
   parts = [part.strip() for part in arg.split(",")]
   if len(parts) not in (3, 4) or not all(parts):
-    raise ValueError(f"{arg!r}: {USAGE} needs three or four names, joined by commas")
+    raise UserError(f"{arg!r}: {USAGE} needs three or four names, joined by commas")
   teacher, student, problems, *test = parts
   if not test and problems not in sets.SETS:
-    raise ValueError(f"{arg!r}: {USAGE} needs TEST when PROBLEMS is {problems!r}, not a known set")
+    raise UserError(f"{arg!r}: {USAGE} needs TEST when PROBLEMS is {problems!r}, not a known set")
 
   c = config.default()
   c.name = "own"

@@ -10,6 +10,7 @@ One run produces the table of all arms. `:ARM` after the config file, or several
 
 from configs.study import ARMS
 from gen_ssd import config
+from gen_ssd.errors import UserError
 
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
@@ -17,7 +18,7 @@ SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}
 def get_config(arg=""):
   names = arg.split("+") if arg else list(ARMS)
   if not {*names} <= ARMS.keys():
-    raise ValueError(f"{arg!r}: it must be arms joined by +, from {', '.join(ARMS)}")
+    raise UserError(f"{arg!r}: it must be arms joined by +, from {', '.join(ARMS)}")
   c = config.default()
   c.name = "paper"
   c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)

@@ -4,6 +4,7 @@
 """
 
 from configs import quickstart
+from gen_ssd.errors import UserError
 
 RUNS = (
   "arms",
@@ -100,7 +101,7 @@ SWEEPS = {
 
 def get_config(arg="arms"):
   if arg not in RUNS + QUICK:
-    raise ValueError(f"configs/study.py:{arg}: the name must be one of {', '.join(RUNS + QUICK)}")
+    raise UserError(f"configs/study.py:{arg}: the name must be one of {', '.join(RUNS + QUICK)}")
   c = quickstart.get_config()
   c.name = f"study-{arg}"
   # We tuned the settings on problems of seed 0; the quickstart uses seed 1.

@@ -12,42 +12,22 @@ For example:
   gen-ssd run --config=configs/own.py:TEACHER,STUDENT,train.jsonl,test.jsonl --workdir=runs/mine
 """
 
-import pathlib
-import sys
-
-from absl import app
-from absl import flags
-from absl import logging
-from ml_collections import config_flags
+from gen_ssd import config_files
+from gen_ssd import errors
 
 
 def main() -> None:
   """The command `gen-ssd run`."""
-  if {"-h", "--help"} & {*sys.argv}:
-    print(__doc__.strip())
-    return
-  config_flags.DEFINE_config_file("config", None, "The config file.", lock_config=True)
-  flags.DEFINE_string("workdir", None, "Where everything of the run goes.")
-  flags.mark_flags_as_required(["config", "workdir"])
-  app.run(_run)
+  with errors.command():
+    arguments = config_files.Arguments("run", __doc__)
+    arguments.add_argument("--config", required=True)
+    arguments.folder("workdir")
+    known, overrides = arguments.parse_known_args()
+    config = config_files.load(known.config, overrides)
+    from gen_ssd import config as config_lib  # after the flags: importing jax takes a second
+    from gen_ssd import stages
 
-
-def _run(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments {argv[1:]}")
-  if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.ERROR)  # checkpoint libraries log every step they take
-  from gen_ssd import config as config_lib  # after the flags: importing jax takes a second
-  from gen_ssd import stages
-
-  workdir = pathlib.Path(flags.FLAGS.workdir)
-  try:
-    config = config_lib.parse(flags.FLAGS.config)
-    stages.begin(config, workdir)
-  except ValueError as error:  # a mistake of the user: one message, no traceback
-    sys.exit(f"gen_ssd: {error}")
-  for stage in config.stages:
-    stages.STAGES[stage](config, workdir)
+    stages.run(config_lib.parse(config), known.workdir)
 
 
 if __name__ == "__main__":

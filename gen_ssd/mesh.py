@@ -8,7 +8,11 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from gen_ssd.errors import UserError
+from gen_ssd.errors import fail
+
 AXES = ("data", "model")
+HEARTBEAT = 15  # seconds of silence after which a process counts as dead, and the others end
 
 
 def start(model_parallel=1, devices=None):
@@ -16,19 +20,17 @@ def start(model_parallel=1, devices=None):
 
   `model_parallel` devices share one copy of the teacher; all of them should be in one host.
   `devices` defaults to all devices. With several processes, jax.distributed starts first: on a TPU
-  slice with several hosts, or when JAX_COORDINATOR_ADDRESS is set. Raises ValueError when the number
-  of devices is not a multiple of `model_parallel`.
+  slice with several hosts, or when JAX_COORDINATOR_ADDRESS is set; JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID say which process this is where no cluster does. Raises UserError when one of
+  them is wrong, and when `model_parallel` does not divide the number of devices.
   """
-  if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(
-    ","
-  ):
-    if not jax.distributed.is_initialized():
-      jax.distributed.initialize()
+  address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+  several_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+  if (address or several_hosts) and not jax.distributed.is_initialized():
+    jax.distributed.initialize(**_place_of_this_process(), heartbeat_timeout_seconds=HEARTBEAT)
   devices = jax.devices() if devices is None else devices
   if model_parallel < 1 or len(devices) % model_parallel:
-    raise ValueError(
-      f"model_parallel is {model_parallel}: it must divide the number of devices, {len(devices)}"
-    )
+    fail("model_parallel", model_parallel, f"a divisor of the number of devices, {len(devices)}")
   mesh = jax.make_mesh(
     (len(devices) // model_parallel, model_parallel),
     AXES,
@@ -37,6 +39,22 @@ def start(model_parallel=1, devices=None):
   )
   jax.set_mesh(mesh)
   return mesh
+
+
+def _place_of_this_process():
+  """What JAX_NUM_PROCESSES and JAX_PROCESS_ID say, as arguments of jax.distributed.initialize."""
+  names = dict(num_processes="JAX_NUM_PROCESSES", process_id="JAX_PROCESS_ID")
+  given = {key: os.environ[name] for key, name in names.items() if name in os.environ}
+  if len(given) == 1:
+    raise UserError(f"{' and '.join(names.values())} must be set together, or neither of them")
+  for key, value in given.items():
+    if not value.isdecimal():
+      fail(names[key], value, "a whole number")
+  found = {key: int(value) for key, value in given.items()}
+  if found and not found["process_id"] < found["num_processes"]:
+    most = found["num_processes"] - 1
+    fail("JAX_PROCESS_ID", found["process_id"], f"0 to {most} (JAX_NUM_PROCESSES - 1)")
+  return found
 
 
 def place(x, spec=P()):
@@ -50,6 +68,24 @@ def barrier(name):
   """Waits for all processes. Files written before it can be read after it. `name` is for errors."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def first(call, *arguments):
+  """`call(*arguments)` in process 0; afterwards every process goes on, or raises its UserError."""
+  message = ""
+  if jax.process_index() == 0:
+    try:
+      call(*arguments)
+    except UserError as error:
+      message = str(error)
+  if jax.process_count() > 1:
+    text = np.zeros(4096, np.uint8)
+    data = np.frombuffer(message.encode()[: text.size], np.uint8)
+    text[: data.size] = data
+    found = np.asarray(multihost_utils.broadcast_one_to_all(text))
+    message = found.tobytes().rstrip(b"\0").decode(errors="replace")
+  if message:
+    raise UserError(message)
 
 
 def host(tree):

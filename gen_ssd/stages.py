@@ -7,6 +7,7 @@ workdir/arms/NAME/    which traces are kept; a student and its answers in seed-0
 workdir/results.json, report.html
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -25,6 +26,7 @@ from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import traces
 from gen_ssd.collect import writer as writer_lib
+from gen_ssd.errors import UserError
 from gen_ssd.models import decoder
 from gen_ssd.models import export
 from gen_ssd.models import hf
@@ -42,22 +44,29 @@ from gen_ssd.training import train as train_lib
 def run(config, workdir, devices=None):
   """Checks a Config, makes `workdir` its home and runs its stages on `devices` (default: all).
 
-  Run again after it was stopped, it goes on to the same files. Raises ValueError, before any
-  compute, for a setting, model or problem file that cannot be, and for the workdir of another
-  config.
+  Run again after it was stopped, it goes on to the same files. Raises UserError, before any
+  compute, for a setting, model or problem file that cannot be, for sizes that do not fit into the
+  memory of the devices, and for a workdir that another config has or that is in use.
   """
-  begin(config, workdir, devices)
-  for stage in config.stages:
-    STAGES[stage](config, workdir)
-
-
-def begin(config, workdir, devices=None):
-  """What comes before the first stage: checks, the mesh, and the claim on `workdir`."""
   checks.check(config)
-  checks.check_devices(config, mesh_lib.start(config.model_parallel, devices))
-  workdir_lib.claim(workdir, config, inputs.identities(config))
-  if jax.process_index() == 0 and "pretrain" not in config.stages:
-    workdir_lib.describe(workdir, config.name)
+  with begun(config, workdir, devices):
+    for stage in config.stages:
+      STAGES[stage](config, workdir)
+
+
+@contextlib.contextmanager
+def begun(config, workdir, devices=None):
+  """The mesh and the claim on `workdir` of a checked Config; holds the workdir's lock.
+
+  Raises UserError as `run` does.
+  """
+  mesh = mesh_lib.start(config.model_parallel, devices)
+  checks.check_devices(config, mesh)
+  checks.check_earlier(config, workdir)
+  with workdir_lib.claimed(workdir, config, inputs.identities(config)):
+    if jax.process_index() == 0 and "pretrain" not in config.stages:
+      workdir_lib.describe(workdir, config.name)
+    yield
 
 
 def cold_start(config, workdir):
@@ -253,8 +262,6 @@ def _calibrate(config, workdir, select, student):
   The teacher writes them as it wrote the cold start, one candidate a chunk, so this is what the
   student finds in ordinary teacher text.
   """
-  if not config.problems.held_out:
-    raise ValueError("problems.held_out is 0: a calibrated threshold needs held-out problems")
   problems = inputs.problems(config, "cold_start")[: config.problems.held_out]
   plain = dataclasses.replace(
     select,
@@ -289,10 +296,10 @@ def _cold_kept(config, rows):
 
 
 def _cold_rows(config, workdir):
-  """The traces of the cold start's training. ValueError when they are gone."""
+  """The traces of the cold start's training. UserError when they are gone."""
   rows = workdir_lib.finished_rows(workdir / "cold_start" / "traces")
   if not rows:
-    raise ValueError(
+    raise UserError(
       f"{workdir / 'cold_start' / 'traces'} holds no traces of the cold start, which "
       "are wanted for training: remove cold_start/student to make both anew"
     )

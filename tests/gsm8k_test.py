@@ -21,6 +21,7 @@ from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models.architecture import Layout
 from tests import paths
+from tests import tiny
 
 DATA = paths.DATA
 QUESTIONS, TOKENIZER = DATA / "gsm8k", DATA / "tokenizers" / "qwen3"
@@ -98,7 +99,7 @@ def finished(tmp_path_factory):
   c.evaluate.update(slots=8, max_tokens=32)
   config = config_lib.parse(c)
   checks.check(config)
-  workdir_lib.claim(folder / "run", config, inputs.identities(config))
+  tiny.claim(folder / "run", config, inputs.identities(config))
   for stage in config.stages:
     stages.STAGES[stage](config, folder / "run")
   return config, folder / "run"

@@ -32,6 +32,7 @@ from gen_ssd.models import tokenization
 from gen_ssd.problems import answers
 from gen_ssd.problems import bundled
 from gen_ssd.report import statistics
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -41,8 +42,8 @@ def small(**changes):
   c.problems.update(train=12, cold_start=16, held_out=6, test=10)
   c.select.update(slots=16, shard_rounds=4)
   c.cold_start.update(slots=16, shard_rounds=4)
-  c.warm_up.update(steps=4, batch_size=4, save_every=2)
-  c.train.update(steps=4, batch_size=4, save_every=2)
+  c.warm_up.update(steps=4, batch_size=4, save_every=2, warmup_steps=4)
+  c.train.update(steps=4, batch_size=4, save_every=2, warmup_steps=4)
   c.evaluate.update(slots=16)
   c.seeds = 2
   for path, value in changes.items():
@@ -55,10 +56,7 @@ def small(**changes):
 
 
 def run(config, workdir):
-  checks.check(config)
-  stages.begin(config, workdir, jax.devices()[:1])
-  for stage in config.stages:
-    stages.STAGES[stage](config, workdir)
+  stages.run(config, workdir, jax.devices()[:1])
 
 
 def products(workdir):
@@ -347,14 +345,14 @@ def test_another_config_may_not_use_the_workdir(finished):
   with pytest.raises(
     ValueError, match=r"belongs to another config: arms.gen_ssd.k is 4 there and 2"
   ):
-    workdir_lib.claim(finished, small(select__k=2))
+    tiny.claim(finished, small(select__k=2))
 
 
 def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
   student = tmp_path / "student"
   shutil.copytree(hf.locate("bundled/student"), student)
   config = small(student__path=str(student))
-  claim = lambda: workdir_lib.claim(tmp_path / "run", config, inputs.identities(config))
+  claim = lambda: tiny.claim(tmp_path / "run", config, inputs.identities(config))
   claim()
   shutil.copytree(student, tmp_path / "copy", copy_function=shutil.copyfile)
   shutil.rmtree(student)
@@ -385,9 +383,10 @@ def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
   even = {f"{n}__batch_size": 8 for n in ("warm_up", "train")}
   even |= {f"{n}__slots": 8 for n in ("select", "cold_start", "evaluate")}
   where = field.replace("arms.gen_ssd", "select").replace(".", "__")
-  stages.begin(small(**even), tmp_path, jax.devices()[:4])
+  with stages.begun(small(**even), tmp_path, jax.devices()[:4]):
+    pass
   with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"):
-    stages.begin(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
+    stages.run(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
 
 
 def test_a_thinking_part_without_an_end_is_refused():
@@ -463,7 +462,7 @@ def test_problems_replaced_under_the_same_path_are_refused(tmp_path):
   write = lambda: file.write_text("".join(json.dumps(r) + "\n" for r in rows))
   write()
   config = small(problems__source=str(file), problems__test_source="bundled", problems__train=0)
-  claim = lambda: workdir_lib.claim(tmp_path / "run", config, inputs.identities(config))
+  claim = lambda: tiny.claim(tmp_path / "run", config, inputs.identities(config))
   claim()
   claim()
   rows[7]["answer"] = "12345"

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from configs import own
-from gen_ssd import checks
 from gen_ssd import config as config_lib
+from gen_ssd import config_checks
 from gen_ssd.problems import bundled
 from tests import paths
 from tests.cli_test import call
@@ -22,7 +22,7 @@ def test_lengths_follow_the_overrides(changes):
   for name, value in changes.items():
     c.select[name] = value
   found = config_lib.parse(c)
-  checks.check_settings(found)
+  config_checks.check(found)
   for select in (found.select, found.cold_start, *(s for _, s in found.arms)):
     assert (select.max_tokens, select.prompt) == (found.select.max_tokens, found.select.prompt)
   longest = found.select.prompt + 1 + found.select.max_tokens  # see writer.check_prompts
@@ -36,7 +36,7 @@ def test_one_length_can_be_changed_alone():
   c = own.get_config(ARGUMENT)
   c.cold_start.max_tokens, c.train.length, c.warm_up.block = 256, 8192, 896
   found = config_lib.parse(c)
-  checks.check_settings(found)
+  config_checks.check(found)
   assert (found.cold_start.max_tokens, found.select.max_tokens) == (256, 2048)
   assert (found.train.length, found.warm_up.length) == (8192, 2688)
   assert (found.warm_up.block, found.train.block, found.select.c) == (896, 128, 128)

@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from gen_ssd import checks
 from gen_ssd import config as config_lib
+from gen_ssd import config_checks
 from gen_ssd import inputs
 from gen_ssd import mesh
 from gen_ssd.collect import writer as writer_lib
@@ -171,7 +171,7 @@ def trace_collection(teacher, student, s):
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_validates_and_traces_without_weights(name, tmp_path):
   config = parsed(name)
-  checks.check_settings(config)
+  config_checks.check(config)
   mesh.start(config.model_parallel)
   read = lambda who: architecture_of(getattr(config, who).path, tmp_path)
   for who in ("teacher", "student"):

@@ -31,8 +31,8 @@ class File:
     c.problems.update(train=24, cold_start=20, held_out=4, test=12)
     c.select.update(slots=16, shard_rounds=8)
     c.cold_start.update(slots=16)
-    c.warm_up.update(steps=4, batch_size=4)
-    c.train.update(steps=3, batch_size=4)
+    c.warm_up.update(steps=4, batch_size=4, warmup_steps=2)
+    c.train.update(steps=3, batch_size=4, warmup_steps=2)
     c.evaluate.update(slots=16)
     c.arms = {n: study_config.ARMS[n] for n in ARMS}
     if name == "sweeps":

@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from gen_ssd import mesh
+from gen_ssd import workdir as workdir_lib
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
 from gen_ssd.engine import scores
@@ -206,3 +207,9 @@ jax.monitoring.register_event_duration_secs_listener(
 def compiled(name):
   """How often a program of this name was compiled so far in the process."""
   return sum(name in str(x) for x in COMPILED)
+
+
+def claim(*arguments):
+  """Claims a workdir as a run does, and gives its lock back."""
+  with workdir_lib.claimed(*arguments):
+    pass

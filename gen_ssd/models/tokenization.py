@@ -301,3 +301,8 @@ def delimiter_mask(
   skip = len(tokenizer.decode(anchor))
   mask[:n] = [text[skip:].endswith(tuple(delimiters)) for text in texts]
   return mask
+
+
+def unseen_delimiters(tokenizer: Tokenizer, delimiters: typing.Sequence[str]) -> list[str]:
+  """The delimiters that no token of the vocabulary ends with, so that they would never be found."""
+  return [d for d in delimiters if not delimiter_mask(tokenizer, [d], len(tokenizer)).any()]

@@ -108,6 +108,14 @@ def load(
   return decoder.Transformer(arch, layout, make)
 
 
+def check_split(path: hf.PathLike, arch: Architecture, layout: Layout) -> None:
+  """Raises UserError when the current mesh cannot split a weight of the model as the layout says."""
+  top, layer = architecture.leaves(arch)
+  stacked = {leaf: (arch.layers, *dims) for leaf, dims in layer.items()}
+  for leaf, dims in {**top, **stacked}.items():
+    _sharding(path, arch, leaf, dims, architecture.partition_spec(layout, leaf))
+
+
 def _sharding(path, arch, leaf, dims, spec):
   """NamedSharding of a leaf on the current mesh. ValueError when the mesh does not divide it."""
   mesh = jax.sharding.get_mesh()

@@ -379,8 +379,8 @@ def test_students_are_trained_on_their_own_tokens(tmp_path, monkeypatch):
       "arms": {"a": {}, "fresh": {"refresh": 4}},
       "select": dict(k=2, **sizes),
       "cold_start": dict(k=1, **sizes),
-      "warm_up": dict(steps=1, batch_size=2),
-      "train": dict(steps=1, batch_size=2),
+      "warm_up": dict(steps=1, batch_size=2, warmup_steps=1),
+      "train": dict(steps=1, batch_size=2, warmup_steps=1),
     }
   )
   mesh.start(devices=jax.devices()[:1])

@@ -7,8 +7,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from gen_ssd import checks
 from gen_ssd import config
+from gen_ssd import config_checks
 from gen_ssd import mesh
 from gen_ssd.engine import scores
 from gen_ssd.models import decoder
@@ -210,7 +210,7 @@ def test_a_scorer_is_one_function(monkeypatch):
     return scores.mean(statistics.nll - statistics.entropy, live)
 
   raw = {"teacher": {"path": "bundled/teacher"}, "student": {"path": "bundled/student"}}
-  arm = lambda **changes: checks.check_settings(config.parse({**raw, "arms": {"mine": changes}}))
+  arm = lambda **changes: config_checks.check(config.parse({**raw, "arms": {"mine": changes}}))
   arm(scorer="surprise")
   wrong = r"arms.mine.scorer is 'surprise': .* needs entropy"  # which files of traces do not hold
   with pytest.raises(ValueError, match=wrong):

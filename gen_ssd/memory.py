@@ -1,0 +1,50 @@
+"""The memory that a run needs at least, from its sizes alone: nothing is allocated to find out."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+
+from gen_ssd import config as config_lib
+from gen_ssd.models import architecture
+from gen_ssd.models.architecture import Architecture
+
+
+def collecting(
+  select: config_lib.Select,
+  teacher: tuple[Architecture, str],
+  student: tuple[Architecture, str] | None,
+  devices: int,
+  model_parallel: int,
+) -> int:
+  """Bytes per device of weights, caches and one position's logits while traces are collected.
+
+  `teacher` and `student` are (Architecture, dtype); the student is None where nothing is scored.
+  """
+  total = 0
+  for (arch, dtype), copies in ((teacher, model_parallel), (student or teacher, 1)):
+    size = jnp.dtype(dtype).itemsize
+    total += architecture.parameters(arch) * size // copies
+    tokens = select.slots * (config_lib.ring_slots(select) + select.k * select.c)
+    total += tokens * arch.layers * 2 * arch.kv_heads * arch.head * size // devices
+    if student is None:
+      break
+  logits = select.slots * select.k * teacher[0].vocab * 4
+  recent = select.slots * select.loop_window * 4
+  return total + (logits + recent) // devices
+
+
+def training(train: config_lib.Train, arch: Architecture, devices: int) -> int:
+  """Bytes per device of float32 weights, gradients, two moments, batches and what layers keep."""
+  tokens = train.batch_size * train.length
+  kept = tokens * arch.width * arch.layers * jnp.dtype(train.dtype).itemsize
+  batches = 4 * 4 * tokens * train.accumulate
+  return (4 * 4 * architecture.parameters(arch) + kept + batches) // devices
+
+
+def available(device: jax.Device) -> int:
+  """Bytes of memory of a device; for a CPU, its share of the machine's."""
+  limit = (device.memory_stats() or {}).get("bytes_limit")
+  if limit:
+    return limit
+  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()

@@ -1,0 +1,268 @@
+"""Bad files: (what makes it in an empty folder, the other flags, what the message says).
+
+One line a case. `{folder}` in a flag is the folder.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+
+from gen_ssd.models import hf
+
+RUN = ("run", "--config=configs/quickstart.py", "--workdir={folder}/run")
+
+
+# ---------------------------------------------------------------- what makes a file
+
+
+def write(name, content):
+  """A file with this content: bytes, text, or anything else as JSON."""
+
+  def make(folder):
+    path = pathlib.Path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, (str, bytes)) else json.dumps(content)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+  return make
+
+
+def model(**changes):
+  """The bundled student in `{folder}/model`; changes to its files, as file name -> change.
+
+  A dict changes entries of a JSON file (None removes one), anything else replaces the file, and None
+  removes it. `__` in the name of a file stands for a dot.
+  """
+
+  def make(folder):
+    home = pathlib.Path(folder, "model")
+    shutil.copytree(hf.locate("bundled/student"), home)
+    for name, change in changes.items():
+      path = home / name.replace("__", ".")
+      if change is None:
+        path.unlink()
+      elif isinstance(change, dict):
+        entries = json.loads(path.read_text()) | change if path.exists() else change
+        path.write_text(json.dumps({k: v for k, v in entries.items() if v is not None}))
+      else:
+        path.write_bytes(change if isinstance(change, bytes) else change.encode())
+
+  return make
+
+
+def weights(change):
+  """The bundled student in `{folder}/model` with the bytes of its weights changed."""
+
+  def make(folder):
+    model()(folder)
+    path = pathlib.Path(folder, "model", "model.safetensors")
+    path.write_bytes(change(path.read_bytes()))
+
+  return make
+
+
+def header(change):
+  """`weights` with the header changed: a function of the dict."""
+
+  def changed(data):
+    size = int.from_bytes(data[:8], "little")
+    text = json.dumps(change(json.loads(data[8 : 8 + size]))).encode()
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+  return weights(changed)
+
+
+def rows(*found, name="train.jsonl"):
+  """A problem file of these rows, which are JSON or bytes, between two good ones."""
+  good = lambda n: json.dumps({"problem": f"What is {n} + {n}?", "answer": str(2 * n)}).encode()
+  lines = [x if isinstance(x, bytes) else json.dumps(x).encode() for x in found]
+  return write(name, b"\n".join([good(1), *lines, good(2)]))
+
+
+def run_of(stages, **files):
+  """A workdir in `{folder}/run` with these files, as if earlier stages had written them."""
+
+  def make(folder):
+    for name, content in files.items():
+      write(f"run/{name.replace('__', '/')}", content)(folder)
+
+  return make
+
+
+MODEL = (*RUN, "--config.student.path={folder}/model")
+TRAIN = (
+  *RUN,
+  "--config.problems.source={folder}/train.jsonl",
+  "--config.problems.test_source=bundled",
+)
+CONFIG = ("run", "--config={folder}/mine.py", "--workdir={folder}/run")
+MODEL_TEMPLATE = (*RUN, "--config.student.chat_template={folder}/t.jinja")
+STUDY = ("study", "--config={folder}/mine.py", "--workdir={folder}/study")
+
+CASES = [
+  # ---- config files
+  (write("other.py", ""), CONFIG, "mine.py': it must be a Python file that exists"),
+  (write("mine.py", ""), CONFIG, "it must define get_config()"),
+  (write("mine.py", "get_config = 3"), CONFIG, "it must define get_config()"),
+  (write("mine.py", "def get_config(:"), CONFIG, "line 1: SyntaxError: invalid syntax"),
+  (write("mine.py", "import nothing_here"), CONFIG, "line 1: ModuleNotFoundError: No module"),
+  (write("mine.py", "x = 1\n1 / 0"), CONFIG, "mine.py, line 2: ZeroDivisionError: division by zero"),
+  (write("mine.py", "def get_config():\n  raise OSError('no')"), CONFIG, "line 2: OSError: no"),
+  (write("mine.py", "def get_config():\n  exit(0)"), CONFIG, "line 2: SystemExit: 0"),
+  (write("mine.py", "def get_config(a, b):\n  pass"), CONFIG, "mine.py: TypeError: get_config() missing"),
+  (write("mine.py", "def get_config():\n  pass"), CONFIG, "returned None: it must return the ConfigDict"),
+  (write("mine.py", "def get_config():\n  return {}"), CONFIG, "returned {}: it must return the Config"),
+  (write("mine.py", "def get_config():\n  return get_config()"), CONFIG, "RecursionError"),
+  (write("mine.py", b"# \xff\xfe"), CONFIG, "SyntaxError"),
+  (write("mine.py", b"\x00"), CONFIG, "SyntaxError: source code string cannot contain null bytes"),
+  (write("mine.py", "from configs import quickstart\ndef get_config():\n  c = quickstart.get_config()\n"
+         "  c.select.kk = 3\n  return c"), CONFIG, "select.kk is not a field; did you mean k?"),
+  (write("mine.py", "from configs import quickstart\ndef get_config():\n  c = quickstart.get_config()\n"
+         "  c.select.k = '4'\n  return c"), CONFIG, "select.k is '4': it must be of type int"),
+  (write("mine.py", "from configs import quickstart\ndef get_config():\n  c = quickstart.get_config()\n"
+         "  c.arms = ['gen_ssd']\n  return c"), CONFIG, "arms is ['gen_ssd']: it must be a dict"),
+  (None, ("run", "--config=configs/own.py", "--workdir={folder}/run"), "needs three or four names"),
+  (None, ("run", "--config=configs/own.py:a,b,c", "--workdir={folder}/run"), "needs TEST when PROBLEMS"),
+  (None, ("run", "--config=configs/study.py:no", "--workdir={folder}/run"), "must be one of arms, sweeps"),
+  (None, ("run", "--config=configs/paper.py:no", "--workdir={folder}/run"), "it must be arms joined by"),
+  (None, ("run", "--config=configs/bundled.py:no", "--workdir={folder}/run"), "the name must be one of"),
+  (None, ("run", "--config=configs/quickstart.py"), "the following arguments are required: --workdir"),
+  (None, ("run", "--workdir={folder}/run"), "the following arguments are required: --config"),
+  (None, ("run",), "the following arguments are required: --config, --workdir; see gen-ssd run --help"),
+  # ---- the workdir
+  (None, (*RUN[:2], "--workdir="), "it is '', which is not the path of a folder"),
+  (None, (*RUN[:2], "--workdir=a\x1bb"), "it is 'a\\x1bb', which is not the path of a folder"),
+  (write("run", "a file"), RUN, "it must be a folder that can be made and written (File exists)"),
+  (write("run", "a file"), (*RUN[:2], "--workdir={folder}/run/below"), "written (Not a directory)"),
+  (None, (*RUN[:2], "--workdir=/proc/nothing"), "it must be a folder that can be made and written ("),
+  (None, (*RUN[:2], "--workdir={folder}/" + 300 * "x"), "written (File name too long)"),
+  (write("run/config.json", "{"), RUN, "config.json cannot be read"),
+  (write("run/config.json", b"\xff"), RUN, "config.json cannot be read"),
+  (write("run/config.json", "[" * 100000), RUN, "config.json cannot be read"),
+  (write("run/config.json", []), RUN, "config.json holds no settings"),
+  (write("run/config.json", {"name": "other"}), RUN, "belongs to another config"),
+  # ---- other commands
+  (None, ("study", "--config=nowhere.py", "--workdir={folder}"), "it must be a Python file that exists"),
+  (write("mine.py", "def get_config(name):\n  pass"), STUDY, "RUNS of"),
+  (write("mine.py", "RUNS = 'a'\ndef get_config(name):\n  pass"), STUDY, "RUNS of"),
+  (write("mine.py", "RUNS = ('a',)\ndef get_config(name):\n  pass"), STUDY, "returned None"),
+  (write("mine.py", "RUNS = ('a',)\ndef get_config(name):\n  1 / 0"), STUDY, "line 3: ZeroDivisionError"),
+  (write("mine.py", "RUNS = ('a',)\ndef get_config(name):\n  pass"), (*STUDY, "--quick"), "QUICK of"),
+  (None, ("study", "--quik", "--workdir={folder}"), "unrecognized arguments: --quik"),
+  (None, ("study",), "the following arguments are required: --workdir"),
+  # ---- problem files
+  (write("train.jsonl", ""), TRAIN, "train.jsonl"),
+  (write("train.jsonl", "not JSON"), TRAIN, "train.jsonl:1 is not JSON"),
+  (rows(b"{"), TRAIN, "train.jsonl:2 is not JSON"),
+  (rows(b"[" * 100000), TRAIN, "train.jsonl:2"),
+  (rows(b"\xff\xfe"), TRAIN, "train.jsonl"),
+  (rows([]), TRAIN, "train.jsonl:2 is []: it must be an object"),
+  (rows(3), TRAIN, "train.jsonl:2 is 3: it must be an object"),
+  (rows({"answer": "3"}), TRAIN, "train.jsonl:2 has no field problem (or question)"),
+  (rows({"problem": "1 + 2?"}), TRAIN, "train.jsonl:2 has no field answer"),
+  (rows({"problem": 3, "answer": "3"}), TRAIN, "train.jsonl:2: problem is 3: it must be text"),
+  (rows({"problem": "", "answer": "3"}), TRAIN, "train.jsonl:2"),
+  (rows({"problem": " \n", "answer": "3"}), TRAIN, "train.jsonl:2"),
+  (rows({"problem": "1 + 2?", "answer": ""}), TRAIN, "train.jsonl:2"),
+  (rows({"problem": "1 + 2?", "answer": "  "}), TRAIN, "train.jsonl:2"),
+  (rows({"problem": "1 + 2?", "answer": None}), TRAIN, "train.jsonl:2 has no field answer"),
+  (rows({"problem": "1 + 2?", "answer": ["3"]}), TRAIN, "train.jsonl:2"),
+  (rows({"problem": "1 + 2?", "answer": {"a": 3}}), TRAIN, "train.jsonl:2"),
+  (rows({"problem": "1 + 2?", "answer": True}), TRAIN, "train.jsonl:2"),
+  (rows(b'{"problem": "1 + 2?", "answer": NaN}'), TRAIN, "train.jsonl:2"),
+  (rows(b'{"problem": "1 + 2?", "answer": 1e999}'), TRAIN, "train.jsonl:2"),
+  (rows(b'{"problem": "1 + \\ud800?", "answer": 3}'), TRAIN, "train.jsonl:2"),
+  (rows(b'{"problem": "1 + 2?", "answer": "\\ud800"}'), TRAIN, "train.jsonl:2"),
+  (rows({"problem": "What is 1 + 1?", "answer": "3"}), TRAIN, "train.jsonl:2"),
+  (rows({"problem": "what is  1 + 1?", "answer": "3"}), TRAIN, "train.jsonl:2"),
+  (rows({"uuid": "a", "problem": "1?", "answer": "1"}, {"uuid": "a", "problem": "2?", "answer": "2"}),
+   TRAIN, "uuid is 'a', which another problem above has"),
+  (write("train.json", {"a": 1}), (*RUN, "--config.problems.source={folder}/train.json",
+   "--config.problems.test_source=bundled"), "train.json"),
+  (write("train.parquet", "no"), (*RUN, "--config.problems.source={folder}/train.parquet",
+   "--config.problems.test_source=bundled"), "train.parquet"),
+  (rows(name="train.jsonl"), (*TRAIN, "--config.problems.train=0"), "problems.cold_start is 160: the source"),
+  (rows(), (*RUN, "--config.problems.source=gsm8k:{folder}/train.jsonl",
+   "--config.problems.test_source=bundled"), "train.jsonl has 2 rows, gsm8k has 1319 (test) or 7473"),
+  (rows(), (*RUN, "--config.problems.source={folder}/train.jsonl"), "problems.test_source is '': it must be set"),
+  # ---- model directories
+  (model(config__json=None), MODEL, "model: there is no config.json"),
+  (model(config__json=""), MODEL, "config.json"),
+  (model(config__json="{"), MODEL, "config.json"),
+  (model(config__json=b"\xff\xfe\x00"), MODEL, "config.json"),
+  (model(config__json="[]"), MODEL, "config.json"),
+  (model(config__json="[" * 100000), MODEL, "config.json"),
+  (model(config__json=dict(model_type="gpt2")), MODEL, "model_type 'gpt2' is not supported, only"),
+  (model(config__json=dict(model_type=None)), MODEL, "model_type None is not supported, only"),
+  (model(config__json=dict(model_type=["qwen3"])), MODEL, "is not supported, only"),
+  (model(config__json=dict(hidden_size="abc")), MODEL, "hidden_size"),
+  (model(config__json=dict(hidden_size=0)), MODEL, "model"),
+  (model(config__json=dict(hidden_size=-64)), MODEL, "model"),
+  (model(config__json=dict(hidden_size=10**12)), MODEL, "model"),
+  (model(config__json=dict(num_hidden_layers=0)), MODEL, "model"),
+  (model(config__json=dict(num_hidden_layers=2)), MODEL, "the weights are not those asked for"),
+  (model(config__json=dict(num_attention_heads=0)), MODEL, "model"),
+  (model(config__json=dict(num_attention_heads=3)), MODEL, "model"),
+  (model(config__json=dict(head_dim=15)), MODEL, "model"),
+  (model(config__json=dict(vocab_size=7)), MODEL, "model"),
+  (model(config__json=dict(rms_norm_eps="x")), MODEL, "rms_norm_eps"),
+  (model(config__json=dict(rms_norm_eps=-1)), MODEL, "model"),
+  (model(config__json=dict(hidden_act="relu")), MODEL, "hidden_act 'relu' is not supported, only"),
+  (model(config__json=dict(attention_bias=True)), MODEL, "attention_bias"),
+  (model(config__json=dict(quantization_config={"quant_method": "gptq"})), MODEL, "a quantised checkpoint"),
+  (model(generation_config__json="{"), MODEL, "generation_config.json"),
+  (model(generation_config__json=dict(eos_token_id="end")), MODEL, "eos_token_id"),
+  (model(generation_config__json=dict(eos_token_id=10**9)), MODEL, "1000000000"),
+  (model(generation_config__json=dict(eos_token_id=-5)), MODEL, "-5"),
+  (model(generation_config__json=dict(eos_token_id=[[1]])), MODEL, "eos_token_id"),
+  (model(model__safetensors=None), MODEL, "it has no model.safetensors"),
+  (model(model__safetensors=""), MODEL, "model.safetensors"),
+  (model(model__safetensors=b"\x00" * 100), MODEL, "model.safetensors"),
+  (weights(lambda data: data[:-100]), MODEL, "model.safetensors"),
+  (weights(lambda data: data + b"\x00" * 100), MODEL, "model.safetensors"),
+  (header(lambda h: {n: {**e, "data_offsets": [0, e["data_offsets"][1] - e["data_offsets"][0]]}
+                     if n != "__metadata__" else e for n, e in h.items()}), MODEL, "model.safetensors"),
+  (header(lambda h: {n: {**e, "shape": [1, *e["shape"]]} if n != "__metadata__" else e
+                     for n, e in h.items()}), MODEL, "the weights are not those asked for"),
+  (header(lambda h: {n: e for n, e in h.items() if n != "model.norm.weight"}), MODEL, "model.safetensors"),
+  (header(lambda h: {n: {**e, "dtype": "I8"} if n == "model.norm.weight" else e for n, e in h.items()}),
+   MODEL, "model.safetensors"),
+  (model(**{"model__safetensors__index__json": "{"}), MODEL, "model.safetensors.index.json"),
+  (model(**{"model__safetensors__index__json": "[]"}), MODEL, "model.safetensors.index.json"),
+  (model(**{"model__safetensors__index__json": dict(weight_map={"a": "../../x"})}), MODEL, "../../x"),
+  (model(**{"model__safetensors__index__json": dict(weight_map={"a": "/etc/passwd"})}), MODEL, "passwd"),
+  (model(**{"model__safetensors__index__json": dict(weight_map={"a": 3})}), MODEL, "index"),
+  (model(**{"model__safetensors__index__json": dict(weight_map={"a": "b.safetensors"})}), MODEL,
+   "b.safetensors: the index names this file, but it does not exist"),
+  (model(tokenizer_config__json=None), MODEL, "no tokenizer_config.json"),
+  (model(tokenizer_config__json="{"), MODEL, "model"),
+  (model(tokenizer__json=None), MODEL, "model"),
+  (model(tokenizer__json=""), MODEL, "model"),
+  (model(tokenizer__json="{}"), MODEL, "model"),
+  (model(tokenizer__json=b"\xff\xfe"), MODEL, "model"),
+  (model(tokenizer__json='{"version": 3, "model": []}'), MODEL, "model"),
+  # ---- chat templates
+  (write("t.jinja", ""), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "hello"), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "{{"), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "{% for m in messages %}"), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "{{ 1 / 0 }}"), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "{{ nothing.there }}"), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "{{ messages[9].content }}"), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "{{ raise_exception('never') }}"), MODEL_TEMPLATE, "never"),
+  (write("t.jinja", "{% include 'x' %}"), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"),
+   MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", "{{ range(10**9) | list }}"), MODEL_TEMPLATE, "chat template"),
+  (write("t.jinja", b"\xff\xfe"), MODEL_TEMPLATE, "t.jinja"),
+]  # fmt: skip
+
+
+def make(case, folder):
+  """Makes the files of a case and returns its command."""
+  maker, flags, _ = case
+  if maker:
+    maker(folder)
+  return [flag.replace("{folder}", os.fspath(folder)) for flag in flags]
