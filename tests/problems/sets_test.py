@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gen_ssd.problems import bundled
+from gen_ssd.problems import files
 from gen_ssd.problems import problem as problem_lib
 from gen_ssd.problems import sets
 from tests import paths
@@ -358,7 +359,7 @@ def hub(monkeypatch):
     return str(answer["folder"])
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-  sets._download.cache_clear()
+  files.download.cache_clear()
   return calls, answer
 
 
