@@ -128,7 +128,11 @@ def address(file: str) -> tuple[str, str | None, str]:
 
   owner, name, pattern = [*file.removeprefix(HUB).split("/", 2), "", ""][:3]
   name, at, revision = name.partition("@")
-  if not (owner and name and pattern) or pattern[0] == "/" or pattern[-1] == "/":
+  if (
+    not (file.startswith(HUB) and owner and name and pattern)
+    or pattern[0] == "/"
+    or pattern[-1] == "/"
+  ):
     raise UserError(f"{HUB}OWNER/NAME/PATTERN, with a pattern such as data/test*.parquet")
   try:
     validate_repo_id(f"{owner}/{name}")
@@ -141,7 +145,11 @@ def address(file: str) -> tuple[str, str | None, str]:
     raise UserError(
       f"{HUB}OWNER/NAME@REVISION/PATTERN, with a branch, a tag or a commit, such as main"
     )
-  if ".." in pattern.split("/") or re.search(r"[{}\\]", pattern.replace("{split}", "")):
+  if (
+    ".." in pattern.split("/")
+    or not pattern.isprintable()
+    or re.search(r"[{}\\]", pattern.replace("{split}", ""))
+  ):
     raise UserError(
       f"{HUB}OWNER/NAME/PATTERN, with a pattern of names, *, ? and [...]; the only braces are "
       "{split}, which becomes train or test"

@@ -8,21 +8,16 @@ MATH, AIME, AMC and OlympiadBench do not allow redistribution, so this project h
 
 from collections.abc import Callable
 import dataclasses
-import decimal
-from math import isfinite
 import os
-import re
-
-import numpy as np
 
 from gen_ssd import errors
 from gen_ssd.errors import UserError
 from gen_ssd.problems import answers
 from gen_ssd.problems import bundled
+from gen_ssd.problems import fields
 from gen_ssd.problems import files
 from gen_ssd.problems import problem as problem_lib
 
-NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
 Row = dict  # as the file has it
 Parsed = tuple[str, str, int]  # problem, answer, level
 
@@ -37,152 +32,75 @@ class Set:
   wrong: dict[int, str] = dataclasses.field(default_factory=dict)  # other numbers -> what is wrong
 
 
-class Layout(UserError):
-  """A row does not have the layout of its set; `read` adds file and line to the message."""
-
-
-# ---------------------------------------------------------------- rows of other layouts
-
-
-def _field(row, *names):
-  """(name, value) of the first of `names` that the row has."""
-  for name in names:
-    if row.get(name) is not None:
-      return name, row[name]
-  if null := next((name for name in names if name in row), None):
-    raise Layout(f": {null} is null: it must be there")
-  others = f" (or {', '.join(names[1:])})" if names[1:] else ""
-  raise Layout(f" has no field {names[0]}{others}; it has {files.show(sorted(row))}")
-
-
-def _check_text(text, name):
-  """Raises Layout for a text that shows nothing or cannot be written."""
-  if not any(c.isprintable() and not c.isspace() for c in text):
-    raise Layout(f": {name} is {files.show(text)}: it must not be empty")
-  if not files.encodable(text):
-    raise Layout(
-      f": {name} is {files.show(text)}: it must be text without halves of surrogate pairs, such as "
-      "\\ud800"
-    )
-
-
-def _text(row, *names):
-  """`_field`, which must be text."""
-  name, text = _field(row, *names)
-  if not isinstance(text, str):
-    raise Layout(f": {name} is {files.show(text)}: it must be text")
-  _check_text(text, name)
-  return text
-
-
-def _plain(value, name):
-  """An answer as text: that of a file, without spaces around it, or the digits of a number."""
-  if isinstance(value, str):
-    _check_text(value, name)
-    return value.strip()
-  if isinstance(value, int) and not isinstance(value, bool):
-    return str(value)
-  if isinstance(value, (float, decimal.Decimal)) and isfinite(value):
-    return np.format_float_positional(value, trim="-") if isinstance(value, float) else f"{value:f}"
-  raise Layout(f": {name} is {files.show(value)}: it must be text or a finite number")
-
-
-def _number(value, name, low=None, high=None):
-  """A number as short text: 145.0 is "145". Raises Layout for what is no number in low..high."""
-  digits = _plain(value, name).strip("$ ")
-  if not NUMBER.fullmatch(digits):
-    raise Layout(f": {name} is {files.show(value)}: it must be a number")
-  number = decimal.Decimal(digits.replace(",", ""))
-  if low is not None and not (number == number.to_integral_value() and low <= number <= high):
-    raise Layout(f": {name} is {files.show(value)}: it must be a whole number from {low} to {high}")
-  text = f"{number:f}" if number else "0"
-  return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _answer(row, *names):
-  """The answer field, or else the boxed answer of the solution, as in MATH and its subsets."""
-  solution = row.get("solution")
-  if isinstance(solution, str) and all(row.get(name) is None for name in names):
-    if (boxed := answers.extract_boxed(solution)) is not None:
-      return boxed
-    raise Layout(f": its solution has no \\boxed answer, and there is no field {names[0]}")
-  name, value = _field(row, *names)
-  return _plain(value, name)
-
-
-def _level(row):
-  """3 for `3` and `Level 3`; 0, which is unknown, for anything else."""
-  level = row.get("level")
-  if isinstance(level, float) and level.is_integer():
-    level = int(level)
-  match = (
-    re.fullmatch(r"(?:Level )?(\d{1,4})", str(level)) if isinstance(level, (str, int)) else None
-  )
-  return int(match[1]) if match else 0
+# ---------------------------------------------------------------- layouts
 
 
 def plain(row: Row) -> Parsed:
   """Any row with `problem` (or `question`) and `answer`, which may end in GSM8K's `#### N`."""
-  text = _text(row, "problem", "question")
-  _, mark, answer = _plain(_field(row, "answer")[1], "answer").rpartition("####")
-  if mark and NUMBER.fullmatch(answer.strip()):
+  text = fields.text(row, "problem", "question")
+  _, mark, answer = fields.answer(row, "answer").rpartition("####")
+  if mark and fields.WRITTEN.fullmatch(answer.strip()):
     answer = answer.replace(",", "")
-  return text, answer.strip(), _level(row)
+  return text, answer.strip(), fields.level(row)
 
 
 def gsm8k(row: Row) -> Parsed:
   """GSM8K: the answer is a solution that ends in `#### N`."""
-  text, answer = _text(row, "question"), _text(row, "answer")
+  text, answer = fields.text(row, "question"), fields.text(row, "answer")
   if "####" not in answer:
-    raise Layout(f": answer is {files.show(answer)}: it must end in '#### N'")
-  return text, _number(answer.rpartition("####")[2], "answer"), 0
+    raise fields.Layout(f": answer is {files.show(answer)}: it must end in '#### N'")
+  return text, fields.number(answer.rpartition("####")[2], "answer"), 0
 
 
 def svamp(row: Row) -> Parsed:
   """SVAMP: the problem is in two fields."""
-  body, question = _text(row, "Body").strip(), _text(row, "Question").strip()
+  body, question = fields.text(row, "Body").strip(), fields.text(row, "Question").strip()
   stop = "" if body.endswith((".", "?", "!", ",")) else "."
-  return f"{body}{stop} {question}", _number(_field(row, "Answer")[1], "Answer"), 0
+  return f"{body}{stop} {question}", fields.number(fields.answer(row, "Answer"), "Answer"), 0
 
 
 def math(row: Row) -> Parsed:
   """MATH and MATH-500: the answer is LaTeX."""
-  return _text(row, "problem"), _answer(row, "answer"), _level(row)
+  return fields.text(row, "problem"), fields.answer_or_box(row, "answer"), fields.level(row)
 
 
 def aime(row: Row) -> Parsed:
   """AIME: the answer is a whole number from 0 to 999."""
-  text = _text(row, "problem", "question", "Problem")
-  return text, _number(_answer(row, "answer", "Answer").strip("$"), "answer", 0, 999), 0
+  text = fields.text(row, "problem", "question", "Problem")
+  return text, fields.number(fields.answer_or_box(row, "answer", "Answer"), "answer", 0, 999), 0
 
 
 def amc(row: Row) -> Parsed:
   """AMC: the answer is a number."""
-  return _text(row, "question", "problem"), _number(_field(row, "answer")[1], "answer"), 0
+  return (
+    fields.text(row, "question", "problem"),
+    fields.number(fields.answer(row, "answer"), "answer"),
+    0,
+  )
 
 
 def olympiadbench(row: Row) -> Parsed:
   """OlympiadBench, open-ended English mathematics without pictures: a list of answers."""
-  text = _text(row, "question", "problem")
+  text = fields.text(row, "question", "problem")
   if "TNYWR" in text:
-    raise Layout(
+    raise fields.Layout(
       ": a relay problem that asks for 'the number you will receive', so it cannot be "
       "answered; take the file of 674 rows, where that number is filled in"
     )
-  name, values = _field(row, "final_answer", "answer")
+  name, values = fields.field(row, "final_answer", "answer")
   values = [values] if isinstance(values, str) else values
   if not isinstance(values, list) or not values or not all(isinstance(x, str) for x in values):
-    raise Layout(f": {name} is {files.show(values)}: it must be a list of texts")
+    raise fields.Layout(f": {name} is {files.show(values)}: it must be a list of texts")
   for value in values:
-    _check_text(value.replace("$", ""), name)
+    fields.check_text(value.replace("$", ""), name)
   if row.get("context"):
-    text = f"{_text(row, 'context')}\n\n{text}"
+    text = f"{fields.text(row, 'context')}\n\n{text}"
   return text, ", ".join(x.replace("$", "").strip() for x in values), 0
 
 
 def minerva(row: Row) -> Parsed:
   """Minerva mathematics: the answer is LaTeX."""
-  return _text(row, "problem", "question"), _answer(row, "answer"), 0
+  return fields.text(row, "problem", "question"), fields.answer_or_box(row, "answer"), 0
 
 
 SETS = {
@@ -226,11 +144,11 @@ def parts(source: str) -> tuple[str | None, str | None]:
   if source in SETS:
     return source, files.HUB + SETS[source].hub
   name, colon, file = source.partition(":")
-  if not colon or source.startswith(files.HUB):
+  if not colon or source.startswith("hf:"):
     name, file = None, source
   elif name not in SETS:
     raise UserError(f"a known set before the colon: {', '.join(SETS)}")
-  if file.startswith(files.HUB):
+  if file.startswith("hf:"):
     files.address(file)
   elif os.path.isdir(file):
     raise UserError("a .jsonl, .json or .parquet file, not a folder")
@@ -267,8 +185,9 @@ def read(source: str, *, split: str = "train") -> list[problem_lib.Problem]:
   """All problems of a source that is a file. A problem that occurs twice is returned once.
 
   Raises UserError with file, line, field and value for whatever is wrong in a row: a missing or
-  empty field, another type, another answer to the same problem. Raises it with the number of rows
-  that a known set should have.
+  empty field, another type, another answer to the same problem. Problems are the same when their
+  texts differ in spaces and upper case only. Raises it with the number of rows that a known set
+  should have.
   """
   try:
     name, file = parts(source)
@@ -288,34 +207,38 @@ def read(source: str, *, split: str = "train") -> list[problem_lib.Problem]:
   for line, row in rows:
     try:
       found.append((line, _problem(row, name, file, split)))
-    except Layout as error:
+    except fields.Layout as error:
       raise UserError(f"{line}{error}" + (f" (read as {name})" if name else "")) from None
-  return _unique(found)
+  return _unique(found, name)
 
 
 def _problem(row, name, file, split):
   """The Problem of one row."""
   if not isinstance(row, dict):
-    raise Layout(
+    raise fields.Layout(
       f" is {files.show(row)}: it must be an object with fields problem (or question) and answer"
     )
   text, answer, level = (SETS[name].parse if name else plain)(row)
-  _check_text(answer, "answer")
+  fields.check_text(answer, "answer")
   if answers.compare(answer, answer) != "right":
-    raise Layout(f": answer is {files.show(answer)}: it must not be empty")
+    raise fields.Layout(f": answer is {files.show(answer)}: it must not be empty")
   uuid, origin = row.get("uuid"), row.get("source")
   if uuid is None or uuid == "":
     uuid = problem_lib.digest(text)[:16]
   elif isinstance(uuid, bool) or not isinstance(uuid, (str, int)):
-    raise Layout(f": uuid is {files.show(uuid)}: it must be text or a whole number")
-  _check_text(str(uuid), "uuid")
+    raise fields.Layout(f": uuid is {files.show(uuid)}: it must be text or a whole number")
+  fields.check_text(str(uuid), "uuid")
   origin = name or (origin if isinstance(origin, str) and origin else file)
-  _check_text(origin, "source")
+  fields.check_text(origin, "source")
   return problem_lib.Problem(str(uuid), origin, split, text, answer, level)
 
 
-def _unique(found):
-  """The problems of [(line, Problem), ...], each once; UserError when one has two answers."""
+def _unique(found, name):
+  """The problems of [(line, Problem), ...], each once; UserError when one has two answers.
+
+  A known set cannot be corrected, so of its answers only numbers must agree: two formulas may well
+  be the same for its authors and not for math-verify.
+  """
   by_uuid, by_text = {}, {}
   with answers.Grader() as grader:  # it starts a process only for answers that are hard to compare
     for line, p in found:
@@ -326,7 +249,8 @@ def _unique(found):
           f"{line}: uuid is {files.show(p.uuid)}, which {other} has for another problem"
         )
       first, kept = by_text.setdefault(text, (line, p))
-      if not grader.equivalent(kept.answer, p.answer):
+      verdict = answers.compare(kept.answer, p.answer)
+      if verdict == "wrong" or not (verdict or name or grader.equivalent(kept.answer, p.answer)):
         raise UserError(
           f"{line}: answer is {files.show(p.answer)}, but {first} has the same problem with the "
           f"answer {files.show(kept.answer)}: leave the wrong one out"
