@@ -30,12 +30,12 @@ def field(row: dict, *names: str) -> tuple[str, object]:
 
 def check_text(value: str, name: str) -> None:
   """Raises Layout for a text that shows nothing or cannot be written."""
-  if not any(c.isprintable() and not c.isspace() for c in value):
-    raise Layout(f": {name} is {files.show(value)}: it must not be empty")
   if not files.encodable(value):
     raise Layout(
       f": {name} is {files.show(value)}: it must be Unicode, without half a pair such as \\ud800"
     )
+  if not any(c.isprintable() and not c.isspace() for c in value):
+    raise Layout(f": {name} is {files.show(value)}: it must not be empty")
 
 
 def text(row: dict, *names: str) -> str:

@@ -99,7 +99,7 @@ def _parquet(data, path):
   try:  # its only input is the file, and Arrow has many kinds of errors for broken ones
     table = pq.ParquetFile(pa.BufferReader(data)).read()
   except Exception as error:
-    raise UserError(f"{path} is not Parquet: {errors.clip(str(error))}") from None
+    raise UserError(f"{path} is not Parquet: {errors.clip(' '.join(str(error).split()))}") from None
   names = table.column_names
   if len({*names}) < len(names):
     raise UserError(f"{path} has two columns {show(Counter(names).most_common(1)[0][0])}")
