@@ -1,6 +1,6 @@
 """Problem files of every layout; the texts here are made up, only their layouts are real.
 
-Long, because it is a table of layouts.
+Long, because it is a table of layouts and of what is refused.
 """
 
 import json
