@@ -1,4 +1,4 @@
-"""An endless bundled family of grade-school word problems; sets.py reads other problems.
+"""A bundled family of grade-school word problems; sets.py reads other problems.
 
 The family is a controlled testbed. A problem is a short story of additions and subtractions; its
 level is the number of operations. A worked solution draws the style of each step at random: fine
@@ -13,13 +13,18 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import itertools
 
 import numpy as np
 
+from gen_ssd.errors import UserError
 from gen_ssd.problems import problem as problem_lib
 
 LEVELS = (2, 3, 4, 5, 6)
 SPLITS = {"train": (0, 70), "cold_start": (70, 85), "test": (85, 100)}  # percent of the hash range
+# There are 80 million different stories of level 2 and more of each other level, so in so many
+# problems hardly any draw is a repeat. They take about a minute and half a gigabyte.
+MOST = {split: 10_000 * (high - low) for split, (low, high) in SPLITS.items()}
 WAYS = {"fine": 0.35, "coarse": 0.45, "detour": 0.2}  # style of a step -> probability
 
 PEOPLE = {
@@ -104,14 +109,17 @@ def split_of(text: str) -> str:
 def stories(
   split: str, seed: int = 0, levels: Sequence[int] = LEVELS
 ) -> Iterator[tuple[Story, problem_lib.Problem]]:
-  """Endless stream of the problems of one split, without repeats; a function of its arguments.
+  """Stream of MOST[split] problems of one split, without repeats; a function of its arguments.
 
-  Raises ValueError for an unknown split.
+  Raises ValueError for an unknown split, for levels that are none or not of LEVELS, and for a
+  negative seed.
   """
   if split not in SPLITS:
     raise ValueError(f"problems.split is {split!r}: it must be one of {sorted(SPLITS)}")
+  if not levels or not {*levels} <= {*LEVELS}:
+    raise ValueError(f"levels is {levels}: it must be some of {LEVELS}")
   rng, seen = np.random.default_rng([seed, 7]), set()
-  while True:
+  while len(seen) < MOST[split]:
     level = int(levels[rng.integers(len(levels))])
     story = draw_story(rng, level)
     text = story.text()
@@ -125,9 +133,15 @@ def stories(
 def problems(
   split: str, count: int, seed: int = 0, levels: Sequence[int] = LEVELS
 ) -> list[problem_lib.Problem]:
-  """The first `count` problems of `stories`."""
-  stream = stories(split, seed, levels)
-  return [next(stream)[1] for _ in range(count)]
+  """The first `count` problems of `stories`.
+
+  Raises UserError for more than MOST[split], before any is made, and ValueError as `stories` does.
+  """
+  if count > MOST.get(split, count):
+    raise UserError(
+      f"{count} bundled problems of the split {split} are asked for: the source has only {MOST[split]}"
+    )
+  return [p for _, p in itertools.islice(stories(split, seed, levels), count)]
 
 
 def solution(

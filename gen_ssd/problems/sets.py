@@ -8,19 +8,16 @@ MATH, AIME, AMC and OlympiadBench do not allow redistribution, so this project h
 
 from collections.abc import Callable
 import dataclasses
-import fnmatch
-import functools
-import json
-import pathlib
+import os
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from gen_ssd import errors
+from gen_ssd.errors import UserError
 from gen_ssd.problems import answers
 from gen_ssd.problems import bundled
+from gen_ssd.problems import fields
+from gen_ssd.problems import files
 from gen_ssd.problems import problem as problem_lib
 
-HUB = "hf://datasets/"
 Row = dict  # as the file has it
 Parsed = tuple[str, str, int]  # problem, answer, level
 
@@ -35,116 +32,75 @@ class Set:
   wrong: dict[int, str] = dataclasses.field(default_factory=dict)  # other numbers -> what is wrong
 
 
-class Layout(ValueError):
-  """A row does not have the layout of its set; `read` adds file and line to the message."""
-
-
-# ---------------------------------------------------------------- rows of other layouts
-
-
-def _field(row, *names):
-  """The value of the first of `names` that the row has."""
-  for name in names:
-    if row.get(name) is not None:
-      return row[name]
-  others = f" (or {', '.join(names[1:])})" if names[1:] else ""
-  raise Layout(f" has no field {names[0]}{others}; it has {sorted(row)}")
-
-
-def _text(row, *names):
-  """`_field`, which must be text."""
-  text = _field(row, *names)
-  if not isinstance(text, str):
-    raise Layout(f": {names[0]} is {text!r:.60}: it must be text")
-  return text
-
-
-def _number(value, name, low=None, high=None):
-  """A number as short text: 145.0 is "145". Raises Layout for what is no number in low..high."""
-  try:
-    number = float(str(value).replace(",", "").strip().strip("$"))
-  except ValueError:
-    raise Layout(f": {name} is {value!r:.60}: it must be a number") from None
-  if low is not None and not (number.is_integer() and low <= number <= high):
-    raise Layout(f": {name} is {value!r:.60}: it must be a whole number from {low} to {high}")
-  return str(int(number)) if number.is_integer() else str(number)
-
-
-def _answer(row, *names):
-  """The answer field, or else the boxed answer of the solution, as in MATH and its subsets."""
-  if all(row.get(name) is None for name in names):
-    boxed = answers.extract_boxed(str(row.get("solution") or ""))
-    if boxed is not None:
-      return boxed
-    if row.get("solution") is not None:
-      raise Layout(f": its solution has no \\boxed answer, and there is no field {names[0]}")
-  return str(_field(row, *names)).strip()
-
-
-def _level(row):
-  """3 for `3` and `Level 3`; 0, which is unknown, for anything else."""
-  digits = str(row.get("level")).removeprefix("Level ")
-  return int(digits) if digits.isdecimal() else 0
+# ---------------------------------------------------------------- layouts
 
 
 def plain(row: Row) -> Parsed:
   """Any row with `problem` (or `question`) and `answer`, which may end in GSM8K's `#### N`."""
-  text = _text(row, "problem", "question")
-  _, mark, answer = str(_field(row, "answer")).rpartition("####")
-  return text, answer.strip().replace(",", "") if mark else answer.strip(), _level(row)
+  text = fields.text(row, "problem", "question")
+  _, mark, answer = fields.answer(row, "answer").rpartition("####")
+  if mark and fields.WRITTEN.fullmatch(answer.strip()):
+    answer = answer.replace(",", "")
+  return text, answer.strip(), fields.level(row)
 
 
 def gsm8k(row: Row) -> Parsed:
   """GSM8K: the answer is a solution that ends in `#### N`."""
-  text, answer = _text(row, "question"), _text(row, "answer")
+  text, answer = fields.text(row, "question"), fields.text(row, "answer")
   if "####" not in answer:
-    raise Layout(f": answer is {answer!r:.60}: it must end in '#### N'")
-  return text, _number(answer.rpartition("####")[2], "answer"), 0
+    raise fields.Layout(f": answer is {files.show(answer)}: it must end in '#### N'")
+  return text, fields.number(answer.rpartition("####")[2], "answer"), 0
 
 
 def svamp(row: Row) -> Parsed:
   """SVAMP: the problem is in two fields."""
-  body, question = _text(row, "Body").strip(), _text(row, "Question").strip()
+  body, question = fields.text(row, "Body").strip(), fields.text(row, "Question").strip()
   stop = "" if body.endswith((".", "?", "!", ",")) else "."
-  return f"{body}{stop} {question}", _number(_field(row, "Answer"), "Answer"), 0
+  return f"{body}{stop} {question}", fields.number(fields.answer(row, "Answer"), "Answer"), 0
 
 
 def math(row: Row) -> Parsed:
   """MATH and MATH-500: the answer is LaTeX."""
-  return _text(row, "problem"), _answer(row, "answer"), _level(row)
+  return fields.text(row, "problem"), fields.answer_or_box(row, "answer"), fields.level(row)
 
 
 def aime(row: Row) -> Parsed:
   """AIME: the answer is a whole number from 0 to 999."""
-  text = _text(row, "problem", "question", "Problem")
-  return text, _number(_answer(row, "answer", "Answer").strip("$"), "answer", 0, 999), 0
+  text = fields.text(row, "problem", "question", "Problem")
+  return text, fields.number(fields.answer_or_box(row, "answer", "Answer"), "answer", 0, 999), 0
 
 
 def amc(row: Row) -> Parsed:
   """AMC: the answer is a number."""
-  return _text(row, "question", "problem"), _number(_field(row, "answer"), "answer"), 0
+  return (
+    fields.text(row, "question", "problem"),
+    fields.number(fields.answer(row, "answer"), "answer"),
+    0,
+  )
 
 
 def olympiadbench(row: Row) -> Parsed:
   """OlympiadBench, open-ended English mathematics without pictures: a list of answers."""
-  text = _text(row, "question", "problem")
+  text = fields.text(row, "question", "problem")
   if "TNYWR" in text:
-    raise Layout(
+    raise fields.Layout(
       ": a relay problem that asks for 'the number you will receive', so it cannot be "
       "answered; take the file of 674 rows, where that number is filled in"
     )
-  values = _field(row, "final_answer", "answer")
-  values = [values] if isinstance(values, str) else list(values)
-  if not values or not all(isinstance(x, str) for x in values):
-    raise Layout(f": final_answer is {values!r:.60}: it must be a list of texts")
-  context = row.get("context") or ""
-  text = f"{context}\n\n{text}" if context else text
+  name, values = fields.field(row, "final_answer", "answer")
+  values = [values] if isinstance(values, str) else values
+  if not isinstance(values, list) or not values or not all(isinstance(x, str) for x in values):
+    raise fields.Layout(f": {name} is {files.show(values)}: it must be a list of texts")
+  for value in values:
+    fields.check_text(value.replace("$", ""), name)
+  if row.get("context"):
+    text = f"{fields.text(row, 'context')}\n\n{text}"
   return text, ", ".join(x.replace("$", "").strip() for x in values), 0
 
 
 def minerva(row: Row) -> Parsed:
   """Minerva mathematics: the answer is LaTeX."""
-  return _text(row, "problem", "question"), _answer(row, "answer"), 0
+  return fields.text(row, "problem", "question"), fields.answer_or_box(row, "answer"), 0
 
 
 SETS = {
@@ -180,28 +136,29 @@ SETS = {
 def parts(source: str) -> tuple[str | None, str | None]:
   """(name in SETS or None, path or hub address of the file) of a source; both None for `bundled`.
 
-  Raises ValueError when the file does not exist or the name is unknown. The message completes the
+  Raises UserError when the file does not exist or the name is unknown. The message completes the
   sentence `FIELD is VALUE: it must be`.
   """
   if source == "bundled":
     return None, None
   if source in SETS:
-    return source, HUB + SETS[source].hub
+    return source, files.HUB + SETS[source].hub
   name, colon, file = source.partition(":")
-  if not colon or source.startswith(HUB):
+  if not colon or source.startswith("hf:"):
     name, file = None, source
   elif name not in SETS:
-    raise ValueError(f"a known set before the colon: {', '.join(SETS)}")
-  if file.startswith(HUB):
-    if file.count("/") < 5:
-      raise ValueError(f"{HUB}OWNER/NAME/PATTERN, with a pattern such as data/test*.parquet")
-  elif not pathlib.Path(file).is_file():
-    raise ValueError(
+    raise UserError(f"a known set before the colon: {', '.join(SETS)}")
+  if file.startswith("hf:"):
+    files.address(file)
+  elif os.path.isdir(file):
+    raise UserError("a .jsonl, .json or .parquet file, not a folder")
+  elif not (os.path.isfile(file) and files.encodable(file)):
+    raise UserError(
       "bundled, the path of a .jsonl, .json or .parquet file that exists, "
-      f"{HUB}OWNER/NAME/PATTERN, or one of {', '.join(SETS)}, alone or as NAME:FILE"
+      f"{files.HUB}OWNER/NAME/PATTERN, or one of {', '.join(SETS)}, alone or as NAME:FILE"
     )
   elif not file.endswith((".jsonl", ".json", ".parquet")):
-    raise ValueError("a .jsonl, .json or .parquet file")
+    raise UserError("a .jsonl, .json or .parquet file")
   return name, file
 
 
@@ -211,8 +168,11 @@ def load(
   """Problems of a source: `count` of them after the first `skip`, or all after those when 0.
 
   Files are often sorted by subject, so problems are drawn in a random order that depends on `seed`;
-  they are returned in the order of the file. Raises ValueError as `read` does.
+  they are returned in the order of the file. Raises UserError as `read` and `bundled.problems` do,
+  and for a seed that is negative or has more than 32 bits.
   """
+  if not 0 <= seed < 2**32:
+    errors.fail("problems.seed", seed, "0 to 2**32 - 1")
   if source == "bundled":
     return bundled.problems(split, count, seed)
   problems = read(source, split=split)
@@ -224,37 +184,82 @@ def load(
 def read(source: str, *, split: str = "train") -> list[problem_lib.Problem]:
   """All problems of a source that is a file. A problem that occurs twice is returned once.
 
-  Raises ValueError with file, line and the missing field, or with the number of rows that a known
-  set should have.
+  Raises UserError with file, line, field and value for whatever is wrong in a row: a missing or
+  empty field, another type, another answer to the same problem. Problems are the same when their
+  texts differ in spaces and upper case only. Raises it with the number of rows that a known set
+  should have.
   """
-  name, file = parts(source)
+  try:
+    name, file = parts(source)
+  except UserError as right:
+    errors.fail("source", source, right)
+  if not file:
+    errors.fail("source", source, "a file or a known set")
   paths = [file]
-  if file.startswith(HUB):
-    paths = _download(file.format(split="test" if split == "test" else "train"))
-  rows = [pair for path in paths for pair in _rows(path)]
+  if file.startswith(files.HUB):
+    paths = files.download(file.replace("{split}", "test" if split == "test" else "train"))
+  rows = [pair for path in paths for pair in files.rows(path)]
+  if not rows:
+    raise UserError(f"{file} has no rows: it must have at least one problem")
   if name:
     _check_count(name, file, len(rows))
-  parse = SETS[name].parse if name else plain
-  problems = {}
+  found = []
   for line, row in rows:
-    if not isinstance(row, dict):
-      raise ValueError(
-        f"{line} is {row!r:.60}: it must be an object with fields problem (or question) and answer"
-      )
     try:
-      text, answer, level = parse(row)
-    except Layout as error:
-      raise ValueError(f"{line}{error}" + (f" (read as {name})" if name else "")) from None
-    uuid = str(row.get("uuid") or problem_lib.digest(text)[:16])
-    if uuid in problems and problems[uuid].problem != text:
-      raise ValueError(f"{line}: uuid is {uuid!r}, which another problem above has")
-    origin = str(name or row.get("source") or file)
-    problems.setdefault(uuid, problem_lib.Problem(uuid, origin, split, text, answer, level))
-  return list(problems.values())
+      found.append((line, _problem(row, name, file, split)))
+    except fields.Layout as error:
+      raise UserError(f"{line}{error}" + (f" (read as {name})" if name else "")) from None
+  return _unique(found, name)
+
+
+def _problem(row, name, file, split):
+  """The Problem of one row."""
+  if not isinstance(row, dict):
+    raise fields.Layout(
+      f" is {files.show(row)}: it must be an object with fields problem (or question) and answer"
+    )
+  text, answer, level = (SETS[name].parse if name else plain)(row)
+  fields.check_text(answer, "answer")
+  if answers.compare(answer, answer) != "right":
+    raise fields.Layout(f": answer is {files.show(answer)}: it must not be empty")
+  uuid, origin = row.get("uuid"), row.get("source")
+  if uuid is None or uuid == "":
+    uuid = problem_lib.digest(text)[:16]
+  elif isinstance(uuid, bool) or not isinstance(uuid, (str, int)):
+    raise fields.Layout(f": uuid is {files.show(uuid)}: it must be text or a whole number")
+  fields.check_text(str(uuid), "uuid")
+  origin = name or (origin if isinstance(origin, str) and origin else file)
+  fields.check_text(origin, "source")
+  return problem_lib.Problem(str(uuid), origin, split, text, answer, level)
+
+
+def _unique(found, name):
+  """The problems of [(line, Problem), ...], each once; UserError when one has two answers.
+
+  A known set cannot be corrected, so of its answers only numbers must agree: two formulas may well
+  be the same for its authors and not for math-verify.
+  """
+  by_uuid, by_text = {}, {}
+  with answers.Grader() as grader:  # it starts a process only for answers that are hard to compare
+    for line, p in found:
+      text = " ".join(p.problem.split()).casefold()
+      other, same = by_uuid.setdefault(p.uuid, (line, text))
+      if same != text:
+        raise UserError(
+          f"{line}: uuid is {files.show(p.uuid)}, which {other} has for another problem"
+        )
+      first, kept = by_text.setdefault(text, (line, p))
+      verdict = answers.compare(kept.answer, p.answer)
+      if verdict == "wrong" or not (verdict or name or grader.equivalent(kept.answer, p.answer)):
+        raise UserError(
+          f"{line}: answer is {files.show(p.answer)}, but {first} has the same problem with the "
+          f"answer {files.show(kept.answer)}: leave the wrong one out"
+        )
+  return [p for _, p in by_text.values()]
 
 
 def _check_count(name, file, rows):
-  """ValueError when a file of the set `name` has a number of rows that no part of the set has."""
+  """UserError when a file of the set `name` has a number of rows that no part of the set has."""
   known = SETS[name]
   if rows in known.rows:
     return
@@ -263,71 +268,4 @@ def _check_count(name, file, rows):
     hint = f": that {known.wrong[rows]}"
   else:
     hint = "; leave out the name for a part of a set or for a file of your own"
-  raise ValueError(f"{file} has {rows} rows, {name} has {right}{hint}")
-
-
-def _rows(path):
-  """[("path:line", row), ...] of one file; for Parquet and JSON, line is the number of the row."""
-  path = str(path)
-  if path.endswith(".parquet"):
-    try:
-      rows = pq.read_table(path).to_pylist()
-    except pa.ArrowException as error:
-      raise ValueError(f"{path} is not Parquet: {error}") from None
-    return [(f"{path}:{i}", row) for i, row in enumerate(rows, 1)]
-  text = pathlib.Path(path).read_text(encoding="utf-8")
-  if path.endswith(".json"):
-    rows = _json(text, f"{path}:1") if text.strip() else []
-    if not isinstance(rows, list):
-      raise ValueError(f"{path} is one JSON {type(rows).__name__}: it must be a list of rows")
-    return [(f"{path}:{i}", row) for i, row in enumerate(rows, 1)]
-  # Not splitlines, which splits at characters that JSON allows inside of texts.
-  lines = [(f"{path}:{i}", line) for i, line in enumerate(text.split("\n"), 1)]
-  return [(place, _json(line, place)) for place, line in lines if line.strip()]
-
-
-def _json(text, place):
-  try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{place} is not JSON: {error}") from None
-
-
-@functools.cache  # every stage asks for the same files
-def _download(place):
-  """Paths of the files of `hf://datasets/OWNER/NAME[@REVISION]/PATTERN`, downloaded if need be."""
-  import huggingface_hub as hub  # takes a second
-  from huggingface_hub import errors
-
-  owner, name, pattern = place.removeprefix(HUB).split("/", 2)
-  name, _, revision = name.partition("@")
-  repo, wanted = f"{owner}/{name}", [pattern, f"{pattern}.parquet", f"{pattern}.jsonl"]
-  try:
-    folder = hub.snapshot_download(
-      repo, repo_type="dataset", revision=revision or None, allow_patterns=wanted
-    )
-  except errors.GatedRepoError:
-    raise ValueError(
-      f"{place}: accept the terms of {repo} on the hub first (they are required), then run "
-      "`hf auth login` here"
-    ) from None
-  except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-    raise ValueError(
-      f"{place}: the hub has no dataset {repo}"
-      f"{f' at {revision}' if revision else ''}, or you have no access to it"
-    ) from None
-  except (OSError, errors.CachedRepoTreeNotFoundError):
-    raise ValueError(
-      f"{place}: the hub cannot be reached and {repo} is not in the local cache. On a "
-      f"machine with a network run `hf download {repo} --repo-type dataset --local-dir DIR`, "
-      "and give the path of the file"
-    ) from None
-  files = sorted(
-    str(p)
-    for p in pathlib.Path(folder).rglob("*")
-    if p.suffix in (".parquet", ".jsonl")
-    and any(fnmatch.fnmatch(p.relative_to(folder).as_posix(), w) for w in wanted)
-  )
-  if not files:
-    raise ValueError(f"{place}: {repo} has no .parquet or .jsonl file of that pattern")
-  return files
+  raise UserError(f"{file} has {rows} rows, {name} has {right}{hint}")

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from gen_ssd.errors import UserError
 from gen_ssd.models import word_level
 from gen_ssd.problems import bundled
 
@@ -57,6 +58,26 @@ def test_same_seed_same_stream_and_more_go_on():
 def test_unknown_split():
   with pytest.raises(ValueError, match="problems.split is 'dev'.*cold_start.*test.*train"):
     bundled.problems("dev", 1)
+
+
+@pytest.mark.parametrize("levels", [(), (1,), (2, 7), (0,)])
+def test_unknown_levels(levels):
+  with pytest.raises(ValueError, match="levels is .*: it must be some of"):
+    bundled.problems("train", 1, levels=levels)
+
+
+@pytest.mark.parametrize("split", bundled.SPLITS)
+def test_more_problems_than_there_are_is_refused_at_once(split):
+  most = bundled.MOST[split]
+  for count in (most + 1, 300_000_000, 10**30):
+    message = f"^{count} bundled problems of the split {split} are asked for.*has only {most}$"
+    with pytest.raises(UserError, match=message):
+      bundled.problems(split, count)
+
+
+def test_the_stream_ends(monkeypatch):
+  monkeypatch.setitem(bundled.MOST, "test", 5)
+  assert len(list(bundled.stories("test"))) == len(bundled.problems("test", 5)) == 5
 
 
 def test_totals_stay_between_10_and_99_and_levels_count_the_changes():
