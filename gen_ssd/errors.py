@@ -33,7 +33,11 @@ class UserError(ValueError):
 
 def fail(field: str, value: object, right: object) -> None:
   """Raises the UserError for a setting: its field, its value, and which values are valid."""
-  raise UserError(f"{field} is {clip(repr(value))}: it must be {right}")
+  try:
+    shown = clip(repr(value))
+  except ValueError:  # Python writes no integer of thousands of digits
+    shown = "a number of thousands of digits"
+  raise UserError(f"{field} is {shown}: it must be {right}")
 
 
 def clip(text: str, most: int = 200) -> str:

@@ -430,7 +430,7 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
   saved = json.loads((tmp_path / "run" / "config.json").read_text())
   assert saved["stages"] == ["report"] and saved["arms"]["gen_ssd"]["k"] == 4
   for changes, message in (
-    (dict(train__steps=7), "train.steps is 200 there and 7 here"),
+    (dict(train__steps=70), "train.steps is 200 there and 70 here"),
     (dict(arms={"gen_ssd": {"k": 2}}), "arms.gen_ssd.k is 4 there and 2 here"),
     (dict(arms={"gen_ssd": {}, "more": {}}), "arms.more is None there and {"),
     (dict(tests={"aime24": {"source": "aime24"}}), "tests.aime24 is None there and {"),

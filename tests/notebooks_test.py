@@ -32,7 +32,8 @@ def test_every_cell_runs(path, tmp_path, monkeypatch, capsys):
   def small():
     c = real()
     c.problems.update(train=16, cold_start=12, held_out=4, test=16)
-    c.warm_up.steps = c.train.steps = 2
+    for train in (c.warm_up, c.train):
+      train.update(steps=2, warmup_steps=2)
     return c
 
   display = types.ModuleType("IPython.display")

@@ -71,7 +71,7 @@ def test_the_command_takes_files_and_overrides(tmp_path):
     "--config.problems.held_out=2",
     "--config.problems.system=",
     "--config.select.max_tokens=256",
-    "--config.stages=()",
+    "--config.stages=report",
   )
   assert code == 0, error
   found = json.loads((tmp_path / "run" / "config.json").read_text())
