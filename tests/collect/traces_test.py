@@ -105,7 +105,17 @@ FLIGHT = [
     student_ranks=[1, 100],
     step_starts=[0],
     chunks=[{"count": 2, "choice": 0, "score": 0.2, "scores": [0.2], "resamples": 0}],
-    lost=[{"chunk": 0, "branch": 1, "ids": [4]}],
+    lost=[
+      {
+        "chunk": 0,
+        "branch": 1,
+        "resample": 0,
+        "ids": [4],
+        "count": 1,
+        "score": None,
+        "student_nll": 0.5,
+      }
+    ],
     score_sum=0.2,
     resample=1,
     teacher_tokens=12,
