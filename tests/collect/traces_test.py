@@ -206,6 +206,7 @@ def test_a_missing_shard_is_named(tmp_path, capsys):
     b'{"shards": 2, "ro',
     b"\xff\xfe\x00 garbage",
     b"[]",
+    b"[" * 10**5,
     b"{}",
     b'{"shards": 2, "rows": [{"uuid": "a", "colour": 3}]}',
   ],

@@ -459,6 +459,18 @@ def test_values_of_the_wrong_kind_become_dashes(tmp_path):
   assert "50.0%" in text and "Only <b>c</b> has been evaluated" in text and "nan" not in text
 
 
+@pytest.mark.parametrize("x", [1e299, -1e299, 1e15, 1e14, 5e-324, 10**400, 0.5 + 1e-16])
+def test_figures_are_drawn_of_any_number(tmp_path, x):
+  _run(tmp_path, problems=2)
+  arms = {name: {"accuracy": x, "ci": [x, x], "seeds": [x, 0.5]} for name in CONFIG["arms"]}
+  paired = {f"{name}-random": {"difference": x, "ci": [0, x]} for name in CONFIG["arms"]}
+  (tmp_path / "results.json").write_text(json.dumps({"arms": arms, "paired": paired}))
+  shard = tmp_path / "traces" / "genssd" / "traces-00000.jsonl"
+  rows = [json.loads(line) for line in shard.open()]
+  _lines(shard, [{**r, "num_tokens": x, "student_nll": x} for r in rows])
+  assert max(map(len, re.findall(r"[\d,.]+", _page(tmp_path)))) < 60  # no number of 300 digits
+
+
 def test_kept_json_decides_what_is_kept(tmp_path):
   _run(tmp_path, problems=30)
   (tmp_path / "arms" / "gen_ssd" / "kept.json").write_text('[["sums-00004", 0], ["sums-00005", 0]]')
