@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from gen_ssd import checks
+from gen_ssd import claims
 from gen_ssd import config as config_lib
 from gen_ssd import inputs
 from gen_ssd import mesh as mesh_lib
@@ -63,7 +64,7 @@ def begun(config, workdir, devices=None):
   mesh = mesh_lib.start(config.model_parallel, devices)
   checks.check_devices(config, mesh)
   checks.check_earlier(config, workdir)
-  with workdir_lib.claimed(workdir, config, inputs.identities(config)):
+  with claims.claimed(workdir, config, inputs.identities(config)):
     if jax.process_index() == 0 and "pretrain" not in config.stages:
       workdir_lib.describe(workdir, config.name)
     yield

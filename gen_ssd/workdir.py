@@ -1,21 +1,20 @@
-"""The files of a run: the claim on its workdir, folder names, atomic writes, and readers."""
+"""The files of a run: folder names, atomic writes, and readers; claims.py says whose a workdir is."""
 
-import contextlib
-import errno
-import fcntl
+from collections.abc import Callable
+from collections.abc import Iterator
 import hashlib
 import json
-import os
 import pathlib
-import socket
-
-import jax
+import re
+import sys
+from typing import Any
 
 from gen_ssd import config as config_lib
-from gen_ssd import mesh as mesh_lib
+from gen_ssd import rows
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
-from gen_ssd.errors import fail
+
+DEEPEST = 100  # levels of nesting in a JSON file
 
 
 def short_hash(s):
@@ -29,110 +28,6 @@ def short_hash(s):
   return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
 
-@contextlib.contextmanager
-def claimed(workdir, config, identities=None):
-  """Claims `workdir` for this config: writes config.json, and holds the lock meanwhile.
-
-  Raises UserError, in every process, when the workdir cannot be written, is in use, or belongs to
-  another config; the message names the field that differs. Only `stages` may differ. `identities`
-  maps fields to hashes of what they name, so that weights or problems replaced under the same path
-  are noticed. A setting that is newer than the workdir counts as having its default there.
-  """
-  with contextlib.ExitStack() as held:
-
-    def claim():
-      held.enter_context(_lock(pathlib.Path(workdir)))
-      _write_config(workdir, config, identities or {})
-
-    mesh_lib.first(claim)
-    if jax.process_count() > 1:  # what process 0 wrote, all must have been given
-      _write_config(workdir, config, identities or {})
-    yield
-
-
-@contextlib.contextmanager
-def _lock(workdir):
-  """Holds workdir/lock, which names its holder while it runs. UserError when another process does.
-
-  The lock is the kernel's: it ends with the process, however that ends. File systems that have no
-  locks, as some that show a bucket as a folder, do not protect against a second run.
-  """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = open(workdir / "lock", "a+", encoding="utf-8")
-  except OSError as error:
-    if error.errno == errno.ENOSPC:
-      raise
-    fail("--workdir", str(workdir), f"a folder that can be made and written ({error.strerror})")
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      raise UserError(
-        f"--workdir is {str(workdir)!r}: it is in use by {file.read(200) or 'another run'}; wait until "
-        "that ends, or use another --workdir"
-      ) from None
-    except OSError:
-      pass
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    try:
-      yield
-    finally:
-      file.truncate(0)
-
-
-def _write_config(workdir, config, identities):
-  """Writes config.json in process 0, unless it is there. UserError when it is another config's."""
-  plain = {**config_lib.settings(config), "identities": identities}
-  path = pathlib.Path(workdir) / "config.json"
-  if path.exists():
-    old = _read_config(path)
-    try:
-      now = config_lib.parse({name: x for name, x in old.items() if name != "identities"})
-      old = {**config_lib.settings(now), "identities": old.get("identities", {})}
-    except UserError:  # a setting was removed, or its value is no longer valid: named below
-      pass
-    differ = _differences(plain, old, "")
-    for field, mine, theirs in sorted(differ, key=lambda d: d[0].startswith("identities.")):
-      if field.startswith("identities."):  # sorted last: no setting differs
-        raise UserError(
-          f"workdir {workdir} belongs to other files: what {field.removeprefix('identities.')} names "
-          f"has the hash {theirs!r} there and {mine!r} here; restore it, or use another --workdir"
-        )
-      if field != "stages":
-        raise UserError(
-          f"workdir {workdir} belongs to another config: {field} is {theirs!r} "
-          f"there and {mine!r} here; use another --workdir"
-        )
-  if jax.process_index() == 0:
-    write_atomically(path, json.dumps(plain, indent=1))
-
-
-def _read_config(path):
-  try:
-    found = json.loads(path.read_bytes())
-  except (ValueError, RecursionError, OSError) as error:
-    raise UserError(
-      f"{path} cannot be read ({clip(str(error), 80)}): restore it, or use another --workdir"
-    ) from None
-  if not isinstance(found, dict):
-    raise UserError(f"{path} holds no settings: restore it, or use another --workdir")
-  return found
-
-
-def _differences(a, b, where):
-  """Yields (path, value in a, value in b) for each leaf of nested dicts that differs."""
-  for key in sorted({*a, *b}):
-    x, y, path = a.get(key), b.get(key), f"{where}{key}"
-    if isinstance(x, dict) and isinstance(y, dict):
-      yield from _differences(x, y, f"{path}.")
-    elif x != y:
-      yield path, x, y
-
-
 def write_atomically(path, text):
   """Writes a text file so that it is never seen half written."""
   partial = path.with_name(path.name + ".partial")
@@ -140,62 +35,167 @@ def write_atomically(path, text):
   partial.replace(path)
 
 
-def read_jsonl(path):
-  """Reads a JSONL file of traces or candidates: (rows, number of unreadable lines).
+# ---------------------------------------------------------------- what a run reads back
 
-  A missing file counts as one unreadable line. A row without `uuid` and `attempt` is unreadable.
+
+def read_jsonl(
+  path: pathlib.Path, fits: Callable[[Any], bool] | None = None
+) -> tuple[list[Any], int]:
+  """Reads a JSONL file of traces or candidates: (rows, number of damaged lines).
+
+  A missing file counts as one damaged line. A line is damaged when it is not JSON, when its object
+  has no `uuid` or no `attempt`, and when `fits`, for example rows.is_row, says so.
   """
   try:
     lines = [x for x in pathlib.Path(path).read_bytes().splitlines() if x.strip()]
-  except FileNotFoundError:
+  except (FileNotFoundError, IsADirectoryError):
     return [], 1
   good = []
   for line in lines:
     try:
       found = json.loads(line)
       found["uuid"], found["attempt"]
-      good.append(found)
+      if fits is None or fits(found):
+        good.append(found)
     except (ValueError, KeyError, TypeError, RecursionError):
       pass
   return good, len(lines) - len(good)
 
 
-def finished_rows(folder):
-  """Rows of the finished traces in a collection's folder. Only reads: repairs nothing."""
+def fence(folder: pathlib.Path) -> tuple[int, Any]:
+  """(how many shards count, the slots as they are in in_flight.json) of a collection's last fence.
+
+  Where in_flight.json is damaged: all the shards there are, and None for the slots. Raises
+  FileNotFoundError when there was no fence yet.
+  """
+  found = [p.stem.removeprefix("traces-") for p in folder.glob("traces-*.jsonl")]
   try:
-    count = json.loads((folder / "in_flight.json").read_text())["shards"]
+    state = json.loads((folder / "in_flight.json").read_bytes())
+    count, slots = state["shards"], state["slots"]
+  except FileNotFoundError:
+    raise
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    return len(found), None
+  last = max((int(x) for x in found if x.isdecimal()), default=-1)
+  if type(count) is not int or last not in (count - 1, count):  # a killed run left one more
+    return len(found), None
+  return count, slots
+
+
+def finished_rows(folder: pathlib.Path) -> list[rows.Row]:
+  """Rows of the finished traces in a collection's folder; damaged ones are named on stderr.
+
+  Only reads: repairs nothing.
+  """
+  try:
+    count, _ = fence(folder)
   except FileNotFoundError:
     return []
-  except (ValueError, KeyError, TypeError):
-    count = len(list(folder.glob("traces-*.jsonl")))
-  return [r for i in range(count) for r in read_jsonl(folder / f"traces-{i:05d}.jsonl")[0]]
+  paths = [folder / f"traces-{i:05d}.jsonl" for i in range(count)]
+  return [r for path in paths for r in _sound(path, rows.is_row)]
 
 
-def lost_candidates(folder):
-  """Yields the rows of a collection's lost candidates, in the order of writing."""
+def lost_candidates(folder: pathlib.Path) -> Iterator[rows.Lost]:
+  """Yields the rows of a collection's lost candidates, in the order of writing.
+
+  Damaged ones are named on stderr.
+  """
   for shard in sorted(folder.glob("candidates-*.jsonl")):
-    yield from read_jsonl(shard)[0]
+    yield from _sound(shard, rows.is_lost)
 
 
-def collection(workdir, name):
-  """The folder of the collection that arm `name` took its traces from."""
-  pointer = json.loads((workdir / "arms" / name / "traces.json").read_text())
-  return workdir / "traces" / pointer["collection"]
+def _sound(path, fits):
+  good, bad = read_jsonl(path, fits)
+  if bad:
+    print(f"{path} is damaged in {bad} line(s), which are left out", file=sys.stderr)
+  return good
 
 
-def arm_rows(workdir, name):
-  """(all rows, kept rows) of arm `name`, after its traces are collected."""
-  pairs = json.loads((workdir / "arms" / name / "kept.json").read_text())
-  rows = finished_rows(collection(workdir, name))
-  by_pair = {(r["uuid"], r["attempt"]): r for r in rows}
-  return rows, [by_pair[tuple(pair)] for pair in pairs]
+def read_json(path: pathlib.Path, remedy: str) -> Any:
+  """The JSON value of a file. Raises UserError, which ends with `remedy`, where there is none."""
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    within = [value]
+    for _ in range(DEEPEST):
+      within = [v for x in within for v in _inner(x)]
+    if within:
+      raise ValueError(f"nested more than {DEEPEST} levels deep")
+    return value
+  except (FileNotFoundError, NotADirectoryError):
+    damage = "is missing"
+  except IsADirectoryError:
+    damage = "is a folder, not a file"
+  except UnicodeDecodeError:
+    damage = "is damaged (not UTF-8 text)"
+  except RecursionError:
+    damage = f"is damaged (nested more than {DEEPEST} levels deep)"
+  except ValueError as error:
+    damage = f"is damaged (not JSON as it should be: {error})"
+  raise UserError(f"{clip(str(path))} {damage}: {remedy}")
 
 
-def arm_answers(workdir, name):
+def _inner(x):
+  return x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
+
+
+def is_collection(name: Any) -> bool:
+  """Can this be the name of a folder of traces: is it a plain name that leads nowhere else?"""
+  return isinstance(name, str) and bool(re.fullmatch(r"[\w-]{1,100}", name, re.ASCII))
+
+
+def _remedy(arm):
+  return (
+    f"delete {clip(str(arm / 'kept.json'))}, of a study also the run's report.html, and the same "
+    "command makes it again (the stage collect does)"
+  )
+
+
+def collection(workdir: pathlib.Path, name: str) -> pathlib.Path:
+  """The folder of the collection that arm `name` took its traces from.
+
+  Raises UserError where the arm's traces.json does not say so.
+  """
+  arm = workdir / "arms" / name
+  pointer = read_json(arm / "traces.json", _remedy(arm))
+  found = pointer.get("collection") if isinstance(pointer, dict) else None
+  if not is_collection(found):
+    raise UserError(
+      f"{arm / 'traces.json'} is damaged (it is {clip(repr(pointer))}, and must name a folder of "
+      f'traces/ as {{"collection": NAME}}): {_remedy(arm)}'
+    )
+  return workdir / "traces" / found
+
+
+def arm_rows(workdir: pathlib.Path, name: str) -> tuple[list[rows.Row], list[rows.Row]]:
+  """(all rows, kept rows) of arm `name`, after its traces are collected.
+
+  Raises UserError where kept.json or traces.json of the arm is missing or damaged, and where the
+  shards lack a trace that kept.json names.
+  """
+  arm = workdir / "arms" / name
+  path, folder = arm / "kept.json", collection(workdir, name)
+  pairs = read_json(path, _remedy(arm))
+  if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
+    what = f"it is {clip(repr(pairs))}, and must be a list of pairs of uuid and attempt"
+    raise UserError(f"{path} is damaged ({what}): {_remedy(arm)}")
+  found = finished_rows(folder)
+  by_pair = {(r["uuid"], r["attempt"]): r for r in found}
+  if missing := [pair for pair in pairs if tuple(pair) not in by_pair]:
+    what = f"it names {clip(repr(missing[0]))}, which is not among the traces in {folder}"
+    raise UserError(f"{path} is damaged ({what}): {_remedy(arm)}")
+  return found, [by_pair[tuple(pair)] for pair in pairs]
+
+
+def _is_pair(x):
+  return isinstance(x, list) and [type(v) for v in x] == [str, int]
+
+
+def arm_answers(workdir: pathlib.Path, name: str) -> list[list[rows.Row]]:
   """The answers of the students of arm `name`, on all tests: one list of rows per seed."""
-  homes = sorted((workdir / "arms" / name).glob("seed-*"), key=lambda p: int(p.name[5:]))
+  homes = [p for p in (workdir / "arms" / name).glob("seed-*") if p.name[5:].isdecimal()]
   return [
-    [r for folder in sorted(home.glob("answers*")) for r in finished_rows(folder)] for home in homes
+    [r for folder in sorted(home.glob("answers*")) for r in finished_rows(folder)]
+    for home in sorted(homes, key=lambda p: int(p.name[5:]))
   ]
 
 

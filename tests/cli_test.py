@@ -46,7 +46,7 @@ def test_no_command_is_help_and_an_error():
      "did you mean run?"),
     (["7"], "gen-ssd: '7' is not a command: it must be one of run, study, report, weights"),
     (["weights", "--check", "nowhere"], "gen_ssd: nowhere: there is no config.json"),
-    (["report", "--workdir=nowhere"], "gen_ssd: --workdir=nowhere is not the workdir of a run"),
+    (["report", "--workdir=nowhere"], "gen_ssd: --workdir=nowhere does not exist: it must be"),
     (["study", "--config=nowhere.py", "--workdir=x"], "gen_ssd: --config is 'nowhere.py': it"),
   ],
 )  # fmt: skip

@@ -7,8 +7,8 @@ import jax
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from gen_ssd import claims
 from gen_ssd import mesh
-from gen_ssd import workdir as workdir_lib
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
 from gen_ssd.engine import scores
@@ -211,5 +211,5 @@ def compiled(name):
 
 def claim(*arguments):
   """Claims a workdir as a run does, and gives its lock back."""
-  with workdir_lib.claimed(*arguments):
+  with claims.claimed(*arguments):
     pass

@@ -30,7 +30,7 @@ def finished(
 
   None when something is left to do: then models are needed.
   """
-  rows, in_flight = traces_lib.Shards(folder).resume()
+  rows, in_flight = traces_lib.Shards(folder).resume(select.slots)
   done = {(r["uuid"], r["attempt"]) for r in rows}
   if any(in_flight or ()) or any(job not in done for job in _jobs(problems, select, rows)):
     return None
@@ -82,6 +82,16 @@ def _retry(select, uuid, attempt, stop):
   return [(uuid, attempt + select.attempts)]
 
 
+def _going_on(in_flight, select, left):
+  """The Trace under way in each slot, or None. A damaged file may name any; `left` is to be done."""
+  slots = [None] * select.slots
+  for i, t in enumerate(in_flight or ()):
+    if t and (t.uuid, t.attempt) in left and len(t.ids) < select.max_tokens:
+      slots[i] = t
+      left.remove((t.uuid, t.attempt))
+  return slots
+
+
 def _ordered(problems, rows):
   order = {p.uuid: i for i, p in enumerate(problems)}
   return sorted(
@@ -98,12 +108,12 @@ class _Loop:
     self.threshold = threshold
     self.closing = writer_lib.closing(writer.teacher_tokenizer, select)
     self.shards = traces_lib.Shards(folder)
-    found, in_flight = self.shards.resume()
+    found, in_flight = self.shards.resume(select.slots)
     self.finished = [r for r in found if r["uuid"] in self.problems]
     self.right = sum(r["verdict"] == "right" for r in self.finished)
-    self.slots = in_flight or [None] * select.slots  # the Trace under way in each, or None
     jobs = _jobs(problems, select, self.finished)
     taken = {(r["uuid"], r["attempt"]) for r in self.finished}
+    self.slots = _going_on(in_flight, select, {*jobs} - taken)
     taken |= {(t.uuid, t.attempt) for t in self.slots if t}
     self.pending = [j for j in jobs if j not in taken][::-1]
     self.jobs = {*jobs} | taken

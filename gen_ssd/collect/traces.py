@@ -10,66 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gen_ssd import rows as rows_lib
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.engine import state as state_lib
 from gen_ssd.problems.problem import Problem
+from gen_ssd.rows import Chunk
+from gen_ssd.rows import Lost
+from gen_ssd.rows import Row
 
 KINDS = ("traces", "candidates")
 SCHEMA = 1  # of the rows of both kinds; a reader of other files can tell
-
-
-class Chunk(typing.TypedDict):
-  """A round that kept a chunk."""
-
-  count: int  # tokens
-  choice: int  # branch that was kept
-  score: float | None  # of the chunk; None where nothing was chosen
-  scores: list[float | None]  # of every candidate; None where it was not valid
-  resamples: int  # how often the chunk was drawn again
-  text: str
-
-
-class Lost(typing.TypedDict):
-  """A row of a candidates shard: a candidate that was not kept."""
-
-  uuid: str
-  attempt: int
-  chunk: int  # place of the chunk in its trace
-  branch: int
-  resample: int  # how often the chunk had been drawn before
-  ids: list[int]
-  count: int
-  score: float | None
-  student_nll: float | None  # mean, nats
-  text: str
-
-
-class Row(typing.TypedDict):
-  """A row of a traces shard: a finished trace. Lists hold one number per kept token."""
-
-  schema: int
-  uuid: str
-  source: str
-  split: str
-  level: int
-  attempt: int
-  problem: str
-  answer: str
-  text: str
-  opened: str  # the start of text that the prompt wrote (tokenization.opening): not among the ids
-  ids: list[int]
-  num_tokens: int
-  stop: str  # ended, pruned or length
-  verdict: str  # right, wrong or unverifiable
-  student_nll: float | None  # mean, nats
-  teacher_nll: float | None
-  teacher_nlls: list[float]  # nats at temperature 1
-  student_nlls: list[float]  # nats
-  student_ranks: list[int]  # at most 100
-  step_starts: list[int]  # places in ids where a step begins
-  chunks: list[Chunk]
-  teacher_tokens: int  # proposed for it, kept or not
-  rounds: int  # it was in, kept or not
 
 
 @dataclasses.dataclass
@@ -78,13 +28,13 @@ class Trace:
 
   uuid: str
   attempt: int
-  ids: list = dataclasses.field(default_factory=list)
-  teacher_nlls: list = dataclasses.field(default_factory=list)
-  student_nlls: list = dataclasses.field(default_factory=list)
-  student_ranks: list = dataclasses.field(default_factory=list)
-  step_starts: list = dataclasses.field(default_factory=list)
-  chunks: list = dataclasses.field(default_factory=list)  # without texts
-  lost: list = dataclasses.field(default_factory=list)  # without uuid, attempt and texts
+  ids: list[int] = dataclasses.field(default_factory=list)
+  teacher_nlls: list[float] = dataclasses.field(default_factory=list)
+  student_nlls: list[float] = dataclasses.field(default_factory=list)
+  student_ranks: list[int] = dataclasses.field(default_factory=list)
+  step_starts: list[int] = dataclasses.field(default_factory=list)
+  chunks: list[rows_lib.Drawn] = dataclasses.field(default_factory=list)
+  lost: list[rows_lib.Candidate] = dataclasses.field(default_factory=list)
   score_sum: float = 0.0  # of the kept chunks, exactly as the engine has it
   resample: int = 0  # how often the coming chunk was drawn and found unsuitable
   teacher_tokens: int = 0
@@ -204,32 +154,41 @@ class Shards:
     state = {"shards": self.count, "slots": [t and dataclasses.asdict(t) for t in in_flight]}
     workdir_lib.write_atomically(self.folder / "in_flight.json", json.dumps(state))
 
-  def resume(self) -> tuple[list[Row], list[Trace | None] | None]:
+  def resume(self, slots: int | None = None) -> tuple[list[Row], list[Trace | None] | None]:
     """(finished rows, the trace under way in each slot or None) of an earlier run.
 
-    ([], None) when there was none.
+    ([], None) when there was none. `slots` is the number of slots the run has now; None: any.
 
-    A shard with unreadable lines is named on stderr. Its good lines are kept; the traces of the
-    others are missing from the result, so that they are written again.
+    Only well-formed rows are returned. A shard with other lines is named on stderr and mended; the
+    traces of those lines are missing from the result, so that they are written again. Where
+    in_flight.json is damaged, that is said, too, and the traces under way are None.
     """
     try:
-      state = json.loads((self.folder / "in_flight.json").read_text())
-      self.count, in_flight = state["shards"], [t and Trace(**t) for t in state["slots"]]
+      self.count, state = workdir_lib.fence(self.folder)
     except FileNotFoundError:
       return [], None
-    except (ValueError, KeyError, TypeError):  # bytes that are no text are a ValueError too
-      print(
-        f"{self.folder / 'in_flight.json'} is damaged: the traces under way start again",
-        file=sys.stderr,
-      )
-      self.count, in_flight = len(list(self.folder.glob("traces-*.jsonl"))), None
     finished = []
     for index in range(self.count):
       finished += self._repair(self.path("traces", index))
+    if state == []:  # mended
+      return finished, None
+    in_flight = _in_flight(state, slots)
+    if in_flight is None:
+      self._mend_in_flight()
     return finished, in_flight
 
+  def _mend_in_flight(self):
+    path = self.folder / "in_flight.json"
+    print(
+      f"{path} is damaged: the traces under way start again; "
+      f"the damaged file is kept as {path.name}.damaged",
+      file=sys.stderr,
+    )
+    path.replace(path.with_name(path.name + ".damaged"))
+    workdir_lib.write_atomically(path, json.dumps({"shards": self.count, "slots": []}))
+
   def _repair(self, path):
-    good, bad = workdir_lib.read_jsonl(path)
+    good, bad = workdir_lib.read_jsonl(path, rows_lib.is_row)
     if bad:
       print(
         f"trace shard {path} is damaged in {bad} line(s): their problems are written again; "
@@ -240,6 +199,21 @@ class Shards:
         path.replace(path.with_name(path.name + ".damaged"))
       workdir_lib.write_atomically(path, "".join(json.dumps(r) + "\n" for r in good))
     return good
+
+
+def _in_flight(state, slots):
+  """The Trace or None of every slot, of in_flight.json; None where that is damaged."""
+  if type(state) is not list or slots not in (None, len(state)):
+    return None
+  fields = {f.name for f in dataclasses.fields(Trace)}
+  for t in state:
+    if t is None:
+      continue
+    if not (rows_lib.fits(t, Trace) and t.keys() == fields and rows_lib.is_trace(t)):
+      return None
+    if t["resample"] < 0 or not rows_lib.are_candidates(t["lost"], len(t["chunks"])):
+      return None
+  return [t and Trace(**t) for t in state]
 
 
 def kept(rows: list[Row], *, keep: str, pruned: str = "drop") -> list[Row]:

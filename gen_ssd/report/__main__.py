@@ -7,9 +7,10 @@ For example:
 """
 
 import argparse
-import sys
 
+from gen_ssd import errors
 from gen_ssd.report import page
+from gen_ssd.report import words
 
 
 def main() -> None:
@@ -22,11 +23,8 @@ def main() -> None:
   )
   parser.add_argument("--workdir", required=True, metavar="DIR", help="the workdir of a run")
   workdir = parser.parse_args().workdir
-  try:
-    print(f"report: {page.write_report(workdir)}")
-  except (OSError, ValueError) as error:
-    print(f"gen_ssd: --workdir={workdir} is not the workdir of a run: {error}", file=sys.stderr)
-    sys.exit(2)
+  with errors.command():
+    print(f"report: {words.visible(str(page.write_report(workdir)))}")
 
 
 if __name__ == "__main__":

@@ -5,31 +5,60 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 from pathlib import Path
+import typing
 from typing import Any
 
 from gen_ssd import config as config_lib
 from gen_ssd import provenance
+from gen_ssd import rows as rows_lib
 from gen_ssd import workdir as workdir_lib
+from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
 from gen_ssd.report import figures
 from gen_ssd.report import statistics
+from gen_ssd.report import words
 
+TEXT, SHORT = 2000, 60  # characters that are shown of a text, and of a name
 BASES = ("standard_kd", "morsd", "posthoc")  # every arm is compared with these
 # {sweep: {line: [(value, run, arm), ...]}}
 Sweeps = Mapping[str, Mapping[str, Sequence[tuple[Any, str, str]]]]
+
+
+class Result(typing.TypedDict):
+  """What a study needs of an arm in results.json."""
+
+  accuracy: float
+  ci: list[float]
+  n: int
+  seeds: list[float]
+  mean_tokens: float | None
+  mean_kept_tokens: float | None
+  student_nll: float | None
+  kept: int
+  teacher_tokens: int
+  coverage: float
+  pruned: float
 
 
 def read(workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps) -> dict[str, Any]:
   """study.json: arms and paired differences of the first of the finished runs `configs`, and sweeps.
 
   A sweep that needs a run outside `configs` is left out. Two entries of an arm are made here:
-  `training_tokens` estimates the tokens a student was trained on, from the updates that were logged;
+  `training_tokens` estimates the tokens a student was trained on, from the updates that were logged,
+  and is None where the log is missing or damaged;
   `equal_teacher_tokens` is the accuracy when every arm may spend as many teacher tokens as the most
   expensive one: for a cheap arm, that of the arm named with `_all`; None where there is no such arm.
+
+  Raises UserError where a run has no results.json, or a damaged one, or no answers.
   """
-  runs = {name: json.loads((workdir / name / "results.json").read_text()) for name in configs}
+  runs = {name: _results(workdir / name, its) for name, its in configs.items()}
   first, config = next(iter(configs.items()))
   arms = runs[first]["arms"]
   answers = {name: workdir_lib.arm_answers(workdir / first, name) for name in arms}
+  for name, seeds in answers.items():
+    if not seeds or not all(seeds):
+      where = workdir / first / "arms" / name
+      raise UserError(f"{where} lacks answers in seed-*/answers: {_remedy(workdir / first)}")
   paired = {
     f"{name}-{base}": statistics.paired(answers[name], answers[base])
     for base in BASES
@@ -40,8 +69,7 @@ def read(workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps
   budget = max(a["teacher_tokens"] for a in arms.values())
   for name, a in arms.items():
     log = workdir / first / "arms" / name / "seed-0" / "checkpoints" / "metrics.jsonl"
-    targets = [json.loads(line)["targets"] for line in log.read_text().splitlines()]
-    a["training_tokens"] = round(config.train.steps * sum(targets) / len(targets))
+    a["training_tokens"] = _training_tokens(log, config.train.steps)
   for name, a in arms.items():
     rich = arms.get(f"{name}_all", a)
     a["equal_training_tokens"] = a["accuracy"]
@@ -57,6 +85,33 @@ def read(workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps
   return found
 
 
+def _remedy(run):
+  return f"delete {clip(str(run / 'report.html'))}, and the same command makes it again"
+
+
+def _results(run, config):
+  """results.json of a finished run, with a well-formed entry for every arm of its config."""
+  path = run / "results.json"
+  found = workdir_lib.read_json(path, f"delete it if it is there; {_remedy(run)}")
+  arms = found.get("arms") if isinstance(found, dict) else None
+  arms = arms if isinstance(arms, dict) else {}
+  names = dict.fromkeys([*(name for name, _ in config.arms), *arms])
+  for name in names or [""]:
+    a = arms.get(name)
+    if not (rows_lib.fits(a, Result) and len(a["ci"]) == 2 and a["seeds"]):
+      what = f"it lacks figures of the arm {clip(repr(name))}"
+      raise UserError(f"{clip(str(path))} is damaged ({what}): delete it; {_remedy(run)}")
+  return found
+
+
+def _training_tokens(log, steps):
+  try:
+    targets = [int(json.loads(line)["targets"]) for line in log.read_bytes().splitlines()]
+    return round(steps * sum(targets) / len(targets))
+  except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
+    return None
+
+
 def write(
   workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps
 ) -> tuple[str, list[Path]]:
@@ -69,8 +124,8 @@ def write(
   if {"gen_ssd", "random"} <= found["arms"].keys():
     files["examples.md"] = examples(workdir / next(iter(configs)))
   for name, text in files.items():
-    workdir_lib.write_atomically(workdir / name, text)
-  return files["study.md"], [workdir / name for name in files]
+    workdir_lib.write_atomically(workdir / name, words.visible(text))
+  return words.visible(files["study.md"]), [workdir / name for name in files]
 
 
 # ---------------------------------------------------------------- tables
@@ -111,7 +166,7 @@ def _arms_table(found):
   )
   rows = [
     (
-      name,
+      words.markdown(name, SHORT),
       f"**{_percent(a['accuracy'])}**",
       " - ".join(map(_percent, a["ci"])),
       f"{_percent(min(a['seeds']))} - {_percent(max(a['seeds']))}",
@@ -134,7 +189,7 @@ def _paired_table(found):
   rows = []
   for name in found["arms"]:
     pairs = [found["paired"].get(f"{name}-{base}") for base in bases]
-    rows.append([name, *(p and _difference(p) or "" for p in pairs)])
+    rows.append([words.markdown(name, SHORT), *(p and _difference(p) or "" for p in pairs)])
   heads = ["difference in accuracy, points (95 % interval)", *(f"- {b}" for b in bases)]
   return _markdown(heads, *rows)
 
@@ -182,8 +237,8 @@ def _paired_panels(found, looks):
     rows = []
     for name in reversed(found["arms"]):
       if p := found["paired"].get(f"{name}-{base}"):
-        words = f"{100 * p['difference']:+.1f}"
-        rows.append(figures.Estimate(looks[name], name, p["difference"], p["ci"], words))
+        change = f"{100 * p['difference']:+.1f}"
+        rows.append(figures.Estimate(looks[name], name, p["difference"], p["ci"], change))
       elif name == base:
         rows.append(figures.Estimate(looks[name], name, 0.0, None, "reference"))
     if len(rows) > 1:
@@ -250,8 +305,9 @@ def examples(workdir: Path, mine: str = "gen_ssd", other: str = "random", count:
     parts.append(f"## Where selection {title} ({len(keys)} of {len(chosen)} problems)\n")
     for key in keys[:count]:
       row, its = chosen[key], plain[key]
-      parts.append(f"**{row['problem']}** Answer: {row['answer']}.\n")
-      parts.append(f"{other} wrote: `{its['text']}` ({its['verdict']}).\n")
+      problem, answer = (words.markdown(row[name], TEXT) for name in ("problem", "answer"))
+      parts.append(f"**{problem}** Answer: {answer}.\n")
+      parts.append(f"{other} wrote: {words.code(its['text'], TEXT)} ({its['verdict']}).\n")
       parts.append(f"{mine} ({row['verdict']}, {row['stop']}):\n")
       parts += _rounds(row, lost[key])
       parts.append("")
@@ -278,8 +334,8 @@ def _rounds(row, lost):
 
 def _candidates(candidates, choice=None):
   """(text, score or None) of every candidate on one line, the kept one bold."""
-  words = [
-    f"`{text.strip() or 'end'}` {'invalid' if score is None else f'{score:.2f}'}"
+  shown = [
+    f"{words.code(text.strip() or 'end', TEXT)} {'invalid' if score is None else f'{score:.2f}'}"
     for text, score in candidates
   ]
-  return " · ".join(f"**{w}**" if i == choice else w for i, w in enumerate(words))
+  return " · ".join(f"**{w}**" if i == choice else w for i, w in enumerate(shown))

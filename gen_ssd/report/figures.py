@@ -278,7 +278,7 @@ def _hill(row, outline, y, at, tell):
 
 
 def _padded(low, high, share):
-  pad = (high - low) * share or 0.01
+  pad = (high - low) * share or max(0.01, abs(high) * 1e-6)
   return low - pad, high + pad
 
 

@@ -7,6 +7,7 @@ import base64
 import datetime
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 from pathlib import Path
@@ -18,12 +19,16 @@ from markupsafe import Markup
 from markupsafe import escape
 
 from gen_ssd import workdir as workdir_lib
+from gen_ssd.errors import UserError
 from gen_ssd.report import figures
 from gen_ssd.report import reading
 from gen_ssd.report import tree
+from gen_ssd.report import words
 from gen_ssd.report.figures import fixed
+from gen_ssd.report.words import cut
 
 SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+MOST = 64  # rows of a figure or a list
 HEADS = (
   "arm",
   "accuracy",
@@ -41,10 +46,14 @@ HEADS = (
 def write_report(workdir: str | Path, trees: int = 6) -> Path:
   """Draws `workdir/report.html` from what the run has written so far and returns its path.
 
-  `trees` is the number of branch trees to show. Raises OSError when config.json cannot be read and
-  ValueError when it is not a JSON object; any other missing or broken file is named in the footer.
+  `trees` is the number of branch trees to show. Raises UserError when config.json is missing or is
+  not a JSON object, and OSError when the page cannot be written; any other missing or broken file is
+  named in the footer. Long texts are cut, with their length, and control characters are shown.
   """
   workdir = Path(workdir)
+  path = workdir / "report.html"
+  if path.is_dir():
+    raise UserError(f"{path} is a folder: remove it, the page goes there")
   run = reading.read_run(workdir, trees)
   page = _template().render(
     style=figures.STYLE,
@@ -57,9 +66,7 @@ def write_report(workdir: str | Path, trees: int = 6) -> Path:
     trees=_trees(run, trees),
     footer=_footer(run),  # last: by now every note is written
   )
-  path = workdir / "report.html"
-  text = page.encode("utf-8", errors="replace").decode()  # JSON may hold lone surrogates
-  workdir_lib.write_atomically(path, text)
+  workdir_lib.write_atomically(path, words.visible(page))
   return path
 
 
@@ -77,17 +84,21 @@ def _template():
   return environment.get_template("page.html.jinja")
 
 
+def _short(x):
+  return cut(x, reading.SHORT)
+
+
 def _heading(run):
   config, select = run.config, reading.as_dict(run.config.get("select"))
   paths = [str(reading.as_dict(config.get(who)).get("path", who)) for who in ("teacher", "student")]
-  teacher, student = ("/".join(path.rstrip("/").split("/")[-2:]) for path in paths)
+  teacher, student = (_short("/".join(path.rstrip("/").split("/")[-2:])) for path in paths)
   sizes = [reading.number(select.get(k)) for k in ("k", "c")]
   k, c = (f"{x:.0f}" if x else words for x, words in zip(sizes, ("several", "a few")))
-  scorer = select.get("scorer", "perplexity")
+  scorer = _short(select.get("scorer", "perplexity"))
   settings = [n for n in ("temperature", "slots", "max_tokens") if n in select]
   return {
-    "title": config.get("name", "Gen-SSD run"),
-    "name": config.get("name", "unnamed"),
+    "title": _short(config.get("name", "Gen-SSD run")),
+    "name": _short(config.get("name", "unnamed")),
     "teacher": teacher,
     "student": student,
     "k": k,
@@ -99,7 +110,7 @@ def _heading(run):
       ("candidates K", k),
       ("chunk C, tokens", c),
       ("score", scorer),
-      *((n.replace("_", " "), select[n]) for n in settings),
+      *((n.replace("_", " "), _short(select[n])) for n in settings),
       ("arms", len(run.arms)),
     ],
   }
@@ -111,7 +122,7 @@ def _heading(run):
 def _verdict(arms):
   """The arm with the highest accuracy, and the arms that its interval does not separate from it."""
   ranked = [
-    (accuracy, arm.name, reading.interval(arm.results.get("ci")))
+    (accuracy, arm.label, reading.interval(arm.results.get("ci")))
     for arm in arms
     if (accuracy := reading.number(arm.results.get("accuracy"))) is not None
   ]
@@ -147,7 +158,10 @@ def _table_row(arm, verdict):
     "pruned": found and found.pruned / found.traces,
   }
   both, ci = {**counted, **given}, reading.interval(arm.results.get("ci"))
-  changes = ((k, v if isinstance(v, str) else json.dumps(v)) for k, v in arm.changes.items())
+  changes = ", ".join(
+    f"{_short(k)}={_short(v if isinstance(v, str) else json.dumps(v))}"
+    for k, v in itertools.islice(arm.changes.items(), MOST)
+  )
   cells = [
     ("n", fixed(both.get("n"), 0)),
     ("mean_tokens", fixed(both.get("mean_tokens"), 1)),
@@ -158,11 +172,11 @@ def _table_row(arm, verdict):
     ("pruned", fixed(both["pruned"], 1, 100, "%")),
   ]
   return {
-    "name": arm.name,
+    "name": arm.label,
     "look": arm.look,
-    "top": arm.name == verdict["top"],
+    "top": arm.label == verdict["top"],
     "is_best": verdict["is_best"],
-    "changes": ", ".join(f"{k}={v}" for k, v in changes),
+    "changes": changes,
     "accuracy": fixed(both.get("accuracy"), 1, 100, "%"),
     "interval": f"[{ci[0] * 100:.1f}, {ci[1] * 100:.1f}]" if ci else "",
     "cells": [
@@ -180,13 +194,13 @@ def _accuracy(run):
   panels = []
   tests = {
     name: reading.as_dict(reading.as_dict(test).get("arms"))
-    for name, test in reading.as_dict(run.results.get("tests")).items()
+    for name, test in _first(run, "tests", reading.as_dict(run.results.get("tests")).items())
   }
   title = "Accuracy on all tests" if tests else "Accuracy"
   panels += _accuracy_panel(title, run.arms, {a.name: a.results for a in run.arms})
   for test, found in tests.items():
     n = max((reading.number(reading.as_dict(r).get("n")) or 0 for r in found.values()), default=0)
-    panels += _accuracy_panel(f"Accuracy on {test}, {n:.0f} problems", run.arms, found)
+    panels += _accuracy_panel(f"Accuracy on {_short(test)}, {n:.0f} problems", run.arms, found)
   return panels + _paired_panel(run)
 
 
@@ -198,28 +212,28 @@ def _accuracy_panel(title, arms, results):
     accuracy, seeds = reading.number(given.get("accuracy")), reading.numbers(given.get("seeds"))
     if accuracy is not None:
       ci, words = reading.interval(given.get("ci")), fixed(accuracy, 1, 100, "%")
-      dots = seeds if len(seeds) > 1 else ()
-      rows.append(figures.Estimate(arm.look, arm.name, accuracy, ci, words, dots))
+      dots = seeds[:MOST] if len(seeds) > 1 else ()
+      rows.append(figures.Estimate(arm.look, arm.label, accuracy, ci, words, dots))
   rings = "small rings: training seeds; " if any(r.dots for r in rows) else ""
   hint = f"{rings}whiskers: 95% interval; the axis does not start at 0"
   return [figures.intervals(title, hint, rows, lambda v: f"{v * 100:.4g}%")] if rows else []
 
 
 def _paired_panel(run):
-  looks = {a.name: a.look for a in run.arms}
-  pairs = {f"{a}-{b}": (a, b) for a in looks for b in looks}
+  pairs = {f"{a.name}-{b.name}": (a, b) for a in run.arms for b in run.arms}
   paired, rows = reading.as_dict(run.results.get("paired")), []
-  for key, value in sorted(paired.items(), key=lambda x: not x[0].endswith("-standard_kd")):
+  ordered = sorted(paired.items(), key=lambda x: not x[0].endswith("-standard_kd"))
+  for key, value in _first(run, "paired differences", ordered):
     value = reading.as_dict(value)
     difference = reading.number(value.get("difference"))
     if difference is None:
       continue
-    ci, names = reading.interval(value.get("ci")), pairs.get(key)
+    ci, arms = reading.interval(value.get("ci")), pairs.get(key, ())
     side = "" if not ci else "above 0" if ci[0] > 0 else "below 0" if ci[1] < 0 else "includes 0"
     rows.append(
       figures.Estimate(
-        looks[names[0]] if names else 0,
-        " − ".join(names) if names else key,
+        arms[0].look if arms else 0,
+        " − ".join(a.label for a in arms) or _short(key),
         difference,
         ci,
         f"{difference * 100:+.1f} {side}".replace("-", "−"),
@@ -241,7 +255,7 @@ def _paired_panel(run):
 def _distributions(arms):
   """Panels: nll and length of every arm's kept traces."""
   samples = lambda name: [
-    figures.Sample(a.look, a.name, values)
+    figures.Sample(a.look, a.label, values)
     for a in arms
     if a.collected and (values := getattr(a.collected, name))
   ]
@@ -296,9 +310,9 @@ def _trees(run, count) -> dict[str, Any] | None:
   settings = {**reading.as_dict(run.config.get("select")), **arm.changes}
   outcomes = dict.fromkeys(t.outcome for t in chosen if t.outcome in tree.OUTCOMES)
   return {
-    "arm": arm.name,
+    "arm": arm.label,
     "look": arm.look,
-    "scorer": settings.get("scorer", "perplexity"),
+    "scorer": _short(settings.get("scorer", "perplexity")),
     "bins": tree.bin_names(cuts),
     "outcomes": [(outcome, tree.OUTCOMES[outcome]) for outcome in outcomes],
     "drawn": [tree.tree(i, t, lost[t.key], cuts) for i, t in enumerate(chosen, 1)],
@@ -311,10 +325,20 @@ def _versions():
   return ", ".join([f"python {platform.python_version()}", *known])
 
 
+def _first(run, what, items):
+  """The first items; that there are more is noted."""
+  items = [*items]
+  if len(items) > MOST:
+    run.notes.append(f"{len(items) - MOST:,} of {len(items):,} {what}")
+  return items[:MOST]
+
+
 def _footer(run):
+  notes = list(dict.fromkeys(run.notes))
+  more = [f"and more: {len(notes) - MOST:,} other notes"] if len(notes) > MOST else []
   return {
-    "notes": list(dict.fromkeys(run.notes)),
+    "notes": [cut(note, 300) for note in notes[:MOST]] + more,
     "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     "versions": _versions(),
-    "config": json.dumps(run.config, indent=1, ensure_ascii=False),
+    "config": cut(json.dumps(run.config, indent=1, ensure_ascii=False), 100_000),
   }

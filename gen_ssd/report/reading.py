@@ -7,14 +7,19 @@ run of any size fits in memory.
 
 from collections.abc import Iterator
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from gen_ssd import workdir as workdir_lib
+from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
+from gen_ssd.report.words import cut
 
 KNOWN_ARMS = ("standard_kd", "random", "posthoc", "gen_ssd")  # these keep their colour in every run
 FEW_ROUNDS = 10  # a tree of at most this many rounds is easy to read
+MOST_ARMS = 64  # on a page: as many looks as there are
+TEXT, SHORT = 4000, 100  # characters that are shown of a problem or an answer, and of a name
+CANDIDATE = 1000  # of the text of a candidate
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -40,7 +45,7 @@ class Lost:
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class Trace:
-  """A trace that may be drawn as a tree. Fields of type Any come from the file as they are."""
+  """A trace that may be drawn as a tree. Its texts are cut; `stop` is what the file has."""
 
   key: tuple[str, int]  # uuid of the problem, attempt
   rounds: list[Round]
@@ -48,10 +53,10 @@ class Trace:
   stop: Any
   nll: float | None  # of the student, nats per token
   length: float | None  # tokens
-  problem: Any
-  answer: Any
-  level: Any
-  source: Any
+  problem: str
+  answer: str
+  level: str
+  source: str
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -77,6 +82,11 @@ class Arm:
   folder: Path | None  # of its traces
   collected: Collected | None
 
+  @property
+  def label(self) -> str:
+    """The name, of bounded length."""
+    return cut(self.name, SHORT)
+
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class Run:
@@ -89,21 +99,22 @@ class Run:
 def read_run(workdir: Path, trees: int) -> Run:
   """Everything the page says about `workdir`, with at least `trees` traces of each outcome to draw.
 
-  Raises OSError when config.json cannot be read and ValueError when it is not a JSON object.
+  Raises UserError when config.json is missing or is not a JSON object.
   """
   notes: list[str] = []
-  config = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-  if not isinstance(config, dict):
-    raise ValueError(f"{workdir / 'config.json'}: expected a JSON object, got {config!r:.80}")
+  config = _config(workdir)
   results = as_dict(_read_json(workdir / "results.json", notes))
   evaluated, settings = as_dict(results.get("arms")), as_dict(config.get("arms"))
-  folders = {p.name: _traces_folder(p, notes) for p in sorted(workdir.glob("arms/*")) if p.is_dir()}
-  collected = {
-    name: _collected(workdir / "arms" / name, folder, trees, notes)
-    for name, folder in folders.items()
-  }
-  names = {*evaluated, *collected, *settings}
+  homes = {p.name: p for p in sorted(workdir.glob("arms/*")) if p.is_dir()}
+  names = {*evaluated, *homes, *settings}
   looks = KNOWN_ARMS + tuple(sorted(names.difference(KNOWN_ARMS)))
+  if len(looks) > MOST_ARMS:
+    notes.append(f"{len(looks) - MOST_ARMS:,} of {len(looks):,} arms")
+    looks = looks[:MOST_ARMS]
+  folders = {name: _traces_folder(homes[name], notes) for name in looks if name in homes}
+  collected = {
+    name: _collected(homes[name], folder, trees, notes) for name, folder in folders.items()
+  }
   shared = as_dict(config.get("select"))
   arms = [
     Arm(
@@ -122,6 +133,18 @@ def read_run(workdir: Path, trees: int) -> Run:
   return Run(config=config, results=results, arms=arms, notes=notes)
 
 
+def _config(workdir):
+  path = workdir / "config.json"
+  if not workdir.is_dir():
+    what = "is not a folder" if workdir.exists() else "does not exist"
+    raise UserError(f"--workdir={clip(str(workdir))} {what}: it must be the workdir of a run")
+  remedy = "it must be the one that a run wrote; the command of the run writes it"
+  config = workdir_lib.read_json(path, remedy)
+  if not isinstance(config, dict):
+    raise UserError(f"{path} is damaged (it is {clip(repr(config))}, not an object): {remedy}")
+  return config
+
+
 def lost_candidates(
   folder: Path, keys: list[tuple[str, int]], notes: list[str]
 ) -> dict[tuple[str, int], dict[tuple[int, int], Lost]]:
@@ -136,12 +159,12 @@ def lost_candidates(
       if candidates is not None:
         place = int(row["chunk"]), int(row["branch"])
         candidates[place] = Lost(
-          text=str(row["text"]),
+          text=cut(row["text"], CANDIDATE),
           count=number(row.get("count")),
           score=number(row.get("score")),
           resample=number(row.get("resample")),
         )
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
       continue
   return found
 
@@ -154,10 +177,10 @@ def as_dict(x: Any) -> dict:
 
 
 def number(x: Any) -> float | None:
-  """x as a float; None for anything that is not a finite number."""
+  """x as a float of 12 decimals; None for anything that is not a number which an axis can show."""
   if isinstance(x, bool) or not isinstance(x, (int, float)):
     return None
-  return float(x) if abs(x) < 1e300 else None
+  return round(float(x), 12) if abs(x) < 1e15 else None
 
 
 def numbers(x: Any) -> list[float]:
@@ -176,10 +199,8 @@ def interval(x: Any) -> tuple[float, float] | None:
 
 def _read_json(path, notes):
   try:
-    return json.loads(path.read_bytes())
-  except FileNotFoundError:
-    return None
-  except (OSError, ValueError, RecursionError):
+    return workdir_lib.read_json(path, "") if path.exists() else None
+  except (OSError, UserError):
     notes.append(f"{path.name}: not readable as JSON, left out")
 
 
@@ -200,7 +221,7 @@ def _rows(folder, pattern, notes) -> Iterator[dict]:
 def _traces_folder(arm, notes):
   """The folder of an arm's traces, which several arms may share; it may not exist."""
   name = as_dict(_read_json(arm / "traces.json", notes)).get("collection")
-  if not isinstance(name, str) or not name.isalnum():
+  if not workdir_lib.is_collection(name):
     return arm / "traces"
   return arm.parent.parent / "traces" / name
 
@@ -224,7 +245,7 @@ def _round(chunk):
   if not -1 <= choice < max(len(scores), 1):
     raise ValueError(f"choice {choice} of {len(scores)} candidates")
   return Round(
-    text=str(chunk.get("text", "")),
+    text=cut(chunk.get("text", ""), CANDIDATE),
     count=number(chunk.get("count")),
     scores=scores,
     choice=choice,
@@ -234,17 +255,18 @@ def _round(chunk):
 
 def _trace(row):
   """A Trace of a row. Raises what a value of the wrong kind raises."""
+  text = lambda name, most: "" if row.get(name) is None else cut(row[name], most)
   return Trace(
     key=(str(row["uuid"]), int(row.get("attempt", 0))),
     rounds=[_round(chunk) for chunk in row["chunks"]],
-    outcome="pruned" if row.get("stop") == "pruned" else str(row.get("verdict")),
+    outcome="pruned" if row.get("stop") == "pruned" else cut(row.get("verdict"), SHORT),
     stop=row.get("stop"),
     nll=number(row.get("student_nll")),
     length=number(row.get("num_tokens")),
-    problem=row.get("problem"),
-    answer=row.get("answer"),
-    level=row.get("level"),
-    source=row.get("source"),
+    problem=text("problem", TEXT),
+    answer=text("answer", TEXT),
+    level=text("level", SHORT),
+    source=text("source", SHORT),
   )
 
 
@@ -254,7 +276,7 @@ def _collected(arm, folder, trees, notes):
   for row in _rows(folder, "traces-*.jsonl", notes):
     try:
       trace = _trace(row)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError):
       bad += 1
       continue
     if trace.key in seen:  # a resumed run may write a trace twice

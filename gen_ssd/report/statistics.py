@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from gen_ssd.report import words
+
 Row = Mapping[str, Any]
 Z = 1.96  # two-sided 95 % point of the normal distribution
 
@@ -154,12 +156,14 @@ def table(found: Mapping[str, Any]) -> str:
     nll = "-" if r["student_nll"] is None else f"{r['student_nll']:.3f}"
     low, high = r["ci"]
     lines.append(
-      f"{name:<14}{r['accuracy']:>9.1%}  {f'{low:.1%} - {high:.1%}':<15}{r['n']:>5}"
+      f"{words.line(name, 60):<14}{r['accuracy']:>9.1%}  {f'{low:.1%} - {high:.1%}':<15}{r['n']:>5}"
       f"{r['mean_tokens']:>8.1f}{nll:>13}{r['kept']:>6}{r['teacher_tokens']:>16,}"
     )
   for name, p in found["paired"].items():
     low, high = (100 * x for x in p["ci"])
-    lines.append(f"{name}: {100 * p['difference']:+.1f} points ({low:+.1f} to {high:+.1f})")
+    lines.append(
+      f"{words.line(name, 120)}: {100 * p['difference']:+.1f} points ({low:+.1f} to {high:+.1f})"
+    )
   return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ A round is a row of cards in HTML, so that text wraps and can be selected; the c
 and the small plot of scores are SVG.
 """
 
+import collections
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,7 @@ OUTCOMES = {
   "unverifiable": "? unverifiable",
 }
 LONG_TEXT = 320  # characters; cards with more are drawn under one another
+MOST_CARDS, MOST_BRANCHES = 600, 24  # that are drawn: of a tree, and of a round
 LostByPlace = dict[tuple[int, int], reading.Lost]  # by round and branch
 
 
@@ -41,15 +43,18 @@ def tree(number: int, trace: reading.Trace, lost: LostByPlace, cuts: list[float]
   """One trace, drawn as tree `number` of the page."""
   outcome = trace.outcome if trace.outcome in OUTCOMES else "unverifiable"
   all_rounds, lost = _with_pruned_round(trace, lost)
-  widest = max((len(r.scores) for r in all_rounds), default=1)
+  widest = max((len(r.scores) for r in all_rounds), default=1) or 1
   longest = max((len(r.text) for r in all_rounds), default=0)
   stacked = widest > 5 or longest > LONG_TEXT
   shown = reading.FEW_ROUNDS // 2 if stacked else reading.FEW_ROUNDS
+  drawn = all_rounds[: MOST_CARDS // min(widest, MOST_BRANCHES)]
+  by_round = collections.defaultdict(dict)
+  for (chunk, branch), candidate in lost.items():
+    by_round[chunk][branch] = candidate
   rounds, start = [], 50.0
-  for i, r in enumerate(all_rounds):
-    of_round = {branch: candidate for (chunk, branch), candidate in lost.items() if chunk == i}
-    rounds.append(_round(i + 1, r, of_round, start, cuts))
-    start = 50.0 if r.choice < 0 else _center(r.choice, rounds[-1]["k"])
+  for i, r in enumerate(drawn):
+    rounds.append(_round(i + 1, r, by_round[i], start, cuts))
+    start = rounds[-1]["end"]
   return {
     "number": number,
     "trace": trace,
@@ -60,11 +65,12 @@ def tree(number: int, trace: reading.Trace, lost: LostByPlace, cuts: list[float]
     "about": [
       words
       for x, words in ((trace.source, trace.source), (trace.level, f"level {trace.level}"))
-      if x not in (None, "")
+      if x
     ],
-    "scores": _score_plot(all_rounds),
+    "scores": _score_plot(drawn),
     "shown": rounds[:shown],
     "folded": rounds[shown:],
+    "omitted": len(all_rounds) - len(drawn),
     "link": _curves([(start, 50.0, "kept")]) if outcome != "pruned" else "",
   }
 
@@ -94,29 +100,35 @@ def _with_pruned_round(trace, lost):
 def _round(number, r, lost, start, cuts):
   """One round: its K cards, and the links to them from `start` (0 to 100 across)."""
   k = max(len(r.scores), r.choice + 1, 1)
-  texts = [
-    (r.text, r.count)
+  branches = [*range(min(k, MOST_BRANCHES))]
+  if r.choice >= len(branches):
+    branches[-1] = r.choice
+  kept = branches.index(r.choice) if r.choice >= 0 else -1
+  texts = {
+    i: (r.text, r.count)
     if i == r.choice
     else (lost[i].text, lost[i].count)
     if i in lost
     else (None, None)
-    for i in range(k)
-  ]
+    for i in branches
+  }
   return {
     "number": number,
-    "k": k,
+    "k": len(branches),
+    "omitted": k - len(branches),
+    "end": 50.0 if kept < 0 else _center(kept, len(branches)),
     "resamples": r.resamples,
     "pruned": r.choice < 0,
-    "links": _links(k, start, r.choice),
-    "cards": [_card(i, r, texts, cuts) for i in range(k)],
+    "links": _links(len(branches), start, kept),
+    "cards": [_card(i, r, texts, cuts) for i in branches],
   }
 
 
 def _card(i, r, texts, cuts):
-  """Candidate i of a round. texts: (text or None, tokens or None) of each."""
+  """Candidate i of a round. texts: {branch: (text or None, tokens or None)} of those drawn."""
   text, count = texts[i]
   score = r.scores[i] if i < len(r.scores) else None
-  twin = next((j for j in range(i) if text and texts[j][0] == text), None)
+  twin = next((j for j in texts if j < i and text and texts[j][0] == text), None)
   if i == r.choice:
     state, words = "kept", "✓ kept"
   elif score is None:
@@ -162,7 +174,13 @@ def _links(k, start, choice):
 
 def _score_plot(rounds):
   """Scores round by round: rings for all candidates, a thick line through the kept ones."""
-  known = [s for r in rounds for s in r.scores if s is not None]
+  scores = lambda r: [s for s in r.scores[:MOST_BRANCHES] if s is not None]
+  kept = [
+    (i, s)
+    for i, r in enumerate(rounds)
+    if 0 <= r.choice < len(r.scores) and (s := r.scores[r.choice]) is not None
+  ]
+  known = [*(s for r in rounds for s in scores(r)), *(s for _, s in kept)]
   if not known:
     return ""
   low, high = min(known), max(known)
@@ -171,12 +189,8 @@ def _score_plot(rounds):
   def at(i, s):
     return f"{52 + 232 * i / intervals:.1f}", f"{88 - 58 * (s - low) / ((high - low) or 1):.1f}"
 
-  points = [at(i, s) for i, r in enumerate(rounds) for s in r.scores if s is not None]
-  kept = [
-    at(i, s)
-    for i, r in enumerate(rounds)
-    if 0 <= r.choice < len(r.scores) and (s := r.scores[r.choice]) is not None
-  ]
+  points = [at(i, s) for i, r in enumerate(rounds) for s in scores(r)]
+  kept = [at(*place) for place in kept]
   rings = "".join(f'<circle class="ring" cx="{x}" cy="{y}" r="3"/>' for x, y in points)
   dots = "".join(f'<circle class="dot" cx="{x}" cy="{y}" r="4.5"/>' for x, y in kept)
   line = " ".join(f"{x},{y}" for x, y in kept)

@@ -6,6 +6,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from gen_ssd import rows as rows_lib
+from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import traces
 from gen_ssd.problems import problem as problem_lib
 
@@ -105,7 +107,17 @@ FLIGHT = [
     student_ranks=[1, 100],
     step_starts=[0],
     chunks=[{"count": 2, "choice": 0, "score": 0.2, "scores": [0.2], "resamples": 0}],
-    lost=[{"chunk": 0, "branch": 1, "ids": [4]}],
+    lost=[
+      {
+        "chunk": 0,
+        "branch": 1,
+        "resample": 0,
+        "ids": [4],
+        "count": 1,
+        "score": None,
+        "student_nll": 0.5,
+      }
+    ],
     score_sum=0.2,
     resample=1,
     teacher_tokens=12,
@@ -194,6 +206,7 @@ def test_a_missing_shard_is_named(tmp_path, capsys):
     b'{"shards": 2, "ro',
     b"\xff\xfe\x00 garbage",
     b"[]",
+    b"[" * 10**5,
     b"{}",
     b'{"shards": 2, "rows": [{"uuid": "a", "colour": 3}]}',
   ],
@@ -205,6 +218,111 @@ def test_a_damaged_in_flight_file_loses_only_what_was_under_way(tmp_path, capsys
   assert shards.resume() == (want, None) and shards.count == 2
   said = capsys.readouterr().err
   assert f"{tmp_path / 'in_flight.json'} is damaged" in said
+
+
+def drop(name):
+  return lambda r: r.pop(name)
+
+
+def put(name, value):
+  return lambda r: r.update({name: value})
+
+
+BAD_ROWS = {
+  **{f"no {name}": drop(name) for name in traces.Row.__annotations__},
+  "a text for a number": put("level", "2"),
+  "true for a number": put("attempt", True),
+  "a number for a text": put("uuid", 7),
+  "a negative attempt": put("attempt", -1),
+  "a number beyond 64 bits": put("level", 2**63),
+  "half a character": put("text", "\ud83d"),
+  "a text for a list": put("ids", "456"),
+  "a float among ids": put("ids", [4, 5.0, 6]),
+  "a negative id": put("ids", [4, -5, 6]),
+  "an id beyond 32 bits": put("ids", [4, 5, 2**31]),
+  "an id too few": put("ids", [4, 5]),
+  "a count too many": put("num_tokens", 4),
+  "an nll too few": put("teacher_nlls", [0.5, 1.0]),
+  "an nll that is none": put("teacher_nlls", [0.5, None, 1.0]),
+  "an nll too many of the student": put("student_nlls", [1.0] * 4),
+  "a rank too many": put("student_ranks", [1] * 4),
+  "a step behind the end": put("step_starts", [0, 3]),
+  "no chunks": put("chunks", []),
+  "a chunk that is none": lambda r: r["chunks"].append(None),
+  "a chunk without text": lambda r: r["chunks"][0].pop("text"),
+  "a choice that no candidate has": lambda r: r["chunks"][0].update(choice=3),
+  "a score that is a text": lambda r: r["chunks"][0]["scores"].append("0.5"),
+  "a score that is huge": lambda r: r["chunks"][0]["scores"].append(10**400),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_row_that_is_not_well_formed_is_a_damaged_line(tmp_path, capsys, name):
+  want = written(tmp_path)
+  path = tmp_path / "traces-00001.jsonl"
+  bad = json.loads(path.read_text().splitlines()[0])
+  BAD_ROWS[name](bad)
+  path.write_text(json.dumps(bad) + "\n" + json.dumps(want[3]) + "\n")
+  assert traces.Shards(tmp_path).resume() == ([*want[:2], want[3]], FLIGHT)
+  assert f"{path} is damaged in 1 line" in capsys.readouterr().err
+
+
+def test_what_a_run_writes_is_well_formed():
+  assert rows_lib.is_row({**row("a"), "ids": [], "num_tokens": 0} | EMPTY)
+  one = {**FLIGHT[0].lost[0], "uuid": "a", "attempt": 0, "text": ""}
+  assert rows_lib.is_row(row("tränen 👩")) and rows_lib.is_lost(one)
+  for name in one:
+    assert not rows_lib.is_lost({k: v for k, v in one.items() if k != name})
+    assert not rows_lib.is_lost({**one, name: {}})
+  assert not rows_lib.is_lost({**one, "count": 2}) and not rows_lib.is_lost({**one, "branch": -1})
+
+
+EMPTY = {"teacher_nlls": [], "student_nlls": [], "chunks": []}
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1, 4, 10**9, True, "2", 2.0, None, [2]])
+def test_a_number_of_shards_that_cannot_be_is_noticed(tmp_path, capsys, count):
+  want = written(tmp_path)
+  state = json.loads((tmp_path / "in_flight.json").read_text())
+  (tmp_path / "traces-00002.jsonl").write_text("")
+  (tmp_path / "in_flight.json").write_text(json.dumps({**state, "shards": count}))
+  assert workdir_lib.finished_rows(tmp_path) == want
+  shards = traces.Shards(tmp_path)
+  assert shards.resume() == (want, None) and shards.count == 3
+  assert "in_flight.json is damaged" in capsys.readouterr().err
+
+
+def slot(name, value):
+  return lambda slots: slots[0].update({name: value})
+
+
+BAD_SLOTS = {
+  "not a list": lambda slots: {},
+  "one too many": lambda slots: slots.append(None),
+  "one too few": lambda slots: slots.pop(),
+  "a number": lambda slots: slots.__setitem__(1, 3),
+  **{f"another kind of {f.name}": slot(f.name, {}) for f in dataclasses.fields(traces.Trace)},
+  "a field of another": slot("colour", 3),
+  "a negative resample": slot("resample", -1),
+  "ids and nlls of other lengths": slot("ids", [4]),
+  "a candidate of a later chunk": lambda slots: slots[0]["lost"][0].update(chunk=2),
+  "a candidate without ids": lambda slots: slots[0]["lost"][0].pop("ids"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SLOTS)
+def test_damaged_slots_start_again_and_that_is_said_once(tmp_path, capsys, name):
+  want = written(tmp_path)
+  path = tmp_path / "in_flight.json"
+  state = json.loads(path.read_text())
+  other = BAD_SLOTS[name](state["slots"])
+  bad = json.dumps({**state, "slots": other} if other == {} else state)
+  path.write_text(bad)
+  assert traces.Shards(tmp_path).resume(2) == (want, None)
+  assert f"{path} is damaged" in capsys.readouterr().err
+  assert (tmp_path / "in_flight.json.damaged").read_text() == bad
+  assert traces.Shards(tmp_path).resume(2) == (want, None)
+  assert capsys.readouterr().err == ""
 
 
 def test_trace_fields_survive_json():

@@ -5,6 +5,11 @@ import xml.etree.ElementTree as xml
 
 import pytest
 
+from gen_ssd import config as config_lib
+from gen_ssd import workdir as workdir_lib
+from gen_ssd.collect import traces
+from gen_ssd.errors import UserError
+from gen_ssd.problems import problem as problem_lib
 from gen_ssd.report import comparison
 
 
@@ -88,27 +93,28 @@ def test_only_what_there_is_is_drawn():
 # ---------------------------------------------------------------- examples
 
 
-def _trace(uuid, verdict, stop="ended", chunks=()):
-  return {
-    "uuid": uuid,
-    "attempt": 0,
-    "problem": f"problem {uuid}",
-    "answer": "7",
-    "text": f"text {verdict}",
-    "verdict": verdict,
-    "stop": stop,
-    "chunks": list(chunks),
-  }
+def _trace(uuid, verdict, stop="ended", chunks=(), text="", problem=""):
+  made = problem_lib.Problem(uuid, "made", "train", problem or f"problem {uuid}", "7")
+  n = sum(c["count"] for c in chunks)
+  trace = traces.Trace(uuid, 0, ids=[1] * n, teacher_nlls=[1.0] * n, chunks=list(chunks))
+  return traces.row(trace, made, trace.chunks, text or f"text {verdict}", stop, verdict)
 
 
 def _lost(uuid, chunk, resample, branch, text, score):
   place = {"uuid": uuid, "attempt": 0, "chunk": chunk, "resample": resample, "branch": branch}
-  return {**place, "text": text, "score": score}
+  return {**place, "text": text, "score": score, "ids": [1], "count": 1, "student_nll": None}
 
 
 @pytest.fixture
 def run(tmp_path):
-  chunk = {"text": "kept", "choice": 1, "scores": [2.0, 0.5], "resamples": 1}
+  chunk = {
+    "text": "kept",
+    "count": 2,
+    "choice": 1,
+    "score": 0.5,
+    "scores": [2.0, 0.5],
+    "resamples": 1,
+  }
   kinds = {
     "gen_ssd": [
       _trace("a", "right", chunks=[chunk]),
@@ -130,7 +136,7 @@ def run(tmp_path):
     folder.mkdir(parents=True)
     home.mkdir(parents=True)
     (folder / "traces-00000.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "in_flight.json").write_text('{"shards": 1, "rows": []}')
+    (folder / "in_flight.json").write_text('{"shards": 1, "slots": [null]}')
     (home / "traces.json").write_text(json.dumps({"collection": arm}))
     (home / "kept.json").write_text("[]")
   (tmp_path / "traces" / "gen_ssd" / "candidates-00000.jsonl").write_text(
@@ -147,3 +153,95 @@ def test_examples_show_where_selection_helped_and_where_it_hurt(run):
   assert "first draw" not in helped and "problem c" not in helped + hurt
   assert "gen_ssd (wrong, pruned):" in hurt
   assert "2. none suitable: `too hard` 9.00 · `end` invalid" in hurt
+
+
+def test_examples_are_one_line_each_and_hold_no_markup_of_a_model(run):
+  chunk = {"count": 1, "choice": 0, "score": 0.5, "scores": [0.5], "resamples": 0}
+  odd = "a`b``c\n\n# no heading \x1b[31m \u202e"
+  mine = _trace("a", "right", chunks=[{**chunk, "text": odd}], problem=odd)
+  other = _trace("a", "wrong", text="y" * 10**5)
+  for arm, row in (("gen_ssd", mine), ("random", other)):
+    path = run / "traces" / arm / "traces-00000.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+  text = comparison.examples(run)
+  assert "helped (1 of 1 problems)" in text and "\n# no" not in text and len(text) < 3000
+  assert "``` a`b``c⏎⏎# no heading \\x1b[31m \\u202e ``` 0.50" in text
+  assert "**a\\`b\\`\\`c # no heading " in text and "... (100,000 characters)" in text
+
+
+# ---------------------------------------------------------------- damaged files
+
+
+@pytest.mark.parametrize(
+  "name,text,said",
+  [
+    ("kept.json", b"{", "kept.json is damaged (not JSON as it should be"),
+    ("kept.json", b'["\xff"]', "kept.json is damaged (not UTF-8 text)"),
+    ("kept.json", b"[" * 10**5, "kept.json is damaged (nested more than 100 levels deep)"),
+    ("kept.json", b'{"a": 1}', "must be a list of pairs of uuid and attempt"),
+    ("kept.json", b'[["a"]]', "must be a list of pairs of uuid and attempt"),
+    ("kept.json", b'[["a", true]]', "must be a list of pairs of uuid and attempt"),
+    ("kept.json", b'[[["a"], 0]]', "must be a list of pairs of uuid and attempt"),
+    ("kept.json", b'[["a", 0], ["zz", 0]]', "it names ['zz', 0], which is not among the traces"),
+    ("kept.json", None, "kept.json is missing"),
+    ("traces.json", b"", "traces.json is damaged (not JSON as it should be"),
+    ("traces.json", b"[]", "must name a folder of traces/"),
+    ("traces.json", b'{"collection": "../../elsewhere"}', "must name a folder of traces/"),
+    ("traces.json", b'{"collection": "/etc"}', "must name a folder of traces/"),
+    ("traces.json", b'{"collection": ["x"]}', "must name a folder of traces/"),
+    ("traces.json", b'{"collection": ""}', "must name a folder of traces/"),
+    ("traces.json", None, "traces.json is missing"),
+  ],
+)
+def test_a_damaged_list_of_an_arm_is_named_with_its_remedy(run, name, text, said):
+  path = run / "arms" / "gen_ssd" / name
+  path.unlink() if text is None else path.write_bytes(text)
+  with pytest.raises(UserError) as error:
+    workdir_lib.arm_rows(run, "gen_ssd")
+  assert said in str(error.value) and str(path) in str(error.value)
+  assert "delete" in str(error.value) and "kept.json, of a study also" in str(error.value)
+
+
+def test_rows_that_are_no_rows_are_left_out_and_said(run, capsys):
+  path = run / "traces" / "gen_ssd" / "traces-00000.jsonl"
+  path.write_text(path.read_text() + '{"uuid": "z", "attempt": 0}\n')
+  rows, kept = workdir_lib.arm_rows(run, "gen_ssd")
+  assert [r["uuid"] for r in rows] == ["a", "b", "c"] and kept == []
+  assert f"{path} is damaged in 1 line(s), which are left out" in capsys.readouterr().err
+
+
+CONFIG = config_lib.parse({"arms": {name: {} for name in ARMS}})
+
+
+@pytest.mark.parametrize(
+  "text,said",
+  [
+    (None, "results.json is missing"),
+    (b"\xff", "results.json is damaged (not UTF-8 text)"),
+    (b"[]", "results.json is damaged (it lacks figures of the arm 'standard_kd')"),
+    (b'{"arms": {}}', "results.json is damaged (it lacks figures of the arm 'standard_kd')"),
+    ({**ARMS, "gen_ssd": {}}, "lacks figures of the arm 'gen_ssd'"),
+    ({**ARMS, "gen_ssd": _arm(0.6, ci=[0.1])}, "lacks figures of the arm 'gen_ssd'"),
+    ({**ARMS, "gen_ssd": _arm(0.6, seeds=[])}, "lacks figures of the arm 'gen_ssd'"),
+    ({**ARMS, "gen_ssd": _arm(0.6, kept="10")}, "lacks figures of the arm 'gen_ssd'"),
+    ({**ARMS, "more": None}, "lacks figures of the arm 'more'"),
+    (ARMS, "standard_kd lacks answers in seed-*/answers"),
+  ],
+)
+def test_a_study_names_the_run_whose_results_are_damaged(tmp_path, text, said):
+  (tmp_path / "main").mkdir()
+  if isinstance(text, dict):
+    text = json.dumps({"arms": text}).encode()
+  if text is not None:
+    (tmp_path / "main" / "results.json").write_bytes(text)
+  with pytest.raises(UserError) as error:
+    comparison.write(tmp_path, {"main": CONFIG}, {})
+  assert said in str(error.value) and "report.html, and the same command" in str(error.value)
+
+
+def test_names_cannot_break_a_table():
+  name = "a|b\nc\x1b[2J" + "d" * 1000
+  text = comparison.table({"arms": {name: _arm(0.5)}, "paired": {}, "sweeps": {}})
+  line = text.splitlines()[2]
+  assert line.startswith(r"| a\|b c\\x1b[2Jd") and "(1,009 characters)" in line
+  assert line.count(" | ") == 11

@@ -9,11 +9,15 @@ from html.parser import HTMLParser
 import json
 import random
 import re
+import sys
 import xml.etree.ElementTree as xml
 
 import pytest
 
+from gen_ssd.errors import UserError
+from gen_ssd.report import __main__ as report_command
 from gen_ssd.report import figures
+from gen_ssd.report import words
 from gen_ssd.report.page import write_report
 
 K = 4
@@ -455,6 +459,18 @@ def test_values_of_the_wrong_kind_become_dashes(tmp_path):
   assert "50.0%" in text and "Only <b>c</b> has been evaluated" in text and "nan" not in text
 
 
+@pytest.mark.parametrize("x", [1e299, -1e299, 1e15, 1e14, 5e-324, 10**400, 0.5 + 1e-16])
+def test_figures_are_drawn_of_any_number(tmp_path, x):
+  _run(tmp_path, problems=2)
+  arms = {name: {"accuracy": x, "ci": [x, x], "seeds": [x, 0.5]} for name in CONFIG["arms"]}
+  paired = {f"{name}-random": {"difference": x, "ci": [0, x]} for name in CONFIG["arms"]}
+  (tmp_path / "results.json").write_text(json.dumps({"arms": arms, "paired": paired}))
+  shard = tmp_path / "traces" / "genssd" / "traces-00000.jsonl"
+  rows = [json.loads(line) for line in shard.open()]
+  _lines(shard, [{**r, "num_tokens": x, "student_nll": x} for r in rows])
+  assert max(map(len, re.findall(r"[\d,.]+", _page(tmp_path)))) < 60  # no number of 300 digits
+
+
 def test_kept_json_decides_what_is_kept(tmp_path):
   _run(tmp_path, problems=30)
   (tmp_path / "arms" / "gen_ssd" / "kept.json").write_text('[["sums-00004", 0], ["sums-00005", 0]]')
@@ -511,8 +527,129 @@ def test_the_round_that_pruned_a_trace_is_drawn_from_its_lost_candidates(tmp_pat
 
 
 def test_config_is_required(tmp_path):
-  with pytest.raises(FileNotFoundError):
+  with pytest.raises(UserError, match="config.json is missing"):
     write_report(tmp_path)
-  (tmp_path / "config.json").write_text("[]")
-  with pytest.raises(ValueError, match="expected a JSON object"):
-    write_report(tmp_path)
+  with pytest.raises(UserError, match="nowhere does not exist: it must be the workdir of a run"):
+    write_report(tmp_path / "nowhere")
+  for text, said in (
+    (b"[]", r"is \[\], not an object"),
+    (b'{"name": "\xff"}', "not UTF-8 text"),
+    (b'\xef\xbb\xbf{"name": "x"}', "BOM"),
+    (b'{"a": ' * 500 + b"1" + b"}" * 500, "nested more than 100 levels deep"),
+    (b"[" * 99999, "nested more than 100 levels deep"),
+    (b'{"name": ', "not JSON as it should be"),
+  ):
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(UserError, match=said):
+      write_report(tmp_path)
+  with pytest.raises(UserError, match="is not a folder"):
+    write_report(tmp_path / "config.json")
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatch):
+  (tmp_path / "config.json").write_bytes(b"\xff")
+  monkeypatch.setattr(sys, "argv", ["gen-ssd report", f"--workdir={tmp_path}"])
+  with pytest.raises(SystemExit) as stop:
+    report_command.main()
+  said = capsys.readouterr().err
+  assert stop.value.code == 2 and said.count("\n") == 1 and "not UTF-8" in said
+
+
+# ---------------------------------------------------------------- large and odd texts
+
+
+def _one_trace(path, **changes):
+  """A run whose only trace of gen_ssd is changed; returns its page."""
+  _run(path, problems=1)
+  trace, lost = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
+  _lines(path / "traces" / "genssd" / "traces-00000.jsonl", [{**trace, **changes}])
+  _lines(path / "traces" / "genssd" / "candidates-00000.jsonl", lost)
+  (path / "traces" / "genssd" / "traces-00001.jsonl").write_text("")
+  return _page(path)
+
+
+@pytest.mark.parametrize("field", ["problem", "answer", "text", "verdict", "source", "level"])
+def test_long_texts_of_a_trace_are_cut_and_their_length_is_shown(tmp_path, field):
+  text = _one_trace(tmp_path, **{field: "ab" * 2_500_000})
+  assert len(text) < 150_000
+  assert ("... (5,000,000 characters)" in text) == (field != "text")  # which is not shown
+
+
+def test_long_names_settings_and_candidates_are_cut(tmp_path):
+  _run(tmp_path, problems=1)
+  long = "n" * 10**6
+  folder = tmp_path / "traces" / "genssd"
+  rows = [json.loads(line) for line in (folder / "candidates-00000.jsonl").open()]
+  _lines(folder / "candidates-00000.jsonl", [{**r, "text": long} for r in rows])
+  config = {**CONFIG, "name": long, "arms": {**CONFIG["arms"], long: {long: long}}}
+  (tmp_path / "config.json").write_text(json.dumps({**config, "select": {"k": 4, "slots": long}}))
+  arms = {**RESULTS["arms"], long: RESULTS["arms"]["random"]}
+  paired = {f"{long}-random": {"difference": 0.1}, long: {"difference": 0.1}}
+  (tmp_path / "results.json").write_text(
+    json.dumps({"arms": arms, "paired": paired, "tests": {long: {"arms": arms}}})
+  )
+  text = _page(tmp_path)
+  assert text.count("(1,000,000 characters)") > 10 and len(text) < 600_000
+
+
+@pytest.mark.parametrize("what", ["arms", "tests", "paired", "branches", "rounds", "shards"])
+def test_a_page_of_very_many_of_anything_stays_small(tmp_path, what):
+  many = 20_000
+  chunk = {"text": "kept", "count": 1, "choice": 0, "score": 0.5, "scores": [0.5, 0.7]}
+  changes = {
+    "branches": {"chunks": [{**chunk, "choice": many - 1, "scores": [0.5] * many}]},
+    "rounds": {"chunks": [chunk] * many},
+  }
+  _one_trace(tmp_path, **changes.get(what, {}))
+  config, results, arm = dict(CONFIG), dict(RESULTS), RESULTS["arms"]["random"]
+  if what == "arms":
+    config["arms"] = {f"arm{i}": {"k": 2} for i in range(many)}
+    results["arms"] = {name: arm for name in config["arms"]}
+  if what == "tests":
+    results["tests"] = {f"test{i}": {"arms": {"random": arm}} for i in range(many)}
+  if what == "paired":
+    results["paired"] = {f"a{i}": {"difference": 0.1} for i in range(many)}
+  if what == "shards":
+    for i in range(200):
+      (tmp_path / "traces" / "genssd" / f"traces-{i:05d}.jsonl").write_text("{")
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  (tmp_path / "results.json").write_text(json.dumps(results))
+  text = _page(tmp_path)
+  assert len(text) < 1_500_000
+  said = {
+    "arms": "19,940 of 20,004 arms",
+    "tests": "19,936 of 20,000 tests",
+    "paired": "19,936 of 20,000 paired differences",
+    "branches": "19,976 more not shown",
+    "rounds": "19,700 more rounds are not shown",
+    "shards": "and more: ",
+  }
+  assert said[what] in text
+
+
+ODD = "\x1b[31m \x00 \u202e \ud800 \x7f \u2066"
+SHOWN = r"\x1b[31m \x00 \u202e \ud800 \x7f \u2066"
+
+
+@pytest.mark.parametrize("field", ["problem", "answer", "verdict", "source"])
+def test_control_characters_of_a_trace_are_shown(tmp_path, field):
+  text = _one_trace(tmp_path, **{field: ODD})
+  assert SHOWN in text and not any(c in text for c in ODD.replace(" ", "").replace("[31m", ""))
+
+
+def test_control_characters_of_settings_and_candidates_are_shown(tmp_path):
+  _run(tmp_path, problems=1)
+  folder = tmp_path / "traces" / "genssd"
+  rows = [json.loads(line) for line in (folder / "candidates-00000.jsonl").open()]
+  _lines(folder / "candidates-00000.jsonl", [{**r, "text": ODD} for r in rows])
+  config = {**CONFIG, "name": ODD, "arms": {**CONFIG["arms"], ODD: {"note": ODD}}}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  (tmp_path / "results.json").write_text(json.dumps({"arms": {ODD: {"accuracy": 0.5}}}))
+  text = _page(tmp_path)
+  assert text.count(SHOWN) > 8
+  assert not any(c in text for c in ODD.replace(" ", "").replace("[31m", ""))
+
+
+def test_spaces_and_joiners_of_other_scripts_stay():
+  text = "日本\u3000語 a\u00a0b \u0645\u200c\u06cc 👩\u200d🚀 tränen\n\ttab"
+  assert words.visible(text) == text
