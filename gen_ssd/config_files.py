@@ -97,7 +97,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     raise UserError(
       f"{' '.join(rest)}: there is no such argument; settings are --config.FIELD=VALUE"
     )
-  return known["config"].value
+  return typing.cast(ml_collections.ConfigDict, known["config"].value)
 
 
 def _of_user(file: ModuleType, call: typing.Callable, *arguments: typing.Any) -> typing.Any:

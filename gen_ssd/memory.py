@@ -1,6 +1,7 @@
 """The memory that a run needs at least, from its sizes alone: nothing is allocated to find out."""
 
 import os
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +43,8 @@ def training(train: config_lib.Train, arch: Architecture, devices: int) -> int:
   return (4 * 4 * architecture.parameters(arch) + kept + batches) // devices
 
 
-def available(device: jax.Device) -> int:
-  """Bytes of memory of a device; for a CPU, its share of the machine's."""
+def available(device: typing.Any) -> int:
+  """Bytes of memory of a device of jax; for a CPU, its share of the machine's."""
   limit = (device.memory_stats() or {}).get("bytes_limit")
   if limit:
     return limit
