@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.engine import state as state_lib
+from gen_ssd.problems.answers import Grade
 from gen_ssd.problems.problem import Problem
 
 KINDS = ("traces", "candidates")
@@ -61,6 +62,7 @@ class Row(typing.TypedDict):
   num_tokens: int
   stop: str  # ended, pruned or length
   verdict: str  # right, wrong or unverifiable
+  graded_by: str  # rule, math-verify, or what ended math-verify: timeout or crash
   student_nll: float | None  # mean, nats
   teacher_nll: float | None
   teacher_nlls: list[float]  # nats at temperature 1
@@ -140,7 +142,7 @@ def row(
   chunks: list[Chunk],
   text: str,
   stop: str,
-  verdict: str,
+  grade: Grade,
   opened: str = "",
 ) -> Row:
   """The finished trace as a line of a shard."""
@@ -159,7 +161,8 @@ def row(
     "ids": trace.ids,
     "num_tokens": len(trace.ids),
     "stop": stop,
-    "verdict": verdict,
+    "verdict": grade.verdict,
+    "graded_by": grade.graded_by,
     "student_nll": mean(trace.student_nlls),
     "teacher_nll": mean(trace.teacher_nlls),
     "teacher_nlls": [round(x, 5) for x in trace.teacher_nlls],

@@ -7,10 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from gen_ssd.collect import traces
+from gen_ssd.problems import answers
 from gen_ssd.problems import problem as problem_lib
 
 
-def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text"):
+def row(
+  uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text", graded_by="rule"
+):
   """A finished row as traces.row makes it."""
   problem = problem_lib.Problem(uuid, "made", "train", f"What is {uuid}?", "7", 2)
   trace = traces.Trace(
@@ -40,7 +43,7 @@ def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text"):
     teacher_tokens=14,
     rounds=3,
   )
-  return traces.row(trace, problem, trace.chunks, text, stop, verdict)
+  return traces.row(trace, problem, trace.chunks, text, stop, answers.Grade(verdict, graded_by))
 
 
 # ---------------------------------------------------------------- rows
@@ -56,7 +59,7 @@ def test_a_row_by_hand():
 
 def test_a_row_without_student_or_tokens():
   problem = problem_lib.Problem("ab", "made", "train", "?", "7")
-  found = traces.row(traces.Trace("ab", 0), problem, [], "", "pruned", "wrong")
+  found = traces.row(traces.Trace("ab", 0), problem, [], "", "pruned", answers.Grade("wrong", "rule"))
   assert (found["student_nll"], found["teacher_nll"], found["num_tokens"]) == (None, None, 0)
 
 
