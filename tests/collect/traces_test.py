@@ -11,9 +11,7 @@ from gen_ssd.problems import answers
 from gen_ssd.problems import problem as problem_lib
 
 
-def row(
-  uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text", graded_by="rule"
-):
+def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text", graded_by="rule"):
   """A finished row as traces.row makes it."""
   problem = problem_lib.Problem(uuid, "made", "train", f"What is {uuid}?", "7", 2)
   trace = traces.Trace(
@@ -54,12 +52,16 @@ def test_a_row_by_hand():
   assert (found["uuid"], found["attempt"], found["level"], found["answer"]) == ("ab", 1, 2, "7")
   assert (found["num_tokens"], found["teacher_tokens"], found["rounds"]) == (3, 14, 3)
   assert (found["student_nll"], found["teacher_nll"]) == (2.0, 1.0)
+  assert (found["verdict"], found["graded_by"]) == ("right", "rule")
+  assert row("ab", verdict="unverifiable", graded_by="crash")["graded_by"] == "crash"
   assert json.loads(json.dumps(found)) == found
 
 
 def test_a_row_without_student_or_tokens():
   problem = problem_lib.Problem("ab", "made", "train", "?", "7")
-  found = traces.row(traces.Trace("ab", 0), problem, [], "", "pruned", answers.Grade("wrong", "rule"))
+  found = traces.row(
+    traces.Trace("ab", 0), problem, [], "", "pruned", answers.Grade("wrong", "rule")
+  )
   assert (found["student_nll"], found["teacher_nll"], found["num_tokens"]) == (None, None, 0)
 
 
