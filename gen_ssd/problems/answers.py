@@ -108,8 +108,7 @@ def compare(gold: str, answer: str) -> Verdict | None:
   if not a or not b or a[1] or b[1]:
     return None
   # math-verify rounds to 6 places, so closer decimals are left to it.
-  integers = a[0].denominator == b[0].denominator == 1
-  return "wrong" if integers or abs(a[0] - b[0]) > Fraction(1, 10**6) else None
+  return "wrong" if abs(a[0] - b[0]) > Fraction(1, 10**6) else None
 
 
 def verdict(gold: str, text: str) -> Verdict | None:
