@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 import difflib
-import functools
 import importlib.util
 import os
 import pathlib
@@ -91,8 +90,11 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     if text is None:
       raise UserError(f"{' '.join(overrides)}: {error}") from None
     field, _, value = text.lstrip("-").removeprefix("config.").partition("=")
-    kind = type(functools.reduce(lambda node, part: node[part], field.split("."), config))
-    raise UserError(f"{field} is {value!r}: it must be of type {kind.__name__}") from None
+    node: typing.Any = config
+    for part in field.split("."):
+      node = node[part]
+    kind = "dict" if isinstance(node, ml_collections.ConfigDict) else type(node).__name__
+    raise UserError(f"{field} is {value!r}: it must be of type {kind}") from None
   if rest:
     raise UserError(
       f"{' '.join(rest)}: there is no such argument; settings are --config.FIELD=VALUE"

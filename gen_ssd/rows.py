@@ -63,6 +63,7 @@ class Row(typing.TypedDict):
   num_tokens: int
   stop: str  # ended, pruned or length
   verdict: str  # right, wrong or unverifiable
+  graded_by: str  # rule, math-verify, or what ended math-verify: timeout or crash
   student_nll: float | None  # mean, nats
   teacher_nll: float | None
   teacher_nlls: list[float]  # nats at temperature 1

@@ -19,6 +19,7 @@ from gen_ssd.engine import sampling
 from gen_ssd.engine import state as state_lib
 from gen_ssd.models import architecture
 from gen_ssd.models import tokenization
+from gen_ssd.problems.answers import Grade
 from gen_ssd.problems.answers import Grader
 from gen_ssd.problems.problem import Problem
 
@@ -238,11 +239,12 @@ class _Loop:
       problem, tokenizer = self.problems[trace.uuid], self.writer.teacher_tokenizer
       opened = tokenizer.decode(tokenization.opening(tokenizer, self.prompts[trace.uuid][0]))
       text = opened + tokenizer.decode(trace.ids, skip_special_tokens=True)
-      verdict = self.grader.grade(problem.answer, text) if stop == "ended" else "wrong"
+      ended = stop == "ended"
+      grade = self.grader.grade(problem.answer, text) if ended else Grade("wrong", "rule")
       chunks, lost = self._texts(trace)
-      row = traces_lib.row(trace, problem, chunks, text, stop, verdict, opened)
+      row = traces_lib.row(trace, problem, chunks, text, stop, grade, opened)
       self.finished.append(row)
-      self.right += verdict == "right"
+      self.right += grade.verdict == "right"
       self.new_rows.append(row)
       self.new_lost += lost
     self.harvest = []

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from gen_ssd import rows as rows_lib
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.engine import state as state_lib
+from gen_ssd.problems.answers import Grade
 from gen_ssd.problems.problem import Problem
 from gen_ssd.rows import Chunk
 from gen_ssd.rows import Lost
@@ -90,7 +91,7 @@ def row(
   chunks: list[Chunk],
   text: str,
   stop: str,
-  verdict: str,
+  grade: Grade,
   opened: str = "",
 ) -> Row:
   """The finished trace as a line of a shard."""
@@ -109,7 +110,8 @@ def row(
     "ids": trace.ids,
     "num_tokens": len(trace.ids),
     "stop": stop,
-    "verdict": verdict,
+    "verdict": grade.verdict,
+    "graded_by": grade.graded_by,
     "student_nll": mean(trace.student_nlls),
     "teacher_nll": mean(trace.teacher_nlls),
     "teacher_nlls": [round(x, 5) for x in trace.teacher_nlls],

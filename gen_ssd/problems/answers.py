@@ -9,13 +9,28 @@ import math
 from multiprocessing.connection import wait
 from pathlib import Path
 import re
+import signal
 from subprocess import PIPE
 from subprocess import Popen
 import sys
-from typing import Literal
+from typing import Literal, NamedTuple
 import weakref
 
 Verdict = Literal["right", "wrong", "unverifiable"]
+GradedBy = Literal["rule", "math-verify", "timeout", "crash"]
+
+
+class Grade(NamedTuple):
+  """A verdict and what it comes from; after a timeout or a crash it is 'unverifiable'."""
+
+  verdict: Verdict
+  graded_by: GradedBy
+
+
+# The net under the limit on CPU time, for a child that hangs without computing. Generous: a busy
+# machine, on which a child gets little of a CPU, must not change a verdict.
+WALL_SECONDS = 60  # per CPU second
+START_SECONDS = 600  # wall-clock, for the imports of a child
 
 CHILD = str(Path(__file__).resolve().with_name("math_verify_child.py"))
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
@@ -93,8 +108,7 @@ def compare(gold: str, answer: str) -> Verdict | None:
   if not a or not b or a[1] or b[1]:
     return None
   # math-verify rounds to 6 places, so closer decimals are left to it.
-  integers = a[0].denominator == b[0].denominator == 1
-  return "wrong" if integers or abs(a[0] - b[0]) > Fraction(1, 10**6) else None
+  return "wrong" if abs(a[0] - b[0]) > Fraction(1, 10**6) else None
 
 
 def verdict(gold: str, text: str) -> Verdict | None:
@@ -126,10 +140,19 @@ def _kill(child):
 class Grader:
   """Grades answers. math-verify, in a child process, decides what `compare` cannot.
 
-  The child is a fresh interpreter without JAX, not a fork. It starts when it is first needed. A
-  pair that takes longer than `seconds` is 'unverifiable': the child is killed, and the next pair
-  starts another. Use `with` or call `close`; use it from one thread at a time. `counts` has the
-  number of pairs decided by `compare` (fast) and by the child (slow), of timeouts and of crashes.
+  The child is a fresh interpreter without JAX, not a fork. It starts when it is first needed. Use
+  `with` or call `close`; use it from one thread at a time.
+
+  A verdict depends on the pair, not on how busy the machine is. `seconds` is the CPU time for a
+  pair. One that needs more is a timeout: 'unverifiable', and not tried again. A child that dies
+  otherwise, or that is still silent after a long time of the wall clock, is a crash, for which the
+  pair may not be to blame: the machine was short of memory, for example. The pair is tried once more
+  in a fresh child, and only a second crash makes it 'unverifiable'. Everything but a crash is
+  remembered for equal pairs, which need not be wrong because the machine once was in trouble.
+
+  `counts` has the number of pairs decided by `compare` (fast) and given to the child (slow), of
+  timeouts, and of crashes, those included after which a second child had an answer.
+
   Raises ValueError when `seconds` is not above 0.
   """
 
@@ -150,13 +173,9 @@ class Grader:
       self._child = None
       self._end()
 
-  def grade(self, gold: str, text: str) -> Verdict:
-    """Verdict on a text by its boxed answer; 'wrong' without a complete box, see `verdict`."""
-    return self.compare(gold, extract_boxed(text) or "")
-
-  def grade_all(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
-    """`grade` on every (gold, text), in order."""
-    return [self.grade(gold, text) for gold, text in pairs]
+  def grade(self, gold: str, text: str) -> Grade:
+    """Grade of a text by its boxed answer; 'wrong' without a complete box, see `verdict`."""
+    return self._grade(gold, extract_boxed(text) or "")
 
   def equivalent(self, a: str, b: str) -> bool:
     """Whether two bare answers are equal in either order: math-verify is not symmetric."""
@@ -164,39 +183,59 @@ class Grader:
 
   def compare(self, gold: str, answer: str) -> Verdict:
     """Verdict on two bare answers. Raises RuntimeError when math-verify does not start."""
-    pair = _normal(gold), _normal(answer)
-    if result := compare(*pair):
+    return self._grade(gold, answer).verdict
+
+  def _grade(self, gold, answer):
+    if result := compare(gold, answer):
       self.counts["fast"] += 1
-      return result
-    if pair not in self._cache:
-      self.counts["slow"] += 1
-      self._cache[pair] = self._ask(pair)
-    return self._cache[pair]
+      return Grade(result, "rule")
+    pair = _normal(gold), _normal(answer)
+    if found := self._cache.get(pair):
+      return found
+    self.counts["slow"] += 1
+    found = self._ask(pair)
+    if found.graded_by != "crash":
+      self._cache[pair] = found
+    return found
 
   def _ask(self, pair):
-    reply, late = b"", False
+    for _ in range(2):
+      reply, code = self._reply(pair)
+      if reply:
+        return Grade(reply, "math-verify")
+      if code == -signal.SIGPROF:
+        self.counts["timeouts"] += 1
+        return Grade("unverifiable", "timeout")
+      self.counts["crashes"] += 1
+    return Grade("unverifiable", "crash")
+
+  def _reply(self, pair):
+    """What the child says of the pair, and its return code; without a reply, it has ended."""
+    child, reply = self._child or self._start(), b""
     try:
-      child = self._child or self._start()
       with contextlib.suppress(BrokenPipeError):  # the child has died
         child.stdin.write(json.dumps([*pair, self.seconds]).encode() + b"\n")
         child.stdin.flush()
-        late = not wait([child.stdout], self.seconds)
-        reply = b"" if late else child.stdout.readline()
+      if wait([child.stdout], WALL_SECONDS * self.seconds):
+        reply = child.stdout.readline()
+        if not reply:
+          child.wait()  # before close kills it: the return code tells a timeout
     finally:  # after Ctrl-C too: a late reply must not be taken for that to the next pair
       if not reply:
         self.close()
-        self.counts["timeouts" if late else "crashes"] += 1
-    return reply.decode().strip() or "unverifiable"
+    return reply.decode().strip(), child.returncode
 
   def _start(self):
     # -P: modules in its folder must not shadow the standard library. A new session: Ctrl-C must
     # reach this process only.
     command = [sys.executable, "-P", "-W", "ignore", CHILD]
-    child = self._child = Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True)
-    self._end = weakref.finalize(self, _kill, child)  # without close, and at exit
-    if not wait([child.stdout], 120) or child.stdout.readline() != b"ready\n":
-      raise RuntimeError(f"math-verify did not start; is it installed for {sys.executable}?")
-    return child
+    for _ in range(2):  # the first may have been killed, for want of memory for example
+      child = self._child = Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True)
+      self._end = weakref.finalize(self, _kill, child)  # without close, and at exit
+      if wait([child.stdout], START_SECONDS) and child.stdout.readline() == b"ready\n":
+        return child
+      self.close()
+    raise RuntimeError(f"math-verify did not start; is it installed for {sys.executable}?")
 
 
 def majority(answers: Iterable[str | None], grader: Grader) -> str | None:

@@ -1,13 +1,12 @@
 """The child process that runs math-verify. answers.Grader starts it as a script; never import it.
 
 It reads lines of JSON, [gold, answer, seconds], from stdin, and writes one verdict per line to
-stdout. It ends when stdin ends.
+stdout. It ends when stdin ends, and by SIGPROF when a pair needs more than its seconds of CPU time.
 """
 
 import contextlib
 import json
 import logging
-import math
 import resource
 import signal
 import sys
@@ -36,15 +35,19 @@ def main() -> None:
   """Answers requests until stdin ends."""
   out, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not be read as a verdict
   logging.disable(logging.CRITICAL)
-  with contextlib.suppress(ValueError, OSError):  # not every system has this limit
+  signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, also within C code
+  # What would need more memory than this raises MemoryError, and leaves the process as it was, so
+  # that the verdict depends on the pair only. Not every system has this limit.
+  with contextlib.suppress(ValueError, OSError):
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
   grade("1/2", "0.5")  # triggers lazy imports before the first time limit starts
   print("ready", file=out, flush=True)
   for line in sys.stdin:
     gold, answer, seconds = json.loads(line)
-    signal.alarm(math.ceil(seconds) + 5)  # in case the parent has died: it enforces the limit
-    print(grade(gold, answer), file=out, flush=True)
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # CPU time: a busy machine changes no verdict
+    result = grade(gold, answer)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    print(result, file=out, flush=True)
 
 
 if __name__ == "__main__":

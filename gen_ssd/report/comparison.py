@@ -132,8 +132,9 @@ def write(
 
 
 def table(found: Mapping[str, Any]) -> str:
-  """The arms of study.json and their differences, as two Markdown tables."""
-  return f"{_arms_table(found)}\n\n{_paired_table(found)}\n"
+  """The arms of study.json and their differences, as two Markdown tables, and what was not graded."""
+  parts = [_arms_table(found), *statistics.unfinished(found["arms"]), _paired_table(found)]
+  return "\n\n".join(parts) + "\n"
 
 
 def _percent(x):

@@ -22,6 +22,7 @@ from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.report import figures
 from gen_ssd.report import reading
+from gen_ssd.report import statistics
 from gen_ssd.report import tree
 from gen_ssd.report import words
 from gen_ssd.report.figures import fixed
@@ -144,7 +145,14 @@ def _table(arms):
   verdict = _verdict(arms)
   rows = [_table_row(arm, verdict) for arm in arms]
   counted = any(cell["counted"] for row in rows for cell in row["cells"])
-  return {"verdict": verdict, "heads": HEADS, "rows": rows, "counted": counted}
+  known = {a.name: {k: reading.number(v) for k, v in a.results.items()} for a in arms}
+  return {
+    "verdict": verdict,
+    "heads": HEADS,
+    "rows": rows,
+    "counted": counted,
+    "unfinished": statistics.unfinished(known),
+  }
 
 
 def _table_row(arm, verdict):

@@ -18,6 +18,8 @@ import numpy as np
 from gen_ssd.report import words
 
 Row = Mapping[str, Any]
+# Figures of an arm that are nearly always 0: `unfinished` says so where they are not.
+UNFINISHED = ("trace_timeouts", "trace_crashes", "answer_timeouts", "answer_crashes")
 Z = 1.96  # two-sided 95 % point of the normal distribution
 
 
@@ -30,9 +32,10 @@ def accuracy(
   their mean (avg@n); a problem without an answer counts as wrong. With one seed the interval is
   over problems only. Where all answers are right or all are wrong it is Wilson's interval.
 
-  Returns {"accuracy", "ci": [low, high], "n", "mean_tokens", "truncated", "unverifiable", "seeds"}:
-  tokens per answer, the share of answers that reached the length limit, the number of answers
-  that could not be verified, and the accuracy of every seed.
+  Returns {"accuracy", "ci": [low, high], "n", "mean_tokens", "truncated", "unverifiable",
+  "answer_timeouts", "answer_crashes", "seeds"}: tokens per answer, the share of answers that reached
+  the length limit, the number of answers that could not be verified, how many of these because
+  math-verify took too long or crashed, and the accuracy of every seed.
   """
   rows = [r for answers in seeds for r in answers]
   shares = [per_problem(answers) for answers in seeds]
@@ -48,6 +51,7 @@ def accuracy(
     "mean_tokens": float(np.mean([r["num_tokens"] for r in rows])) if rows else None,
     "truncated": sum(r["stop"] == "length" for r in rows) / count,
     "unverifiable": sum(r["verdict"] == "unverifiable" for r in rows),
+    **_unfinished("answer", rows),
     "seeds": values.mean(1).tolist(),
   }
 
@@ -143,7 +147,24 @@ def collected(
     "teacher_tokens": sum(r["teacher_tokens"] for r in rows),
     "pruned": sum(r["stop"] == "pruned" for r in rows) / max(len(rows), 1),
     "teacher_right": sum(r["verdict"] == "right" for r in rows) / max(len(rows), 1),
+    **_unfinished("trace", rows),
   }
+
+
+def _unfinished(kind: str, rows: Iterable[Row]) -> dict[str, int]:
+  """How many rows are unverifiable because math-verify took too long, and because it crashed."""
+  causes = collections.Counter(r["graded_by"] for r in rows)
+  return {f"{kind}_timeouts": causes["timeout"], f"{kind}_crashes": causes["crash"]}
+
+
+def unfinished(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """A line per arm of `results` in which math-verify did not finish with some rows; usually none."""
+  lines = []
+  for name, r in arms.items():
+    counts = {key.replace("_", " "): r.get(key) for key in UNFINISHED}
+    if words := ", ".join(f"{what} {n:,.0f}" for what, n in counts.items() if n):
+      lines.append(f"{name}: unverifiable because math-verify did not finish: {words}")
+  return lines
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -164,7 +185,7 @@ def table(found: Mapping[str, Any]) -> str:
     lines.append(
       f"{words.line(name, 120)}: {100 * p['difference']:+.1f} points ({low:+.1f} to {high:+.1f})"
     )
-  return "\n".join(lines)
+  return "\n".join([*lines, *unfinished(found["arms"])])
 
 
 # ---------------------------------------------------------------- bootstrap

@@ -132,6 +132,16 @@ def test_every_problem_gets_its_trace_and_every_candidate_is_kept(setting, whole
   )
 
 
+def test_rows_say_what_graded_them_after_a_resume_too(setting, whole, tmp_path, monkeypatch):
+  late = answers.Grade("unverifiable", "timeout")
+  monkeypatch.setattr(answers.Grader, "grade", lambda *_: late)
+  rows = run(setting, tmp_path, only=setting[1][:8])
+  by_stop = {(r["stop"] == "ended", r["verdict"], r["graded_by"]) for r in rows}
+  assert by_stop == {(True, *late), (False, "wrong", "rule")}
+  assert loop.finished(setting[1][:8], SELECT, tmp_path) == rows
+  assert {r["graded_by"] for r in whole[0]} <= {"rule", "math-verify"}
+
+
 def test_killed_at_every_round_it_ends_in_identical_files(setting, whole, tmp_path, monkeypatch):
   """A kill before, at and after fences; twice in one run as well."""
   rows, folder = whole

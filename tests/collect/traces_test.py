@@ -9,10 +9,11 @@ import pytest
 from gen_ssd import rows as rows_lib
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import traces
+from gen_ssd.problems import answers
 from gen_ssd.problems import problem as problem_lib
 
 
-def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text"):
+def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text", graded_by="rule"):
   """A finished row as traces.row makes it."""
   problem = problem_lib.Problem(uuid, "made", "train", f"What is {uuid}?", "7", 2)
   trace = traces.Trace(
@@ -42,7 +43,7 @@ def row(uuid, attempt=0, verdict="right", stop="ended", nll=1.0, text="text"):
     teacher_tokens=14,
     rounds=3,
   )
-  return traces.row(trace, problem, trace.chunks, text, stop, verdict)
+  return traces.row(trace, problem, trace.chunks, text, stop, answers.Grade(verdict, graded_by))
 
 
 # ---------------------------------------------------------------- rows
@@ -53,12 +54,16 @@ def test_a_row_by_hand():
   assert (found["uuid"], found["attempt"], found["level"], found["answer"]) == ("ab", 1, 2, "7")
   assert (found["num_tokens"], found["teacher_tokens"], found["rounds"]) == (3, 14, 3)
   assert (found["student_nll"], found["teacher_nll"]) == (2.0, 1.0)
+  assert (found["verdict"], found["graded_by"]) == ("right", "rule")
+  assert row("ab", verdict="unverifiable", graded_by="crash")["graded_by"] == "crash"
   assert json.loads(json.dumps(found)) == found
 
 
 def test_a_row_without_student_or_tokens():
   problem = problem_lib.Problem("ab", "made", "train", "?", "7")
-  found = traces.row(traces.Trace("ab", 0), problem, [], "", "pruned", "wrong")
+  found = traces.row(
+    traces.Trace("ab", 0), problem, [], "", "pruned", answers.Grade("wrong", "rule")
+  )
   assert (found["student_nll"], found["teacher_nll"], found["num_tokens"]) == (None, None, 0)
 
 

@@ -1,12 +1,8 @@
-"""Answers: extraction, the fast path, the process around math-verify, voting, pass@k."""
+"""Answers: extraction, the fast path, verdicts, voting, pass@k."""
 
 import json
 import math
-import os
 from pathlib import Path
-import signal
-import subprocess
-import sys
 import time
 import warnings
 
@@ -195,14 +191,18 @@ TABLE = [
 @pytest.mark.parametrize("gold, answer, expected", TABLE)
 def test_table(grader, gold, answer, expected):
   assert grader.compare(gold, answer) == expected
-  assert grader.grade(gold, rf"<think>\boxed{{0}}</think> So \boxed{{{answer}}}.") == expected
+  assert (
+    grader.grade(gold, rf"<think>\boxed{{0}}</think> So \boxed{{{answer}}}.").verdict == expected
+  )
 
 
 def test_fast_path_starts_no_process(monkeypatch):
   monkeypatch.setattr(answers, "Popen", lambda *_, **__: pytest.fail("started a process"))
   with Grader() as v:
     pairs = [("18", r"\boxed{18.0}"), ("18", "18"), (r"\pi", r"\boxed{\pi}"), ("", r"\boxed{1}")]
-    assert v.grade_all(pairs) == ["right", "wrong", "right", "unverifiable"]
+    found = [v.grade(*pair) for pair in pairs]
+    assert [f.verdict for f in found] == ["right", "wrong", "right", "unverifiable"]
+    assert {f.graded_by for f in found} == {"rule"}
     assert majority(["5", "5.0", "6"], v) == "5"
     assert v.counts == {"fast": 7}
 
@@ -217,64 +217,6 @@ def test_child_has_no_jax_and_verdicts_are_cached(grader):
   slow = grader.counts["slow"]
   assert grader.compare(r"\dfrac{1}{7}", "2/14") == "right"
   assert grader.counts["slow"] == slow
-
-
-def test_time_limit_kills_and_the_grader_goes_on():
-  with Grader(seconds=1) as v:
-    for n, gold in enumerate(["9^{9^{9^9}}", "7^{7^9}"], 1):
-      start = time.perf_counter()
-      assert v.compare(gold, "5") == "unverifiable"
-      assert v._child is None and v.counts["timeouts"] == n
-      assert v.compare(gold, "5") == "unverifiable"
-      assert v.counts["slow"] == n, "asked again"
-      assert time.perf_counter() - start < 10
-    v.seconds = 10  # the machine may be busy
-    assert v.compare(r"\frac{1}{2}", "2/4") == "right"
-    child = v._child
-  assert child.returncode == -signal.SIGKILL, "not reaped"
-  with pytest.raises(ValueError, match="seconds is 0"):
-    Grader(seconds=0)
-
-
-def test_crash_and_interrupt_leave_no_stale_reply(monkeypatch):
-  with Grader() as v:
-    assert v.compare(r"\frac{1}{2}", "2/4") == "right"
-    os.kill(v._child.pid, signal.SIGKILL)
-    assert v.compare(r"\frac{1}{2}", "3/6") == "unverifiable"
-    assert v.counts["crashes"] == 1
-    assert v.compare(r"\frac{1}{2}", "4/8") == "right"
-
-    def interrupt(*_):
-      raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-      patch.setattr(answers, "wait", interrupt)
-      with pytest.raises(KeyboardInterrupt):
-        v.compare(r"\frac{1}{2}", "5/10")
-    assert v._child is None
-    assert v.compare(r"\frac{1}{2}", "1/3") == "wrong"
-
-
-def test_start_failure_says_so(monkeypatch):
-  monkeypatch.setattr(sys, "executable", "/bin/false")
-  with Grader() as v, pytest.raises(RuntimeError, match="math-verify did not start"):
-    v.compare(r"\frac{1}{2}", "2/4")
-
-
-def test_script_without_main_guard_exits_and_leaves_nothing(tmp_path):
-  script = tmp_path / "script.py"
-  script.write_text(
-    "from gen_ssd.problems.answers import Grader\n"
-    "v = Grader()\n"
-    r"print(v.compare('\\frac{1}{2}', '2/4'), v._child.pid)"  # never closed
-  )
-  env = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
-  run = subprocess.run(
-    [sys.executable, script], env=env, capture_output=True, timeout=60, text=True
-  )
-  result, pid = run.stdout.split()
-  assert (result, run.returncode, run.stderr) == ("right", 0, "")
-  assert not Path(f"/proc/{pid}").exists()
 
 
 def test_majority_votes_over_classes(grader):
@@ -317,11 +259,11 @@ def test_gsm8k_gold_answers(grader):
     gold = solution.rpartition("#### ")[2]
     assert last_number_right(gold, solution), solution
     for text in _styles(gold):
-      assert grader.grade(gold, text) == "right", (gold, text)
+      assert grader.grade(gold, text).verdict == "right", (gold, text)
       assert last_number_right(gold, text), (gold, text)
     other = int(gold.replace(",", "")) + 1
-    assert grader.grade(gold, rf"\boxed{{{other}}} not {gold}") == "wrong", gold
+    assert grader.grade(gold, rf"\boxed{{{other}}} not {gold}").verdict == "wrong", gold
   assert grader.counts["slow"] == slow
   for gold in ("18", "1,234", "-3"):
-    assert grader.grade(gold, rf"\boxed{{{gold}\text{{ dollars}}}}") == "right", gold
+    assert grader.grade(gold, rf"\boxed{{{gold}\text{{ dollars}}}}").verdict == "right", gold
   assert grader.counts["slow"] == slow + 3

@@ -55,6 +55,13 @@ def test_the_table_has_a_column_per_base_and_dashes_for_what_is_unknown():
   assert "| posthoc | +10.0 (-5.0 to +25.0) |  |" in paired
 
 
+def test_answers_that_math_verify_did_not_finish_are_named_between_the_tables():
+  assert "math-verify" not in comparison.table(FOUND)
+  arms = {**ARMS, "random": _arm(0.4, answer_timeouts=0, trace_crashes=3)}
+  _, line, _ = comparison.table({**FOUND, "arms": arms}).strip().split("\n\n")
+  assert line == "random: unverifiable because math-verify did not finish: trace crashes 3"
+
+
 def _places(text):
   """{panel title: {arm: y of its label}} of an SVG file of panels of intervals."""
   space = "{http://www.w3.org/2000/svg}"

@@ -336,6 +336,17 @@ def test_seeds_and_several_tests_are_drawn(tmp_path):
   assert "Accuracy on b, 0 problems" in _page(tmp_path)
 
 
+def test_what_math_verify_did_not_finish_is_named_below_the_table(tmp_path):
+  _run(tmp_path, problems=2)
+  results = json.loads(json.dumps(RESULTS))
+  for count, named in ((0, 0), (1200, 1), ("many", 0)):
+    results["arms"]["gen_ssd"].update(trace_timeouts=count, answer_crashes=0)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    text = _page(tmp_path)
+    assert text.count("math-verify did not finish") == named
+    assert text.count("gen_ssd: unverifiable because") == named == text.count("timeouts 1,200</p>")
+
+
 def test_overlapping_intervals_are_not_called_best(tmp_path):
   _run(tmp_path, problems=8)
   text = _page(tmp_path)

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from gen_ssd.problems import problem as problem_lib
 from gen_ssd.report import statistics
 
 
 def rows(*verdicts, stop="ended", size=10):
   """One row per verdict; a verdict is (uuid, verdict), or the verdict on a problem of its own."""
   pairs = [v if isinstance(v, tuple) else (f"p{i}", v) for i, v in enumerate(verdicts)]
-  return [{"uuid": u, "verdict": v, "stop": stop, "num_tokens": size} for u, v in pairs]
+  more = {"stop": stop, "num_tokens": size, "graded_by": "rule"}
+  return [{"uuid": u, "verdict": v, **more} for u, v in pairs]
 
 
 def accuracy(rows, total, **options):
@@ -56,6 +58,44 @@ def test_the_other_figures():
   nothing = accuracy([], 5)
   assert nothing["accuracy"] == 0 and nothing["mean_tokens"] is None
   assert (nothing["truncated"], nothing["unverifiable"]) == (0, 0)
+
+
+def _graded_by(*causes, **more):
+  return [
+    {**r, "graded_by": c, **more} for r, c in zip(rows(*["unverifiable"] * len(causes)), causes)
+  ]
+
+
+def test_timeouts_and_crashes_are_counted_and_named_below_the_table():
+  answered = {
+    "standard_kd": [rows("right"), rows("wrong")],
+    "gen_ssd": [_graded_by("crash", "math-verify", "timeout"), _graded_by("timeout", "rule")],
+  }
+  traced = _graded_by("crash", "rule", "crash", "timeout", chunks=[], teacher_tokens=1)
+  costs = {
+    "standard_kd": statistics.collected([], [], 5),
+    "gen_ssd": statistics.collected(traced, [], 5),
+  }
+  found = statistics.results(costs, answered, [problem_lib.Problem("p0", "", "", "", "")])
+  counts = lambda arm: {
+    k: v for k, v in found["arms"][arm].items() if "timeouts" in k or "crash" in k
+  }
+  assert counts("gen_ssd") == {
+    "answer_timeouts": 2,
+    "answer_crashes": 1,
+    "trace_timeouts": 1,
+    "trace_crashes": 2,
+  }
+  assert found["arms"]["gen_ssd"]["unverifiable"] == 5
+  assert [*counts("standard_kd").values()] == [0, 0, 0, 0]
+  *_, paired_line, last = statistics.table(found).splitlines()
+  assert paired_line.startswith("gen_ssd-standard_kd")
+  assert last == (
+    "gen_ssd: unverifiable because math-verify did not finish: "
+    "trace timeouts 1, trace crashes 2, answer timeouts 2, answer crashes 1"
+  )
+  del answered["gen_ssd"], costs["gen_ssd"]
+  assert "math-verify" not in statistics.table(statistics.results(costs, answered, []))
 
 
 def test_the_interval_contains_the_mean_and_narrows_as_it_should():
