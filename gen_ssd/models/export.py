@@ -101,7 +101,7 @@ def _write_weights(folder, model, dtype, shard_bytes):
   for i, part in enumerate(files):
     number = f"-{i + 1:05d}-of-{len(files):05d}" if several else ""
     file = f"model{number}.safetensors"
-    arrays = (_gather(model, *tensor, dtype) for tensor in part)
+    arrays = (_gather(model, name, leaf, l, dims, dtype) for name, leaf, l, dims in part)
     weight_map.update((name, file) for name, *_ in part)
     if jax.process_index() == 0:
       dims = {name: dims for name, *_, dims in part}

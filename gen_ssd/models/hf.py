@@ -142,7 +142,8 @@ def read_architecture(path: PathLike) -> Architecture:
       f"model_type {clip(repr(kind))}",
       f"{known} (DeepSeek-R1-Distill are qwen2 and llama; Gemma 3 must be text only)",
     )
-  _check_numbers(path, lambda name: given.get(name))  # transformers makes lists of such lengths
+  _check_rope(path, given)
+  _check_numbers(path, given.get)  # transformers makes lists of such lengths
   try:
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
   except Exception as error:  # of any kind: the file is all that it reads
@@ -196,6 +197,21 @@ def _check_numbers(path, get):
     raise _wrong(
       path, f"tie_word_embeddings is {clip(repr(get('tie_word_embeddings')))}, wanted true or false"
     )
+
+
+def _check_rope(path, given):
+  """Raises UserError for rope settings that transformers would read as the default ones."""
+  for name in ("rope_scaling", "rope_parameters"):
+    p = given.get(name)
+    if not isinstance(p, dict | None):
+      raise _wrong(path, f"{name} is {clip(repr(p), 40)}, wanted an object or null")
+    p = p or {}
+    for one in [x for x in p.values() if isinstance(x, dict)] or [p]:
+      kind = one.get("rope_type", one.get("type"))
+      if not isinstance(kind, str) and one.keys() - {"rope_theta", "partial_rotary_factor"}:
+        raise _wrong(path, f"{name} has {clip(', '.join(one), 80)}, but its rope_type is {kind!r}")
+      if not isinstance(one.get("truncate"), bool | None):
+        raise _wrong(path, f"truncate is {clip(repr(one['truncate']))}, wanted true or false")
 
 
 def _positive(path, name, value, most=math.inf):
@@ -284,7 +300,7 @@ def _rope(path, config, layer_type):
     if not p.get(layer_type):
       _refuse(path, f"rope_parameters without {layer_type}", "a set for each of its layer_types")
     p = dict(p[layer_type])
-  kind = p.get("rope_type") or p.get("type") or "default"
+  kind = p.get("rope_type", p.get("type", "default"))
   if str(kind) not in ROPE:
     _refuse(path, f"rope type {clip(repr(kind))}", ", ".join(ROPE))
   if p.get("partial_rotary_factor") not in (None, 1.0):

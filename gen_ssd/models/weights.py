@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 
 import jax
 from jax import lax

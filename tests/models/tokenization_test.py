@@ -288,6 +288,7 @@ def test_a_template_of_a_file_and_a_missing_switch(small, tmp_path):
 def test_a_template_that_fails_is_named(small, tmp_path):
   refusing = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}<user>"
+    "{{ messages[0].content }}"
   )
   tokenizer = word_level.word_level_tokenizer(WORDS, tmp_path, chat_template=refusing)
   tokenization.chat_prompt(tokenizer, "How")
