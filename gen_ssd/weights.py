@@ -58,13 +58,13 @@ def check(path: str) -> None:
   print(f"identity      {hf.identity(path)}")
   print(f"parameters    {architecture.parameters(arch):,}")
   print(f"dtype         {', '.join(dtypes)}")
-  words, ids = _tokenizer(path)
+  words, ids = _tokenizer(path, arch)
   print(f"tokenizer     {words}")
   ids = [i % arch.vocab for i in range(16)] if ids is None else ids
   print(f"logits        {_compared(path, arch, ids)}")
 
 
-def _tokenizer(path):
+def _tokenizer(path, arch):
   """(what is said of the tokenizer, ids of a short text); ids are None without a tokenizer."""
   file = os.path.join(path, "tokenizer.json")
   if not os.path.isfile(file):
@@ -73,7 +73,9 @@ def _tokenizer(path):
   with open(file, "rb") as f:
     digest = hashlib.sha256(f.read()).hexdigest()
   text = "Tom has 57 apples. He buys 8 more. How many are there now?"
-  return f"{digest[:16]}, {len(tokenizer):,} ids", tokenizer.encode(text)
+  ids = tokenizer.encode(text)
+  tokenization.check_ids(tokenizer, ids, arch.vocab)
+  return f"{digest[:16]}, {len(tokenizer):,} ids", ids
 
 
 def _compared(path, arch, ids):

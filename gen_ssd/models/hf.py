@@ -231,7 +231,8 @@ def _checked(path, arch):
     raise _wrong(path, f"{len(arch.sliding)} layer_types, wanted one for each of {arch.layers}")
   for a in (arch, dataclasses.replace(arch, theta=arch.sliding_theta, rope=arch.sliding_rope)):
     try:
-      freqs, scale = rope.frequencies(a)
+      with np.errstate(all="ignore"):
+        freqs, scale = rope.frequencies(a)
       sound = bool(np.isfinite([*freqs, scale]).all())
     except ArithmeticError:  # division by a difference of two of its numbers, or a logarithm
       sound = False
@@ -319,6 +320,8 @@ def _rope(path, config, layer_type):
     p["factor"] = most / p[old]
   if lacking := [name for name in needed if p.get(name) is None]:
     raise _wrong(path, f"rope type {kind} lacks {' and '.join(lacking)}")
+  if kind == "llama3" and not p["low_freq_factor"] < p["high_freq_factor"]:
+    raise _wrong(path, "low_freq_factor is not below high_freq_factor")
   kept = sorted((name, p[name]) for name in needed + optional if p.get(name) is not None)
   return float(theta), (kind, *kept)
 

@@ -1,6 +1,8 @@
 """Hugging Face directories: exact round trips, and errors that name what is wrong."""
 
 import json
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from gen_ssd import mesh
 from gen_ssd import weights as command
 from gen_ssd.errors import UserError
 from gen_ssd.models import export
+from gen_ssd.models import hf
 from gen_ssd.models import safetensors_io
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
@@ -380,6 +383,26 @@ def test_source_of_another_model(imported, tmp_path):
   with pytest.raises(ValueError, match=r"another model.*theta: 5000000.0 there, 300000.0 here"):
     export.save(tmp_path / "out", net, other)
   assert not (tmp_path / "out").exists()
+
+
+def test_the_command_ends_in_one_line_for_a_damaged_model(tmp_path, capsys, monkeypatch):
+  source, _, _ = golden("llama", tmp_path / "in")
+  (source / "model.safetensors").write_bytes(b"x" * 99)
+  monkeypatch.setattr(signal, "signal", lambda *args: None)  # of this process
+  monkeypatch.setattr("sys.argv", ["gen-ssd weights", "--check", str(source)])
+  with pytest.raises(SystemExit) as caught:
+    command.main()
+  printed = capsys.readouterr().err
+  assert caught.value.code == 2 and printed.startswith("gen_ssd: ") and "not a whole" in printed
+  assert printed.count("model.safetensors") == 1 and "Traceback" not in printed
+
+
+def test_check_finds_the_tokenizer_of_another_model(tmp_path):
+  source, _, _ = golden("llama", tmp_path / "in")  # of 40 tokens
+  for file in ("tokenizer.json", "tokenizer_config.json"):
+    shutil.copyfile(f"{hf.locate('bundled/teacher')}/{file}", source / file)
+  with pytest.raises(UserError, match="is not the model's: it uses id .* vocabulary has 40"):
+    command.check(str(source))
 
 
 def test_check_does_not_compare_what_does_not_fit(tmp_path, capsys, monkeypatch):
