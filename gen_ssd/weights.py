@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_ssd import errors
 from gen_ssd import mesh as mesh_lib
 from gen_ssd.models import architecture
 from gen_ssd.models import attention
@@ -36,22 +37,20 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--check", metavar="MODEL", required=True, help="the model")
-  try:
-    check(parser.parse_args().check)
-  except ValueError as error:  # a mistake of the user: one message, no traceback
-    raise SystemExit(f"gen_ssd: {error}") from None
+  args = parser.parse_args()
+  with errors.command():
+    check(args.check)
 
 
 def check(path: str) -> None:
   """Prints the facts of a model and the largest difference of its logits from transformers'.
 
-  Raises ValueError when the model is not supported or its files are damaged.
+  Raises UserError when the model is not supported or its files are damaged.
   """
   mesh_lib.start(devices=jax.local_devices()[:1])
   path = hf.locate(path)
   arch = hf.read_architecture(path)
-  weights.check_files(path, arch)
-  entries = safetensors_io.headers(path)[0].values()
+  entries = weights.check_files(path, arch).values()
   dtypes = sorted({str(safetensors_io.FLOATS[e.dtype]) for e in entries})
   facts = (f for f in dataclasses.fields(arch) if getattr(arch, f.name) != f.default)
   facts = ", ".join(f"{f.name} {getattr(arch, f.name)}" for f in facts)
@@ -59,13 +58,13 @@ def check(path: str) -> None:
   print(f"identity      {hf.identity(path)}")
   print(f"parameters    {architecture.parameters(arch):,}")
   print(f"dtype         {', '.join(dtypes)}")
-  words, ids = _tokenizer(path)
+  words, ids = _tokenizer(path, arch)
   print(f"tokenizer     {words}")
   ids = [i % arch.vocab for i in range(16)] if ids is None else ids
   print(f"logits        {_compared(path, arch, ids)}")
 
 
-def _tokenizer(path):
+def _tokenizer(path, arch):
   """(what is said of the tokenizer, ids of a short text); ids are None without a tokenizer."""
   file = os.path.join(path, "tokenizer.json")
   if not os.path.isfile(file):
@@ -74,7 +73,9 @@ def _tokenizer(path):
   with open(file, "rb") as f:
     digest = hashlib.sha256(f.read()).hexdigest()
   text = "Tom has 57 apples. He buys 8 more. How many are there now?"
-  return f"{digest[:16]}, {len(tokenizer):,} ids", tokenizer.encode(text)
+  ids = tokenizer.encode(text)
+  tokenization.check_ids(tokenizer, ids, arch.vocab)
+  return f"{digest[:16]}, {len(tokenizer):,} ids", ids
 
 
 def _compared(path, arch, ids):

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 import numpy as np
 
+from gen_ssd.errors import UserError
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
@@ -51,7 +52,8 @@ def save(
   files when they take more than `shard_bytes`. The directory appears whole or not at all; an
   earlier export there is replaced. Every process must call this; process 0 writes.
 
-  Raises ValueError when `source` describes another model or `path` holds something else.
+  Raises UserError when `source` describes another model or `path` holds something else, and
+  FloatingPointError when a weight is not finite; what was at `path` is still there then.
   """
   path, kind = os.path.normpath(path), jnp.dtype(dtype or model.layout.dtype)
   _check_target(path, model.arch, source)
@@ -77,11 +79,11 @@ def _check_target(path, arch, source):
   mine, theirs = dataclasses.asdict(arch), dataclasses.asdict(hf.read_architecture(source))
   differ = [f"{n}: {theirs[n]!r} there, {mine[n]!r} here" for n in mine if mine[n] != theirs[n]]
   if differ:
-    raise ValueError(f"{source}: its config.json describes another model. " + "; ".join(differ))
+    raise UserError(f"{source}: its config.json describes another model. " + "; ".join(differ))
   if os.path.exists(path) and (
     os.path.samefile(path, source) or not os.path.isfile(os.path.join(path, "config.json"))
   ):
-    raise ValueError(f"{path}: is the source, or exists and is not an earlier export; not replaced")
+    raise UserError(f"{path}: is the source, or exists and is not an earlier export; not replaced")
 
 
 def _write_weights(folder, model, dtype, shard_bytes):
@@ -99,7 +101,7 @@ def _write_weights(folder, model, dtype, shard_bytes):
   for i, part in enumerate(files):
     number = f"-{i + 1:05d}-of-{len(files):05d}" if several else ""
     file = f"model{number}.safetensors"
-    arrays = (_gather(model, leaf, l, dtype, dims) for _, leaf, l, dims in part)
+    arrays = (_gather(model, name, leaf, l, dims, dtype) for name, leaf, l, dims in part)
     weight_map.update((name, file) for name, *_ in part)
     if jax.process_index() == 0:
       dims = {name: dims for name, *_, dims in part}
@@ -121,10 +123,12 @@ def _replicated(x, l, dtype):
   return reshard(x.astype(dtype), P())
 
 
-def _gather(model, leaf, l, dtype, dims):
+def _gather(model, name, leaf, l, dims, dtype):
   """One tensor on the host, seen as the file has it; nothing is copied into that order."""
   owner = model if l is None else model.blocks
   x = np.asarray(_replicated(getattr(owner, leaf)[...], None if l is None else jnp.int32(l), dtype))
+  if not safetensors_io.finite(x):
+    raise FloatingPointError(f"{name} holds NaN or infinity as {dtype}: no model is written")
   entry = architecture.LEAVES[leaf]
   order = entry.file_axes.replace(" ", "")
   return x.transpose([entry.axes.index(a) for a in order]).reshape(dims)

@@ -1,35 +1,48 @@
 """Facts about a Hugging Face model: its directory, its Architecture, and an identity of its files."""
 
+import dataclasses
 import functools
 import glob
 import hashlib
-import json
 import math
 import os
 import re
 import typing
 
+import numpy as np
+
+from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
 from gen_ssd.models import architecture
+from gen_ssd.models import json_files
+from gen_ssd.models import rope
 from gen_ssd.models import safetensors_io
 from gen_ssd.models.architecture import Architecture
 
 PathLike = str | os.PathLike
 MODEL_TYPES = tuple(architecture.FAMILIES)
 ACTS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-ROPE = {  # rope type -> the parameters that it reads
-  "default": (),
-  "linear": ("factor",),
-  "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-  "yarn": (
-    "factor",
-    "original_max_position_embeddings",
-    "attention_factor",
-    "beta_fast",
-    "beta_slow",
-    "mscale",
-    "mscale_all_dim",
-    "truncate",
+ROPE = {  # rope type -> (the parameters that it needs, those that it may have)
+  "default": ((), ()),
+  "linear": (("factor",), ()),
+  "llama3": (
+    ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    (),
   ),
+  "yarn": (
+    ("factor", "original_max_position_embeddings"),
+    ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+  ),
+}
+# Whole numbers of config.json, and the most that each may be: weights are listed by layer.
+SIZES = {
+  "vocab_size": 1 << 24,
+  "hidden_size": 1 << 24,
+  "intermediate_size": 1 << 24,
+  "num_hidden_layers": 1 << 12,
+  "num_attention_heads": 1 << 16,
+  "num_key_value_heads": 1 << 16,
+  "head_dim": 1 << 16,
 }
 WANTED = (
   "*.json",
@@ -54,9 +67,14 @@ def locate(path: str) -> str:
 
   `path` is a directory, `bundled/NAME`, or a hub name: ORG/NAME or ORG/NAME@REVISION. A hub model is
   downloaded unless it is in the hub's cache (HF_HOME, HF_HUB_CACHE), which also works without a
-  network. Raises ValueError when a hub model cannot be found or downloaded.
+  network. Raises UserError when a hub model cannot be found or downloaded.
   """
+  shown = clip(path)
   if path.startswith("bundled/"):
+    known = sorted(os.listdir(BUNDLED))
+    if path.removeprefix("bundled/") not in known:
+      models = ", ".join(f"bundled/{n}" for n in known if os.path.isdir(os.path.join(BUNDLED, n)))
+      raise UserError(f"{shown}: there is no such bundled model; there are {models}")
     return os.path.join(BUNDLED, path.removeprefix("bundled/"))
   if os.path.isdir(path) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", path):
     return path
@@ -64,6 +82,8 @@ def locate(path: str) -> str:
   from huggingface_hub import errors
 
   name, _, revision = path.partition("@")
+  if revision and (not re.fullmatch(r"[\w.+/-]+", revision) or ".." in revision):
+    raise UserError(f"{shown}: {clip(revision)!r} is not the name of a branch, tag or commit")
   try:
     return huggingface_hub.snapshot_download(
       name,
@@ -71,6 +91,8 @@ def locate(path: str) -> str:
       allow_patterns=list(WANTED),
       ignore_patterns=["*/*", "consolidated*"],
     )
+  except errors.HFValidationError as error:
+    why = json_files.one_line(error)
   except errors.GatedRepoError:
     why = (
       "the hub requires its licence accepted: accept it on the model's page, then `hf auth login`"
@@ -79,25 +101,24 @@ def locate(path: str) -> str:
     why = "the hub has no such model, or it is private: try `hf auth login`"
   except errors.RevisionNotFoundError:
     why = f"the hub has no revision {revision!r} of this model"
-  except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+  except Exception as error:  # whatever the network does; only the name comes from us
     why = (
       f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
       f"on a machine with a network, `hf download {name}` fills the cache, and "
       "`hf download --local-dir DIR` creates a directory that you can name instead"
     )
-  raise ValueError(f"{path}: there is no such directory; read as a hub name: {why}")
+  raise UserError(f"{shown}: there is no such directory; read as a hub name: {why}")
 
 
 def read_config(path: PathLike) -> dict[str, typing.Any]:
-  """The content of config.json in the directory `path`. Raises ValueError when there is none."""
+  """The content of config.json in the directory `path`. Raises UserError when there is none."""
   file = os.path.join(path, "config.json")
   if not os.path.isfile(file):
-    raise ValueError(
-      f"{path}: there is no config.json. Give a Hugging Face directory or a hub name; "
-      "`hf download NAME --local-dir DIR` creates a directory"
+    raise UserError(
+      f"{clip(str(path)) or 'an empty path'}: there is no config.json. Give a Hugging Face "
+      "directory or a hub name; `hf download NAME --local-dir DIR` creates a directory"
     )
-  with open(file, encoding="utf-8") as f:
-    return json.load(f)
+  return json_files.read_object(file)
 
 
 # ---------------------------------------------------------------- config.json -> Architecture
@@ -106,47 +127,118 @@ def read_config(path: PathLike) -> dict[str, typing.Any]:
 def read_architecture(path: PathLike) -> Architecture:
   """The Architecture of the model in Hugging Face directory `path`, from its config.json.
 
-  Raises ValueError for every model that the decoder would compute wrongly: an unknown architecture,
+  Raises UserError for every model that the decoder would compute wrongly: an unknown architecture,
   rope type or activation, sliding windows outside Gemma 3, biases other than Qwen2's, soft caps, and
-  quantised weights.
+  quantised weights; and for a config.json that transformers refuses or whose numbers make no sense.
   """
   from transformers import AutoConfig  # takes seconds to import, and little here needs it
 
-  kind = read_config(path).get("model_type")
+  given = read_config(path)
+  kind = given.get("model_type")
   if kind not in MODEL_TYPES:  # before transformers, which also fails on unknown types
     known = ", ".join(MODEL_TYPES)
     _refuse(
       path,
-      f"model_type {kind!r}",
+      f"model_type {clip(repr(kind))}",
       f"{known} (DeepSeek-R1-Distill are qwen2 and llama; Gemma 3 must be text only)",
     )
-  config = AutoConfig.from_pretrained(path, local_files_only=True)
+  _check_rope(path, given)
+  _check_numbers(path, given.get)  # transformers makes lists of such lengths
+  try:
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+  except Exception as error:  # of any kind: the file is all that it reads
+    raise _wrong(path, f"transformers refuses it: {json_files.one_line(error)}") from None
+  _check_numbers(path, lambda name: getattr(config, name, None))
   _refuse_unsupported(path, kind, config)
   heads = config.num_attention_heads
   kv_heads = getattr(config, "num_key_value_heads", None) or heads
   if heads % kv_heads:
     _refuse(path, f"{heads} heads over {kv_heads} key-value heads", "a multiple")
-  theta, rope = _rope(path, config, "full_attention")
-  return Architecture(
-    vocab=config.vocab_size,
-    width=config.hidden_size,
-    layers=config.num_hidden_layers,
-    kv_heads=kv_heads,
-    groups=heads // kv_heads,
-    head=_head(config),
-    hidden=config.intermediate_size,
-    theta=theta,
-    rope=rope,
-    eps=float(config.rms_norm_eps),
-    tied=bool(getattr(config, "tie_word_embeddings", False)),
-    act=ACTS[_act(kind, config)],
-    **architecture.FAMILIES[kind],
-    **(_gemma(path, config) if kind == "gemma3_text" else {}),
+  theta, turning = _rope(path, config, "full_attention")
+  return _checked(
+    path,
+    Architecture(
+      vocab=config.vocab_size,
+      width=config.hidden_size,
+      layers=config.num_hidden_layers,
+      kv_heads=kv_heads,
+      groups=heads // kv_heads,
+      head=_head(config),
+      hidden=config.intermediate_size,
+      theta=theta,
+      rope=turning,
+      eps=float(config.rms_norm_eps),
+      tied=getattr(config, "tie_word_embeddings", False),
+      act=ACTS[_act(kind, config)],
+      **architecture.FAMILIES[kind],
+      **(_gemma(path, config) if kind == "gemma3_text" else {}),
+    ),
   )
 
 
 def _refuse(path, what, instead):
-  raise ValueError(f"{path}: {what} is not supported, only {instead}")
+  raise UserError(f"{path}: {what} is not supported, only {instead}")
+
+
+def _wrong(path, what):
+  return UserError(f"{os.path.join(path, 'config.json')}: {what}")
+
+
+def _check_numbers(path, get):
+  """Raises UserError for the first size, number or switch that is there and makes no sense."""
+  for name, most in SIZES.items():
+    value = get(name)
+    if value is not None and not (type(value) is int and 1 <= value <= most):
+      raise _wrong(path, f"{name} is {clip(repr(value))}, wanted a whole number from 1 to {most:,}")
+  for name, most in (("rms_norm_eps", 1), ("rope_theta", math.inf)):
+    if get(name) is not None:
+      _positive(path, name, get(name), most)
+  if not isinstance(get("tie_word_embeddings"), bool | None):
+    raise _wrong(
+      path, f"tie_word_embeddings is {clip(repr(get('tie_word_embeddings')))}, wanted true or false"
+    )
+
+
+def _check_rope(path, given):
+  """Raises UserError for rope settings that transformers would read as the default ones."""
+  for name in ("rope_scaling", "rope_parameters"):
+    p = given.get(name)
+    if not isinstance(p, dict | None):
+      raise _wrong(path, f"{name} is {clip(repr(p), 40)}, wanted an object or null")
+    p = p or {}
+    for one in [x for x in p.values() if isinstance(x, dict)] or [p]:
+      kind = one.get("rope_type", one.get("type"))
+      if not isinstance(kind, str) and one.keys() - {"rope_theta", "partial_rotary_factor"}:
+        raise _wrong(path, f"{name} has {clip(', '.join(one), 80)}, but its rope_type is {kind!r}")
+      if not isinstance(one.get("truncate"), bool | None):
+        raise _wrong(path, f"truncate is {clip(repr(one['truncate']))}, wanted true or false")
+
+
+def _positive(path, name, value, most=math.inf):
+  """The number, if it is above 0, at most `most` and finite."""
+  good = isinstance(value, int | float) and not isinstance(value, bool)
+  if not (good and 0 < value <= min(most, 1e30)):
+    limit = "" if most == math.inf else f" and at most {most:,}"
+    raise _wrong(path, f"{name} is {clip(repr(value))}, wanted a finite number above 0{limit}")
+  return value
+
+
+def _checked(path, arch):
+  """The Architecture, if rotary embeddings can be computed for it and its layers have one kind."""
+  if arch.head % 2:
+    raise _wrong(path, f"head_dim is {arch.head}, wanted an even number: rotation is of pairs")
+  if arch.sliding and len(arch.sliding) != arch.layers:
+    raise _wrong(path, f"{len(arch.sliding)} layer_types, wanted one for each of {arch.layers}")
+  for a in (arch, dataclasses.replace(arch, theta=arch.sliding_theta, rope=arch.sliding_rope)):
+    try:
+      with np.errstate(all="ignore"):
+        freqs, scale = rope.frequencies(a)
+      sound = bool(np.isfinite([*freqs, scale]).all())
+    except ArithmeticError:  # division by a difference of two of its numbers, or a logarithm
+      sound = False
+    if not sound:
+      raise _wrong(path, f"rope_theta {a.theta} and {a.rope} give no finite frequencies")
+  return arch
 
 
 def _head(config):
@@ -158,15 +250,15 @@ def _act(kind, config):
 
 
 def _refuse_unsupported(path, kind, config):
-  """Raises ValueError for the first fact of a config that the decoder does not support."""
+  """Raises UserError for the first fact of a config that the decoder does not support."""
   has = lambda name: getattr(config, name, None)
   act = _act(kind, config)
   kinds = {"full_attention"} | ({"sliding_attention"} if kind == "gemma3_text" else set())
-  layers = set(has("layer_types") or ()) - kinds
+  layers = {str(x) for x in has("layer_types") or ()} - kinds
   window = has("use_sliding_window") or (kind == "mistral" and has("sliding_window"))
   caps = [n for n in ("final_logit_softcapping", "attn_logit_softcapping") if has(n)]
   for wrong, what, instead in (
-    (act not in ACTS, f"hidden_act {act!r}", ", ".join(ACTS)),
+    (str(act) not in ACTS, f"hidden_act {clip(repr(act))}", ", ".join(ACTS)),
     (has("quantization_config"), "a quantised checkpoint", "float32, bfloat16 or float16"),
     (
       window,
@@ -186,18 +278,19 @@ def _refuse_unsupported(path, kind, config):
 
 def _gemma(path, config):
   """The facts of Gemma 3 that depend on numbers in its config."""
+  scalar = _positive(path, "query_pre_attn_scalar", config.query_pre_attn_scalar)
   facts = dict(
-    embed_scale=math.sqrt(config.hidden_size),
-    query_scale=math.sqrt(_head(config) / config.query_pre_attn_scalar),
+    embed_scale=math.sqrt(config.hidden_size), query_scale=math.sqrt(_head(config) / scalar)
   )
   sliding = tuple(x == "sliding_attention" for x in config.layer_types)
   if any(sliding):
-    if not config.sliding_window:
-      _refuse(path, f"sliding_attention with sliding_window {config.sliding_window}", "a width")
-    theta, rope = _rope(path, config, "sliding_attention")
-    facts.update(
-      sliding=sliding, window=config.sliding_window, sliding_theta=theta, sliding_rope=rope
-    )
+    window = config.sliding_window
+    if not window:
+      _refuse(path, f"sliding_attention with sliding_window {window}", "a width")
+    if type(window) is not int or window < 1:
+      raise _wrong(path, f"sliding_window is {clip(repr(window))}, wanted a width in tokens")
+    theta, turning = _rope(path, config, "sliding_attention")
+    facts.update(sliding=sliding, window=window, sliding_theta=theta, sliding_rope=turning)
   return facts
 
 
@@ -208,17 +301,29 @@ def _rope(path, config, layer_type):
     if not p.get(layer_type):
       _refuse(path, f"rope_parameters without {layer_type}", "a set for each of its layer_types")
     p = dict(p[layer_type])
-  kind = p.get("rope_type") or p.get("type") or "default"
-  if kind not in ROPE:
-    _refuse(path, f"rope type {kind!r}", ", ".join(ROPE))
+  kind = p.get("rope_type", p.get("type", "default"))
+  if str(kind) not in ROPE:
+    _refuse(path, f"rope type {clip(repr(kind))}", ", ".join(ROPE))
   if p.get("partial_rotary_factor") not in (None, 1.0):
     _refuse(
       path, f"partial_rotary_factor {p['partial_rotary_factor']}", "rotation of the whole head"
     )
-  if kind == "yarn" and p.get("factor") is None:
-    p["factor"] = config.max_position_embeddings / p["original_max_position_embeddings"]
-  kept = sorted((name, p[name]) for name in ROPE[kind] if p.get(name) is not None)
-  return float(p.get("rope_theta") or config.default_theta), (kind, *kept)
+  theta = p.get("rope_theta")
+  theta = _positive(path, "rope_theta", config.default_theta if theta is None else theta)
+  needed, optional = ROPE[kind]
+  for name in needed + optional:
+    if p.get(name) is not None and name != "truncate":
+      _positive(path, f"{name} of rope type {kind}", p[name])
+  old = "original_max_position_embeddings"
+  if kind == "yarn" and p.get("factor") is None and p.get(old):
+    most = _positive(path, "max_position_embeddings", config.max_position_embeddings)
+    p["factor"] = most / p[old]
+  if lacking := [name for name in needed if p.get(name) is None]:
+    raise _wrong(path, f"rope type {kind} lacks {' and '.join(lacking)}")
+  if kind == "llama3" and not p["low_freq_factor"] < p["high_freq_factor"]:
+    raise _wrong(path, "low_freq_factor is not below high_freq_factor")
+  kept = sorted((name, p[name]) for name in needed + optional if p.get(name) is not None)
+  return float(theta), (kind, *kept)
 
 
 # ---------------------------------------------------------------- identity
@@ -227,16 +332,17 @@ def _rope(path, config, layer_type):
 def identity(path: PathLike) -> str:
   """A short hash of the config, tokenizer and weights in directory `path`.
 
-  It is fast, because it reads only the name, the shape and 4 KiB in the middle of each tensor. This
+  It is fast, because it reads only the name, the shape and some rows in the middle of each tensor. This
   distinguishes two trainings of one architecture and does not depend on how tensors are divided into
   files.
   """
   digest = hashlib.sha256()
   for pattern in ("config.json", "generation_config.json", "tokenizer*", "chat_template*"):
-    for file in sorted(glob.glob(os.path.join(glob.escape(path), pattern))):
+    files = glob.glob(os.path.join(glob.escape(path), pattern))
+    for file in sorted(filter(os.path.isfile, files)):
       with open(file, "rb") as f:
         digest.update(os.path.basename(file).encode() + hashlib.sha256(f.read()).digest())
-  for name, entry in sorted(safetensors_io.headers(path)[0].items()):
+  for name, entry in sorted(safetensors_io.headers(path).items()):
     digest.update(f"{name} {entry.dtype} {entry.dims}".encode())
     digest.update(safetensors_io.middle(entry, 4096))
   return digest.hexdigest()[:16]

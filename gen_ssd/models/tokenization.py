@@ -1,12 +1,16 @@
 """Tokenizers: prompts from chat templates, and vocabularies compared."""
 
-import json
+import functools
 import os
 import typing
 
 from jaxtyping import Bool
-import jinja2
 import numpy as np
+
+from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
+from gen_ssd.models import json_files
+from gen_ssd.models import templates
 
 PathLike = str | os.PathLike
 Tokenizer = typing.Any  # of transformers, which has no one class for all of its tokenizers
@@ -22,22 +26,30 @@ def load_tokenizer(path: PathLike, chat_template: PathLike = "", thinking: str =
       tokenizer. Empty leaves the default.
 
   Raises:
-    ValueError: `path` has no tokenizer, or `thinking` is set and the template has no such switch.
+    UserError: `path` has no tokenizer or a damaged one, its chat template is no text or not in a
+      file that can be read, or `thinking` is set and the template has no such switch.
   """
   from transformers import AutoTokenizer
 
   if not os.path.isfile(os.path.join(path, "tokenizer_config.json")):
-    raise ValueError(
-      f"{path}: this is not a local Hugging Face directory with a tokenizer, because it has no "
-      "tokenizer_config.json; `hf download NAME --local-dir DIR` creates one"
+    raise UserError(
+      f"{clip(str(path))}: this is not a local Hugging Face directory with a tokenizer, because it "
+      "has no tokenizer_config.json; `hf download NAME --local-dir DIR` creates one"
     )
-  tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-  if chat_template:
-    with open(chat_template, encoding="utf-8") as f:
-      tokenizer.chat_template = f.read().rstrip("\n")
+  try:  # trust_remote_code: a tokenizer that brings code would ask on the terminal
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    empty = not tokenizer.encode("1", add_special_tokens=False)
+  except (KeyboardInterrupt, SystemExit):
+    raise
+  except BaseException as error:  # of any kind, as the files are; a panic of Rust is no Exception
+    why = f"{type(error).__name__}: {json_files.one_line(error)}"
+    raise UserError(f"{clip(str(path))}: transformers refuses its tokenizer: {why}") from None
+  if empty:  # what transformers makes when it finds no vocabulary
+    raise UserError(f"{clip(str(path))}: its tokenizer is empty: is there a tokenizer.json?")
+  tokenizer.chat_template = templates.choose(path, tokenizer.chat_template, chat_template)
   if thinking:
     if "enable_thinking" not in (tokenizer.chat_template or ""):
-      raise ValueError(
+      raise UserError(
         f"thinking is {thinking!r}: the chat template of {path} has no enable_thinking switch; "
         "leave it empty"
       )
@@ -51,27 +63,42 @@ def eos_ids(path: PathLike, tokenizer: Tokenizer) -> tuple[int, ...]:
 
   They come from generation_config.json (or config.json if that has none), from the tokenizer, and
   from the chat template: the special token that it writes after an answer. For some models, such as
-  Phi-3 with <|end|>, this is not the end-of-text token. Raises ValueError when there are none.
+  Phi-3 with <|end|>, this is not the end-of-text token. Raises UserError when there are none, and
+  for ids in a file that are outside the vocabulary.
   """
   ids = []
   for name in ("generation_config.json", "config.json"):
     file = os.path.join(path, name)
     if not ids and os.path.isfile(file):
-      with open(file, encoding="utf-8") as f:
-        found = json.load(f).get("eos_token_id")
-      ids = found if isinstance(found, list) else [found]
-      ids = [i for i in ids if i is not None]
+      ids = _ids_in(file, _vocabulary(path, tokenizer))
   if tokenizer.eos_token_id is not None:
     ids = [*ids, tokenizer.eos_token_id]
   if tokenizer.chat_template:
     dialogue = [*_messages("1", None), {"role": "assistant", "content": "2"}]
-    after = str(_render(tokenizer, dialogue, False, False)).rpartition("2")[2]
-    ids += [
-      i for i in tokenizer.encode(after, add_special_tokens=False)[:1] if i in _specials(tokenizer)
-    ]
+    after = templates.render(tokenizer, dialogue, False).rpartition("2")[2]
+    ids += [i for i in _encode(tokenizer, after)[:1] if i in _specials(tokenizer)]
   if not ids:
-    raise ValueError(f"{path}: neither its config files nor its tokenizer define an end token")
+    raise UserError(f"{path}: neither its config files nor its tokenizer define an end token")
   return tuple(dict.fromkeys(ids))
+
+
+def _vocabulary(path, tokenizer):
+  """Number of ids: the model's, which may be above or below the tokenizer's; else the tokenizer's."""
+  file = os.path.join(path, "config.json")
+  size = json_files.read_object(file).get("vocab_size") if os.path.isfile(file) else None
+  return size if type(size) is int else len(tokenizer)
+
+
+def _ids_in(file, size):
+  """The ids that a config file gives as eos_token_id: one, several, or none."""
+  found = json_files.read_object(file).get("eos_token_id")
+  ids = [i for i in (found if isinstance(found, list) else [found]) if i is not None]
+  if not all(type(i) is int and 0 <= i < size for i in ids):
+    raise UserError(
+      f"{file}: eos_token_id is {clip(repr(found))}, wanted a token id from 0 to {size - 1}, or a "
+      "list of them"
+    )
+  return ids
 
 
 # ---------------------------------------------------------------- chat templates
@@ -80,9 +107,16 @@ def eos_ids(path: PathLike, tokenizer: Tokenizer) -> tuple[int, ...]:
 def chat_prompt(tokenizer: Tokenizer, problem: str, system: str | None = None) -> list[int]:
   """Token ids of the prompt, up to the start of the assistant's answer, from the chat template.
 
-  BOS appears if the template writes it, and only once. Raises ValueError when there is no template.
+  BOS appears if the template writes it, and only once. Raises UserError when there is no template,
+  when it fails, and when its prompt does not contain the problem.
   """
-  ids = _render(tokenizer, _messages(problem, system), True, True)
+  text = templates.render(tokenizer, _messages(problem, system), True)
+  if not templates.contains(text, problem):
+    raise UserError(
+      f"the chat template of {templates.name_of(tokenizer)} is wrong: the prompt does not contain "
+      f"the problem: {_clip(problem)!r} became {_clip(text, end=True)!r}"
+    )
+  ids = _encode(tokenizer, text)
   bos = tokenizer.bos_token_id
   while bos is not None and ids[:2] == [bos, bos]:
     ids = ids[1:]
@@ -107,16 +141,16 @@ def closes_thinking(tokenizer: Tokenizer, prompt: list[int]) -> bool:
 
 
 def closing_id(tokenizer: Tokenizer) -> int:
-  """The id of </think>. Raises ValueError when it is not one token or when prompts end in it."""
+  """The id of </think>. Raises UserError when it is not one token or when prompts end in it."""
   ids = _encode(tokenizer, "</think>")
   if len(ids) != 1 or tokenizer.decode(ids).strip() != "</think>":
-    raise ValueError(
-      f"the tokenizer of {_name(tokenizer)} has no single token </think>, so the end "
+    raise UserError(
+      f"the tokenizer of {templates.name_of(tokenizer)} has no single token </think>, so the end "
       "of the thinking part cannot be found"
     )
   if closes_thinking(tokenizer, chat_prompt(tokenizer, "1 + 0?")):
-    raise ValueError(
-      f"the chat template of {_name(tokenizer)} ends prompts in an empty thinking part: "
+    raise UserError(
+      f"the chat template of {templates.name_of(tokenizer)} ends prompts in an empty thinking part: "
       "no chunk would be selected"
     )
   return ids[0]
@@ -158,7 +192,7 @@ def render_row(
       student would then see text that it was not trained on.
 
   Raises:
-    ValueError: the rendered dialogue does not contain the complete trace, apart from whitespace.
+    UserError: the rendered dialogue does not contain the complete trace, apart from whitespace.
   """
   prompt, trace = chat_prompt(tokenizer, problem, system), _encode(tokenizer, opened) + [*trace_ids]
   own = opening(tokenizer, prompt)
@@ -170,18 +204,18 @@ def render_row(
     text = tokenizer.decode(body, skip_special_tokens=False)
     thinks = text.lstrip().startswith("<think>")
     if (own and not thinks) or (thinks and closes_thinking(tokenizer, prompt)):
-      raise ValueError(
-        f"the chat template of {_name(tokenizer)} starts every answer with "
+      raise UserError(
+        f"the chat template of {templates.name_of(tokenizer)} starts every answer with "
         f"{'<think>' if own else 'an empty thinking part'}, and the trace "
         f"{'has a thinking part' if thinks else 'does not'}: {_clip(text)!r}. Set student.thinking or "
         "student.chat_template, or choose a teacher whose traces match the template"
       )
     dialogue = [*_messages(problem, system), {"role": "assistant", "content": text}]
-    rendered = str(_render(tokenizer, dialogue, False, False))
-    if "".join(text.split()) not in "".join(rendered.split()):
-      raise ValueError(
-        f"the chat template of {_name(tokenizer)} changes the trace: {_clip(text)!r} is not "
-        f"contained in {_clip(rendered, end=True)!r}. Set student.chat_template to a template that "
+    rendered = templates.render(tokenizer, dialogue, False)
+    if not templates.contains(rendered, text):
+      raise UserError(
+        f"the chat template of {templates.name_of(tokenizer)} changes the trace: {_clip(text)!r} is "
+        f"not contained in {_clip(rendered, end=True)!r}. Set student.chat_template to a template that "
         "does not change assistant turns, or pass check=False"
       )
   return prompt + trace, len(prompt)
@@ -193,7 +227,7 @@ def check_thoughts(
   """Checks before any trace exists that the student's chat template will not change traces.
 
   It renders a made-up answer, with a thinking part if the teacher's template has one. Raises
-  ValueError as `render_row` does.
+  UserError as `render_row` does.
   """
   prompt = chat_prompt(teacher, problem, system)
   opened = teacher.decode(opening(teacher, prompt))
@@ -212,32 +246,9 @@ def _specials(tokenizer):
   return marked | {*tokenizer.all_special_ids}
 
 
-def _name(tokenizer):
-  return tokenizer.name_or_path or type(tokenizer).__name__
-
-
 def _messages(problem, system):
   head = [] if system is None else [{"role": "system", "content": system}]
   return [*head, {"role": "user", "content": problem}]
-
-
-def _render(tokenizer, messages, generate, tokenize):
-  if not tokenizer.chat_template:
-    raise ValueError(
-      f"{_name(tokenizer)} has no chat template: use the tokenizer of an "
-      "instruction-tuned model, or set chat_template to a Jinja file"
-    )
-  more = {"return_dict": False} if tokenize else {}
-  try:
-    out = tokenizer.apply_chat_template(
-      messages, add_generation_prompt=generate, tokenize=tokenize, **more
-    )
-  except jinja2.TemplateError as error:  # for example, Gemma's template refuses system messages
-    raise ValueError(
-      f"the chat template of {_name(tokenizer)} fails on roles "
-      f"{', '.join(m['role'] for m in messages)}: {error}"
-    ) from None
-  return list(out) if tokenize else out
 
 
 def _clip(text, size=60, end=False):
@@ -253,13 +264,13 @@ def shared_vocabulary(teacher: Tokenizer, student: Tokenizer) -> int:
   """The size of the shared vocabulary: all teacher ids below it mean the same to the student.
 
   The caller must mask logits from this id on: padded embedding rows and ids that only the student
-  has. Raises ValueError, which lists up to 10 ids with both strings, when an id differs between the
+  has. Raises UserError, which lists up to 10 ids with both strings, when an id differs between the
   tokenizers or when the student lacks an id of the teacher.
   """
   mine, theirs, differ = _compared(teacher, student)
   if differ:
     lines = [f"{i}: teacher {mine[i]!r}, student {theirs.get(i)!r}" for i in differ[:10]]
-    raise ValueError(
+    raise UserError(
       "\n  ".join(
         [
           f"teacher ({teacher.name_or_path}) and student ({student.name_or_path}) must share a "
@@ -282,6 +293,24 @@ def _compared(teacher, student):
   return mine, theirs, sorted(i for i, s in mine.items() if theirs.get(i) != s)
 
 
+def check_ids(tokenizer: Tokenizer, ids: typing.Iterable[int], size: int) -> None:
+  """Raises UserError when one of the tokenizer's `ids` is not among the `size` ids of a model.
+
+  Only ids that are used are to be checked: Gemma 3's tokenizer has one id more than the model.
+  """
+  most = max(ids, default=0)
+  if most >= size:
+    raise UserError(
+      f"the tokenizer of {templates.name_of(tokenizer)} is not the model's: it uses id {most} "
+      f"({tokenizer.convert_ids_to_tokens(most)!r}), and the model's vocabulary has {size}"
+    )
+
+
+def is_unknown(tokenizer: Tokenizer, text: str) -> bool:
+  """Does the tokenizer know nothing of a text: only unknown tokens, or none at all?"""
+  return bool(text.strip()) and not {*_encode(tokenizer, text)} - {tokenizer.unk_token_id}
+
+
 def delimiter_mask(
   tokenizer: Tokenizer, delimiters: typing.Sequence[str], size: int
 ) -> Bool[np.ndarray, " v"]:
@@ -290,19 +319,24 @@ def delimiter_mask(
   Each token is tested alone: a delimiter "\\n\\n" that is written as two tokens "\\n" is not found.
   """
   mask = np.zeros(size, bool)
-  if not delimiters:
-    return mask
-  # Decode each token after an anchor, because decoders strip a space at the start of a text.
-  anchor = tokenizer.encode("1", add_special_tokens=False)
-  n = min(size, len(tokenizer))
-  texts = tokenizer.batch_decode(
-    [[*anchor, i] for i in range(n)], clean_up_tokenization_spaces=False
-  )
-  skip = len(tokenizer.decode(anchor))
-  mask[:n] = [text[skip:].endswith(tuple(delimiters)) for text in texts]
+  if delimiters:
+    texts = _texts(tokenizer)[:size]
+    mask[: len(texts)] = [text.endswith(tuple(delimiters)) for text in texts]
   return mask
 
 
 def unseen_delimiters(tokenizer: Tokenizer, delimiters: typing.Sequence[str]) -> list[str]:
-  """The delimiters that no token of the vocabulary ends with, so that they would never be found."""
-  return [d for d in delimiters if not delimiter_mask(tokenizer, [d], len(tokenizer)).any()]
+  """Those of `delimiters` that no token ends with, so that they would never be found."""
+  texts = _texts(tokenizer) if delimiters else []
+  return [d for d in delimiters if not any(text.endswith(d) for text in texts)]
+
+
+@functools.lru_cache(maxsize=4)  # decoding a large vocabulary takes a second
+def _texts(tokenizer):
+  """The texts of all tokens, in the order of their ids."""
+  # Decode each token after an anchor, because decoders strip a space at the start of a text.
+  anchor = tokenizer.encode("1", add_special_tokens=False)
+  ids = [[*anchor, i] for i in range(len(tokenizer))]
+  texts = tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
+  skip = len(tokenizer.decode(anchor))
+  return [text[skip:] for text in texts]

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 
 import jax
 from jax import lax
@@ -10,6 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import numpy as np
 
+from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
@@ -38,8 +39,8 @@ def file_tensors(arch: Architecture) -> list[tuple]:
 
 
 def check_files(path: hf.PathLike, arch: Architecture) -> dict[str, safetensors_io.Entry]:
-  """{name: Entry} after comparing headers with `arch`; one ValueError lists all that is wrong."""
-  found, problems = safetensors_io.headers(path)
+  """{name: Entry} after comparing headers with `arch`; one UserError lists all that is wrong."""
+  found, problems = safetensors_io.headers(path), []
   want = {name: dims for name, _, _, dims in file_tensors(arch)}
   spare = {n for n in found if n.endswith(".rotary_emb.inv_freq")}  # old Llama files; computed here
   if arch.tied:
@@ -57,17 +58,13 @@ def check_files(path: hf.PathLike, arch: Architecture) -> dict[str, safetensors_
       problems.append(
         f"dtype: {name} is {e.dtype}, wanted one of {', '.join(safetensors_io.FLOATS)}"
       )
-    if not e.whole:
-      problems.append(
-        f"truncated: {name} {list(e.dims)} reaches past the end of {os.path.basename(e.file)}"
-      )
   problems += [
-    f"unexpected: {name} {list(found[name].dims)}"
+    f"unexpected: {clip(name)} {list(found[name].dims)}"
     for name in sorted(found.keys() - want.keys() - spare)
   ]
   if problems:
-    problems[20:] = [f"... and {len(problems) - 20} more"] if len(problems) > 20 else []
-    raise ValueError("\n  ".join([f"{path}: the weights are not those asked for", *problems]))
+    problems = safetensors_io.first(problems)
+    raise UserError("\n  ".join([f"{path}: the weights are not those asked for", *problems]))
   return {name: found[name] for name in want if name in found}
 
 
@@ -81,8 +78,8 @@ def load(
   holds about one tensor at a time: layers go to the devices a few tensors at a time, where they
   join their stacked leaf.
 
-  Raises ValueError, before any weight is read, with the name, shape found and shape wanted of
-  every tensor that is missing, unexpected, truncated or mis-shaped.
+  Raises UserError, before any weight is read, with the name, shape found and shape wanted of every
+  tensor that is missing, unexpected or mis-shaped, and while reading for one that is not finite.
   """
   arch = arch or hf.read_architecture(path)
   entries = check_files(path, arch)
@@ -117,13 +114,13 @@ def check_split(path: hf.PathLike, arch: Architecture, layout: Layout) -> None:
 
 
 def _sharding(path, arch, leaf, dims, spec):
-  """NamedSharding of a leaf on the current mesh. ValueError when the mesh does not divide it."""
+  """NamedSharding of a leaf on the current mesh. UserError when the mesh does not divide it."""
   mesh = jax.sharding.get_mesh()
   sharding = NamedSharding(mesh, spec)
   try:
     sharding.shard_shape(dims)
   except ValueError as error:
-    raise ValueError(
+    raise UserError(
       f"{path}: leaf {leaf} {dims} cannot be split as {spec} over a mesh of {dict(mesh.shape)}: "
       f"choose a model_parallel that divides its {arch.kv_heads} key-value heads and other sizes"
     ) from error
@@ -165,7 +162,10 @@ def _fill(out, entry, leaf, bounds, dims):
   out = np.moveaxis(out, [axes.index(a) for a in order], range(len(order)))
   for i in range(start, stop, step):
     n = min(step, stop - i)
-    x = safetensors_io.rows(entry, i * inner, (i + n) * inner)[(slice(None), *cuts)]
+    x = safetensors_io.rows(entry, i * inner, (i + n) * inner, *cuts)
+    x = x.astype(out.dtype, copy=False)
+    if not safetensors_io.finite(x):
+      raise UserError(f"{entry.file}: {entry.name} holds NaN or infinity as {out.dtype}")
     out[i - start : i - start + n] = x.reshape(n, *out.shape[1:])
 
 
@@ -174,7 +174,7 @@ def _check_tied(path, entries, vocab):
   for i in range(0, vocab, 4096):
     j = min(i + 4096, vocab)
     if (safetensors_io.rows(head, i, j) != safetensors_io.rows(embed, i, j)).any():
-      raise ValueError(
+      raise UserError(
         f"{path}: config.json ties the embeddings, but lm_head.weight is not "
         "model.embed_tokens.weight: set tie_word_embeddings to false"
       )

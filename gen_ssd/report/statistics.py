@@ -162,8 +162,10 @@ def unfinished(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
   lines = []
   for name, r in arms.items():
     counts = {key.replace("_", " "): r.get(key) for key in UNFINISHED}
-    if words := ", ".join(f"{what} {n:,.0f}" for what, n in counts.items() if n):
-      lines.append(f"{name}: unverifiable because math-verify did not finish: {words}")
+    if said := ", ".join(f"{what} {n:,.0f}" for what, n in counts.items() if n):
+      lines.append(
+        f"{words.line(name, 120)}: unverifiable because math-verify did not finish: {said}"
+      )
   return lines
 
 

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from safetensors.numpy import save_file
 
+from gen_ssd.errors import UserError
 from gen_ssd.models import hf
 from tests.models.decoder_test import golden
 
@@ -130,6 +131,82 @@ def test_no_config_says_where_to_get_one(tmp_path):
     hf.read_architecture(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+  "content,message",
+  [
+    (b"", "not JSON in UTF-8"),
+    (b"{", "not JSON in UTF-8"),
+    (b"\xff\xfe{}", "not JSON in UTF-8"),
+    (b'\xef\xbb\xbf{"model_type": "llama"}', "BOM"),
+    (b"[" * 100_000, "recursion"),
+    (b'["llama"]', "wanted a JSON object"),
+    (b"null", "wanted a JSON object"),
+  ],
+)
+def test_a_config_that_is_not_a_json_object(content, message, tmp_path):
+  (tmp_path / "config.json").write_bytes(content)
+  with pytest.raises(UserError, match=f"{tmp_path}/config.json: .*{message}"):
+    hf.read_architecture(tmp_path)
+
+
+GARBAGE = ["abc", 0, -1, 1.5, 10**12, True, [], {}, [1], float("nan")]
+WRONG = (
+  [(name, value) for name in hf.SIZES for value in GARBAGE]
+  + [(name, value) for name in ("rms_norm_eps", "rope_theta") for value in (*GARBAGE, 10**400)]
+  + [
+    (name, value) for name in ("rope_scaling", "layer_types") for value in ("abc", 3, [3], {"a": 1})
+  ]
+  + [("tie_word_embeddings", "false"), ("hidden_act", ["silu"]), ("hidden_size", None)]
+  + [("num_key_value_heads", 3), ("head_dim", 7), ("layer_types", ["full_attention"] * 3)]
+)
+FINE = [
+  ("rms_norm_eps", 1.5),
+  ("rope_theta", 1.5),
+  ("rope_theta", 10**12),
+  ("rms_norm_eps", 10**12),
+]
+
+
+@pytest.mark.parametrize("name,value", [w for w in WRONG if w not in FINE])
+def test_facts_that_make_no_sense_are_one_message_with_the_name_of_the_directory(
+  name, value, tmp_path
+):
+  source, _, _ = golden("llama", tmp_path)
+  edit_config(source, **{name: value})
+  with pytest.raises(UserError, match=str(tmp_path)):
+    hf.read_architecture(source)
+
+
+ROPES = {
+  "(?i)missing required keys.*factor": dict(rope_type="linear"),
+  "(?i)missing required keys.*low_freq_factor": dict(
+    rope_type="llama3", factor=8.0, high_freq_factor=4.0
+  ),
+  "its rope_type is None": dict(factor=8.0),
+  "factor of rope type linear is -1": dict(rope_type="linear", factor=-1),
+  "factor of rope type linear is 'x'": dict(rope_type="linear", factor="x"),
+  "factor of rope type linear is nan": dict(rope_type="linear", factor=float("nan")),
+  "no finite frequencies": dict(rope_type="yarn", factor=2.0, rope_theta=1.0),
+  "truncate is 'no'": dict(rope_type="yarn", factor=2.0, truncate="no"),
+  "low_freq_factor is not below high_freq_factor": dict(
+    rope_type="llama3",
+    factor=8.0,
+    low_freq_factor=4.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=16,
+  ),
+}
+
+
+@pytest.mark.parametrize("message", ROPES)
+def test_rope_settings_that_make_no_sense(message, tmp_path):
+  source, _, _ = golden("llama", tmp_path)
+  edit_config(source, rope_scaling=ROPES[message])
+  with pytest.raises(UserError, match=message) as caught:
+    hf.read_architecture(source)
+  assert str(caught.value).startswith(f"{source}/config.json: ")
+
+
 # ---------------------------------------------------------------- hub names
 
 
@@ -190,6 +267,27 @@ def test_what_the_hub_says_in_plain_words(error, message, hub, monkeypatch):
     hf.locate("some-org/Tiny@v9")
 
 
+@pytest.mark.parametrize(
+  "name,message",
+  [
+    ("a--b/c", "read as a hub name: .*repo_id"),
+    ("-a/b", "read as a hub name: Repo id must"),
+    ("a/" + "b" * 300, "read as a hub name: "),
+    ("a/b@../../x", "'../../x' is not the name of a branch, tag or commit"),
+    ("a/b@*", "is not the name of a branch"),
+    ("bundled/nope", "no such bundled model; there are bundled/student,.*bundled/teacher"),
+    ("bundled/../models", "no such bundled model"),
+    ("bundled/", "no such bundled model"),
+    ("", "an empty path: there is no config.json"),
+    ("runs/*/teacher", "there is no config.json"),
+    ("\x00", r"\\x00: there is no config.json"),
+  ],
+)
+def test_names_that_name_no_model(name, message, hub):
+  with pytest.raises(UserError, match=message):
+    hf.read_architecture(hf.locate(name))
+
+
 def test_a_directory_is_a_directory(hub, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "runs" / "teacher").mkdir(parents=True)
@@ -212,6 +310,8 @@ def test_identity_follows_what_is_inside_and_not_where_it_is(tmp_path):
     seen.add(hf.identity(source))
     return len(seen)
 
+  (source / "tokenizer_old").mkdir()
+  assert hf.identity(source) == name
   edit_config(source, rope_theta=3.0)
   assert changed() == 2
   (source / "tokenizer.json").write_text("{}")

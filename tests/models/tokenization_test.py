@@ -1,10 +1,17 @@
 """Prompts, rows and vocabularies, on a tokenizer made here and on real ones where they are."""
 
 import json
+import shutil
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
 
+from gen_ssd.errors import UserError
+from gen_ssd.models import hf
+from gen_ssd.models import templates
 from gen_ssd.models import tokenization
 from gen_ssd.models import word_level
 from tests import paths
@@ -135,6 +142,88 @@ def test_no_tokenizer_there(tmp_path):
     tokenization.load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("found", ["1", -1, [[1]], True, 1.0, 10**9, [1, "x"], {"a": 1}], ids=repr)
+@pytest.mark.parametrize("file", ["generation_config", "config"])
+def test_end_ids_that_are_no_token_ids(file, found, small, tmp_path):
+  (tmp_path / f"{file}.json").write_text(json.dumps({"eos_token_id": found}))
+  with pytest.raises(
+    UserError, match=f"{file}.json: eos_token_id is .*wanted a token id from 0 to"
+  ):
+    tokenization.eos_ids(tmp_path, small)
+
+
+def test_end_ids_are_those_of_the_model_where_it_has_more_or_fewer_than_the_tokenizer(
+  small, tmp_path
+):
+  last = len(small) - 1
+  ends = lambda: tokenization.eos_ids(tmp_path, small)
+  say = lambda **c: (tmp_path / "config.json").write_text(json.dumps(c))
+  say(vocab_size=last, eos_token_id=5)
+  assert ends() == (5, 1), "as Gemma 3's tokenizer, this one has an id more"
+  say(vocab_size=last, eos_token_id=last)
+  with pytest.raises(UserError, match=f"eos_token_id is {last}, wanted a token id from 0 to"):
+    ends()
+  say(vocab_size=last + 9, eos_token_id=last + 8)
+  assert ends() == (last + 8, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{"])
+def test_a_generation_config_that_is_not_a_json_object(content, small, tmp_path):
+  (tmp_path / "generation_config.json").write_bytes(content)
+  with pytest.raises(UserError, match="generation_config.json: "):
+    tokenization.eos_ids(tmp_path, small)
+
+
+@pytest.fixture
+def bundled(tmp_path):
+  """A copy of a bundled model, to break."""
+  return shutil.copytree(hf.locate("bundled/student"), tmp_path / "student")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff\xfe{}", b"\0", b"[" * 99_999])
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_one_message(file, content, bundled):
+  (bundled / file).unlink() if content is None else (bundled / file).write_bytes(content)
+  with pytest.raises(UserError, match=f"{bundled}: .*tokenizer"):
+    tokenization.load_tokenizer(bundled)
+
+
+@pytest.mark.parametrize(
+  "field,value",
+  [("tokenizer_class", 5), ("eos_token", 5), ("chat_template", 5), ("added_tokens_decoder", [5])],
+)
+def test_a_tokenizer_config_of_wrong_types(field, value, bundled):
+  file = bundled / "tokenizer_config.json"
+  file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+  (bundled / "chat_template.jinja").unlink()
+  with pytest.raises(UserError, match=str(bundled)):
+    tokenization.load_tokenizer(bundled)
+
+
+def test_a_panic_of_the_tokenizers_library_is_one_message(bundled, monkeypatch):
+  class PanicException(BaseException):  # as pyo3's
+    pass
+
+  def panic(*args, **kwargs):
+    raise PanicException("index out of bounds")
+
+  import transformers
+
+  monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", panic)
+  with pytest.raises(UserError, match="refuses its tokenizer: PanicException: index out of bounds"):
+    tokenization.load_tokenizer(bundled)
+
+
+def test_code_that_comes_with_a_tokenizer_is_neither_run_nor_asked_about(bundled):
+  (bundled / "own.py").write_text("raise SystemError('it ran')")
+  file = bundled / "tokenizer_config.json"
+  own = {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}, "tokenizer_class": "Own"}
+  file.write_text(json.dumps({**json.loads(file.read_text()), **own}))
+  (bundled / "config.json").unlink()
+  with pytest.raises(UserError, match="refuses its tokenizer"):
+    tokenization.load_tokenizer(bundled)
+
+
 # ---------------------------------------------------------------- vocabularies
 
 
@@ -164,6 +253,36 @@ def test_delimiters(small):
   assert small.convert_ids_to_tokens(np.nonzero(with_dot)[0].tolist()) == [".", "▁."]
   assert not tokenization.delimiter_mask(small, [], size).any()
   assert tokenization.delimiter_mask(small, [" ."], 10).shape == (10,)
+
+
+def test_delimiters_that_no_token_ends_with(small):
+  unseen = tokenization.unseen_delimiters(small, [" .", "\n\n", "\n", "now", "nowhere"])
+  assert unseen == ["\n\n", "nowhere"]
+  assert tokenization.unseen_delimiters(small, []) == []
+
+
+def test_a_large_vocabulary_is_decoded_once():
+  qwen = real("qwen3")
+  assert tokenization.unseen_delimiters(qwen, ["\n\n", "\n \t\n!x"]) == ["\n \t\n!x"]
+  start = time.process_time()
+  assert tokenization.unseen_delimiters(qwen, ["\n\n", "\n \t\n!y"]) == ["\n \t\n!y"]
+  assert tokenization.delimiter_mask(qwen, ["\n\n"], 151936).any()
+  assert time.process_time() - start < 0.5
+
+
+def test_texts_of_which_the_tokenizer_knows_nothing(small):
+  assert tokenization.is_unknown(small, "Jerry")
+  assert tokenization.is_unknown(small, "数学")
+  assert not tokenization.is_unknown(small, "Jerry has")
+  assert not tokenization.is_unknown(small, " ")
+  assert not tokenization.is_unknown(real("qwen3"), "数学")
+
+
+def test_ids_that_the_model_does_not_have(small):
+  tokenization.check_ids(small, [], 5)
+  tokenization.check_ids(small, [4, 1], 5)
+  with pytest.raises(UserError, match=r"uses id 5 \('.'\), and the model's vocabulary has 5"):
+    tokenization.check_ids(small, [4, 5], 5)
 
 
 def test_the_token_that_ends_the_thinking_part(small, tmp_path):
@@ -288,11 +407,82 @@ def test_a_template_of_a_file_and_a_missing_switch(small, tmp_path):
 def test_a_template_that_fails_is_named(small, tmp_path):
   refusing = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}<user>"
+    "{{ messages[0].content }}"
   )
   tokenizer = word_level.word_level_tokenizer(WORDS, tmp_path, chat_template=refusing)
   tokenization.chat_prompt(tokenizer, "How")
   with pytest.raises(ValueError, match=f"{tmp_path} fails on roles system, user: no system"):
     tokenization.chat_prompt(tokenizer, "How", "Be brief.")
+
+
+CONTENT = "{{ messages[0].content }}"
+FAILING = {
+  "line 2: ": "\n{% if" + CONTENT,
+  "'nope' is undefined": "{{ nope.x }}" + CONTENT,
+  "division by zero": "{{ 1 / 0 }}" + CONTENT,
+  "TypeError": "{{ messages + 1 }}" + CONTENT,
+  "Recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}" + CONTENT,
+  "Range too big": "{% for i in range(10 ** 9) %}{% endfor %}" + CONTENT,
+  "does not contain the problem: 'How many now' became 'Solve it.'": "Solve it.",
+  "does not contain the problem: 'How many now' became ''": "{{ '' }}",
+  "does not contain the problem": "{{ messages[0].content[:5] }}",
+}
+
+
+@pytest.mark.parametrize("message", FAILING)
+def test_a_template_that_is_wrong_is_one_message(message, small, tmp_path):
+  tokenizer = word_level.word_level_tokenizer(WORDS, tmp_path, FAILING[message])
+  with pytest.raises(UserError) as caught:
+    tokenization.chat_prompt(tokenizer, "How many now")
+  assert message in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_template_may_not_run_for_hours(small, tmp_path, monkeypatch):
+  monkeypatch.setattr(templates, "SECONDS", 0.2)
+  loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+  tokenizer = word_level.word_level_tokenizer(WORDS, tmp_path, loop + CONTENT)
+  with pytest.raises(UserError, match=f"template of {tmp_path} takes more than 0.2 seconds"):
+    tokenization.chat_prompt(tokenizer, "How many now")
+
+
+def test_the_time_limit_leaves_the_timer_of_its_caller(small):
+  rung = []
+  handler = lambda *args: rung.append(1)
+  before = signal.signal(signal.SIGALRM, handler)
+  try:
+    signal.setitimer(signal.ITIMER_REAL, 50)
+    tokenization.chat_prompt(small, "How many ?")
+    assert signal.getsignal(signal.SIGALRM) is handler
+    assert 40 < signal.setitimer(signal.ITIMER_REAL, 0)[0] <= 50
+    tokenization.chat_prompt(small, "How many ?")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0) and not rung
+  finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_prompts_are_rendered_in_other_threads_too(small):
+  found = []
+  thread = threading.Thread(target=lambda: found.append(tokenization.chat_prompt(small, "now")))
+  thread.start()
+  thread.join()
+  assert found == [tokenization.chat_prompt(small, "now")]
+
+
+@pytest.mark.parametrize(
+  "content,message", [(b"\xff\xfe", "cannot be read"), (b" \n", "file is empty"), (None, "read")]
+)
+def test_a_template_file_that_cannot_be_used(content, message, bundled):
+  file = bundled / "own.jinja"
+  file.mkdir() if content is None else file.write_bytes(content)
+  with pytest.raises(UserError, match=f"chat_template is {file}: .*{message}"):
+    tokenization.load_tokenizer(bundled, file)
+
+
+def test_the_mark_that_some_editors_put_before_a_file_is_no_part_of_its_template(bundled):
+  file = bundled / "own.jinja"
+  file.write_bytes(b"\xef\xbb\xbf" + CONTENT.encode())
+  assert tokenization.load_tokenizer(bundled, file).chat_template == CONTENT
 
 
 def test_the_end_of_an_answer_by_the_template():

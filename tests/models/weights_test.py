@@ -1,6 +1,8 @@
 """Hugging Face directories: exact round trips, and errors that name what is wrong."""
 
 import json
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,9 @@ from safetensors.numpy import save_file
 
 from gen_ssd import mesh
 from gen_ssd import weights as command
+from gen_ssd.errors import UserError
 from gen_ssd.models import export
+from gen_ssd.models import hf
 from gen_ssd.models import safetensors_io
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
@@ -174,29 +178,109 @@ def test_missing_unexpected_and_misshaped_tensors_in_one_error(broken):
   assert "inv_freq" not in message
 
 
-def test_truncated_file_names_the_tensors_it_lacks(broken):
+def test_a_file_that_is_cut_off_anywhere_is_named(broken):
   source, error = broken
   file = source / "model.safetensors"
-  file.write_bytes(file.read_bytes()[:-10])
-  message = error()
-  assert message.count("truncated: ") == 1 and "past the end of model.safetensors" in message
-  file.write_bytes(file.read_bytes()[:200])
-  message = error()
-  assert "model.safetensors: not a safetensors file, or truncated inside its header" in message
-  assert message.count("missing: ") == 19 and "... and 2 more" in message
+  whole = file.read_bytes()
+  for size in (len(whole) - 1, len(whole) // 2, 200, 8, 3, 0):
+    file.write_bytes(whole[:size])
+    message = error()
+    assert "the weights cannot be read\n  model.safetensors: not a whole safetensors" in message
+    assert "missing" not in message, "what is wrong is the file"
 
 
-def test_index_naming_a_file_that_is_not_there(broken, tmp_path):
+@pytest.fixture
+def indexed(broken, tmp_path):
+  """`broken` in several files with an index; writes the index anew; the name of its first file."""
   source, error = broken
   export.save(tmp_path / "out", weights.load(source), source, shard_bytes=9000)
   (source / "model.safetensors").unlink()
   for file in (tmp_path / "out").glob("model*"):
     file.rename(source / file.name)
-  gone = sorted(source.glob("*.safetensors"))[0]
-  gone.unlink()
-  message = error()
-  assert f"{gone.name}: the index names this file, but it does not exist" in message
-  assert "missing: model.embed_tokens.weight, wanted [40, 16]" in message
+  index = source / "model.safetensors.index.json"
+  where = json.loads(index.read_text())["weight_map"]
+  return source, error, lambda new: index.write_text(json.dumps({"weight_map": new})), where
+
+
+EMBED = "model.embed_tokens.weight"
+
+
+def test_index_naming_a_file_that_is_not_there(indexed):
+  source, error, _, where = indexed
+  (source / where[EMBED]).unlink()
+  assert f"{where[EMBED]}: the index names this file, but it does not exist" in error()
+
+
+def test_index_that_says_another_file_than_the_one_with_the_tensor(indexed):
+  source, error, say, where = indexed
+  last = where["lm_head.weight"]
+  say({**where, EMBED: last})
+  assert f"{last}: model.safetensors.index.json says that {EMBED} is in it, but it" in error()
+
+
+def test_a_tensor_in_two_files_of_the_index(indexed):
+  source, error, _, where = indexed
+  last = where["lm_head.weight"]
+  found = load_file(source / last)
+  save_file({**found, EMBED: load_file(source / where[EMBED])[EMBED] + 1}, source / last)
+  assert f"{last}: {EMBED} is in {where[EMBED]}, too" in error()
+
+
+@pytest.mark.parametrize(
+  "value", ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", "", "x.bin", 3, None]
+)
+def test_an_index_may_not_name_what_is_not_beside_it(value, indexed):
+  source, error, say, where = indexed
+  (source.parent / "x.safetensors").write_bytes((source / where[EMBED]).read_bytes())
+  say({**where, EMBED: value})
+  assert f"the file of {EMBED} is {value!r}, wanted the name of a .safetensors" in error()
+
+
+def test_weights_may_be_links_as_in_the_cache_of_the_hub(broken, tmp_path):
+  source, _ = broken
+  (tmp_path / "blobs").mkdir()
+  (source / "model.safetensors").rename(tmp_path / "blobs" / "0123")
+  (source / "model.safetensors").symlink_to("../" * len(tmp_path.parts) + f"{tmp_path}/blobs/0123")
+  weights.load(source)
+
+
+@pytest.mark.parametrize("found", [[], {}, "x", None, 5])
+def test_an_index_without_a_weight_map(found, indexed):
+  _, error, say, _ = indexed
+  say(found)
+  assert "index.json: weight_map is " in error()
+
+
+@pytest.mark.parametrize(
+  "content", [b"", b"{", b"[1]", b"\xff\xfe{}", b"\xef\xbb\xbf{}", b"[" * 100_000]
+)
+def test_an_index_that_is_not_a_json_object(content, indexed):
+  source, error, _, _ = indexed
+  (source / "model.safetensors.index.json").write_bytes(content)
+  assert "model.safetensors.index.json: " in error()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_not_loaded(value, tmp_path):
+  source, _, _ = golden("llama", tmp_path)
+  name = "model.layers.1.mlp.up_proj.weight"
+
+  def change(found):
+    found[name] = found[name].copy()
+    found[name][3, 5] = value
+
+  edit_weights(source, change)
+  with pytest.raises(UserError, match=f"model.safetensors: {name} holds NaN or infinity as float"):
+    weights.load(source)
+
+
+def test_a_weight_too_large_for_the_dtype_it_is_loaded_as(tmp_path):
+  source, _, _ = golden("llama", tmp_path)
+  most = np.finfo(np.float32).max  # bfloat16 rounds it to infinity
+  edit_weights(source, lambda w: w.update({EMBED: np.full_like(w[EMBED], most)}))
+  weights.load(source)
+  with pytest.raises(UserError, match=f"{EMBED} holds NaN or infinity as bfloat16"):
+    weights.load(source, Layout(dtype="bfloat16"))
 
 
 def test_pickles_are_refused_with_advice(broken):
@@ -283,12 +367,42 @@ def test_what_is_not_an_export_is_not_replaced(imported, tmp_path):
       export.save(path, net, source)
 
 
+def test_weights_that_are_not_finite_replace_no_export(imported, tmp_path):
+  source, net = imported
+  export.save(tmp_path / "out", net, source)
+  up = net.blocks.up
+  up[...] = up[...] * jnp.nan
+  with pytest.raises(FloatingPointError, match="layers.0.mlp.up_proj.weight holds NaN or infin"):
+    export.save(tmp_path / "out", net, source)
+  assert_same_tensors(source, tmp_path / "out")
+
+
 def test_source_of_another_model(imported, tmp_path):
   _, net = imported
   other, _, _ = golden("qwen3", tmp_path / "other")
   with pytest.raises(ValueError, match=r"another model.*theta: 5000000.0 there, 300000.0 here"):
     export.save(tmp_path / "out", net, other)
   assert not (tmp_path / "out").exists()
+
+
+def test_the_command_ends_in_one_line_for_a_damaged_model(tmp_path, capsys, monkeypatch):
+  source, _, _ = golden("llama", tmp_path / "in")
+  (source / "model.safetensors").write_bytes(b"x" * 99)
+  monkeypatch.setattr(signal, "signal", lambda *args: None)  # of this process
+  monkeypatch.setattr("sys.argv", ["gen-ssd weights", "--check", str(source)])
+  with pytest.raises(SystemExit) as caught:
+    command.main()
+  printed = capsys.readouterr().err
+  assert caught.value.code == 2 and printed.startswith("gen_ssd: ") and "not a whole" in printed
+  assert printed.count("model.safetensors") == 1 and "Traceback" not in printed
+
+
+def test_check_finds_the_tokenizer_of_another_model(tmp_path):
+  source, _, _ = golden("llama", tmp_path / "in")  # of 40 tokens
+  for file in ("tokenizer.json", "tokenizer_config.json"):
+    shutil.copyfile(f"{hf.locate('bundled/teacher')}/{file}", source / file)
+  with pytest.raises(UserError, match="is not the model's: it uses id .* vocabulary has 40"):
+    command.check(str(source))
 
 
 def test_check_does_not_compare_what_does_not_fit(tmp_path, capsys, monkeypatch):
