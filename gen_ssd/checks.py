@@ -11,6 +11,7 @@ from gen_ssd import memory
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import writer as writer_lib
 from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
 from gen_ssd.errors import fail
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
@@ -24,12 +25,11 @@ def check(config):
   """Raises UserError for the first invalid setting, model, vocabulary or problem file."""
   config_checks.check(config)
   if config.stages != ("pretrain",):
-    pair = _check_models(config)
-    _check_problems(config, pair)
+    _check_problems(config, _check_models(config))
 
 
 def _check_models(config):
-  """The tokenizers of teacher and student, after everything about the models is checked."""
+  """[(tokenizer, size of the model's vocabulary)] of teacher and student, both checked."""
   vocab = {}
   for who in ("teacher", "student"):
     path = hf.locate(getattr(config, who).path)
@@ -39,11 +39,7 @@ def _check_models(config):
   pair = [inputs.tokenizer(config.teacher), inputs.tokenizer(config.student)]
   for who, own in zip(vocab, pair):
     path = hf.locate(getattr(config, who).path)
-    if wrong := [i for i in tokenization.eos_ids(path, own) if not 0 <= i < vocab[who]]:
-      raise UserError(
-        f"{path}: the end tokens of its config files or tokenizer include {wrong[0]}: it must be "
-        f"an id of the model, 0 to {vocab[who] - 1}"
-      )
+    tokenization.check_ids(own, tokenization.eos_ids(path, own), vocab[who])
   if pair[1].eos_token_id is None:
     raise UserError(f"{hf.locate(config.student.path)}: its tokenizer must have an eos_token")
   if not config.translate:
@@ -53,7 +49,7 @@ def _check_models(config):
   parts = [("cold_start", config.cold_start), *((f"arms.{n}", s) for n, s in config.arms)]
   for where, select in parts:
     _check_words(select, where, pair, vocab["teacher"], differ)
-  return pair
+  return [*zip(pair, vocab.values())]
 
 
 def _check_words(s, where, pair, vocab, differ):
@@ -75,7 +71,7 @@ def _check_words(s, where, pair, vocab, differ):
     raise UserError(f"{where}.covers is 'thinking': {error}; set it to everything") from None
 
 
-def _check_problems(config, pair):
+def _check_problems(config, models):
   """Counts, prompts, and that no problem is in two splits."""
   tightest = min(
     [config.cold_start, config.select, *(s for _, s in config.arms)], key=lambda s: s.prompt
@@ -84,7 +80,7 @@ def _check_problems(config, pair):
     (f"tests.{name}.limit" if name else "problems.test", "test", e)
     for name, e in inputs.tests(config)
   ]
-  home = {}
+  home, pair, system = {}, [own for own, _ in models], config.problems.system or None
   for field, split, e in [
     ("problems.cold_start", "cold_start", None),
     ("problems.train", "train", None),
@@ -94,8 +90,15 @@ def _check_problems(config, pair):
     if len(problems) < max(count, 1):
       raise UserError(f"{field} is {count}: the source has only {len(problems)} problems")
     _check_traces(config, split, len(problems), e)
-    writer_lib.check_prompts(problems, pair, tightest, config.problems.system or None)
+    prompts = writer_lib.check_prompts(problems, pair, tightest, system)
+    for i, (own, vocab) in enumerate(models):
+      tokenization.check_ids(own, {t for both in prompts.values() for t in both[i]}, vocab)
     for p in problems:
+      if any(tokenization.is_unknown(own, p.problem) for own in pair):
+        raise UserError(
+          f"{field}: problem {p.uuid} is {clip(p.problem, 60)!r}: it must have a word that both "
+          "tokenizers know"
+        )
       text = " ".join(p.problem.split()).casefold()  # a problem may have another uuid elsewhere
       owners = [home.setdefault(key, (split, field)) for key in (p.uuid, text)]
       other = next((f for s, f in owners if s != split), None)

@@ -237,9 +237,16 @@ def _typed(value, hint, path):
       value = float(value)  # flags give numbers as text
     except ValueError:
       pass
+  texts = value if isinstance(value, tuple) else (value,)
+  if any(isinstance(t, str) and not _is_unicode(t) for t in texts):
+    fail(path, value, "text that UTF-8 can write, without half of a surrogate pair")
   if not any(type(value) is o for o in options):
     fail(path, value, "of type " + " or ".join(o.__name__ for o in options))
   return value
+
+
+def _is_unicode(text):
+  return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def collection(s):

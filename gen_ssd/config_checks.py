@@ -21,7 +21,7 @@ def check(config):
   """Raises UserError for the first invalid setting. Reads no model and no problem."""
   for stage in config.stages:
     if stage not in STAGES:
-      fail("stages", stage, f"made of {', '.join(STAGES)}")
+      fail("stages", config.stages, f"made of {', '.join(STAGES)}")
   if not config.stages or len({*config.stages}) < len(config.stages):
     fail("stages", config.stages, f"at least one of {', '.join(STAGES)}, and each only once")
   if "pretrain" in config.stages and len(config.stages) > 1:

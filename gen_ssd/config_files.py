@@ -26,6 +26,7 @@ class Arguments(argparse.ArgumentParser):
 
   def __init__(self, name: str, text: str):
     logging.set_verbosity(logging.ERROR)  # checkpoint libraries log every step they take
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch, we do not
     super().__init__(prog=f"gen-ssd {name}", allow_abbrev=False)
     self.text = text.strip()
 

@@ -7,7 +7,6 @@ logits are compared where torch is installed and both models fit into memory. Fo
   gen-ssd weights --check bundled/teacher
 """
 
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen_ssd import config_files
 from gen_ssd import errors
 from gen_ssd import mesh as mesh_lib
 from gen_ssd.models import architecture
@@ -30,16 +30,10 @@ from gen_ssd.models import weights
 
 def main() -> None:
   """The command `gen-ssd weights`."""
-  parser = argparse.ArgumentParser(
-    prog="gen-ssd weights",
-    description=__doc__.strip(),
-    usage=argparse.SUPPRESS,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument("--check", metavar="MODEL", required=True, help="the model")
-  args = parser.parse_args()
   with errors.command():
-    check(args.check)
+    arguments = config_files.Arguments("weights", __doc__ or "")
+    arguments.add_argument("--check", required=True)
+    check(arguments.parse_args().check)
 
 
 def check(path: str) -> None:

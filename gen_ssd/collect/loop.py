@@ -58,7 +58,7 @@ def collect(
   is read again from its tokens, so that a resumed run starts from what a fence leaves.
 
   Raises:
-    ValueError: a prompt does not fit.
+    UserError: a prompt does not fit.
     FloatingPointError: a model's numbers are not finite; names the problem and the round.
   """
   loop = _Loop(writer, problems, select, folder, grader, threshold)

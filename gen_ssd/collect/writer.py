@@ -17,6 +17,7 @@ from gen_ssd.engine import scores
 from gen_ssd.engine import selectors
 from gen_ssd.engine import state as state_lib
 from gen_ssd.engine import step as step_lib
+from gen_ssd.errors import UserError
 from gen_ssd.models import decoder
 from gen_ssd.models import tokenization
 from gen_ssd.problems.problem import Problem
@@ -110,14 +111,14 @@ def blank_admission(select: Select) -> state_lib.Admission:
 
 
 def closing(teacher_tokenizer: typing.Any, select: Select) -> int:
-  """The id after which nothing is chosen, -1 for none. ValueError when there must be one."""
+  """The id after which nothing is chosen, -1 for none. UserError when there must be one."""
   return tokenization.closing_id(teacher_tokenizer) if select.covers == "thinking" else -1
 
 
 def check_prompts(
   problems: list[Problem], tokenizers: typing.Sequence, select: Select, system: str | None
 ) -> dict[str, tuple]:
-  """{uuid: (teacher's prompt ids, student's)}; ValueError names the first that does not fit."""
+  """{uuid: (teacher's prompt ids, student's)}; UserError names the first that does not fit."""
   found = {}
   for p in problems:
     found[p.uuid] = tokenization.prompts(tokenizers, p.problem, system)
@@ -125,7 +126,7 @@ def check_prompts(
       found[p.uuid] = (found[p.uuid][0],) * 2
     longest = max(map(len, found[p.uuid]))
     if longest > select.prompt + 1:  # the newest token is not in the ring yet
-      raise ValueError(
+      raise UserError(
         f"select.prompt is {select.prompt}: problem {p.uuid} has {longest} prompt "
         f"tokens; {-(-(longest - 1) // select.c) * select.c} would hold it"
       )

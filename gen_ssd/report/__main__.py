@@ -6,8 +6,7 @@ For example:
   gen-ssd report --workdir=runs/quickstart
 """
 
-import argparse
-
+from gen_ssd import config_files
 from gen_ssd import errors
 from gen_ssd.report import page
 from gen_ssd.report import words
@@ -15,15 +14,10 @@ from gen_ssd.report import words
 
 def main() -> None:
   """The command `gen-ssd report`."""
-  parser = argparse.ArgumentParser(
-    prog="gen-ssd report",
-    description=__doc__.strip(),
-    usage=argparse.SUPPRESS,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument("--workdir", required=True, metavar="DIR", help="the workdir of a run")
-  workdir = parser.parse_args().workdir
   with errors.command():
+    arguments = config_files.Arguments("report", __doc__ or "")
+    arguments.folder("workdir")
+    workdir = arguments.parse_args().workdir
     print(f"report: {words.visible(str(page.write_report(workdir)))}")
 
 
