@@ -133,7 +133,7 @@ def check_devices(config, mesh):
   for field, value, size in _split_sizes(config, mesh):
     if value % size:
       fail(field, value, f"a multiple of {size}, the number of devices that split it")
-  have = memory.available(mesh.devices.flat[0])
+  have = memory.available(mesh.local_devices[0])
   for where, need, sizes in _needs(config, mesh):
     if need > have:
       raise UserError(

@@ -44,7 +44,7 @@ def training(train: config_lib.Train, arch: Architecture, devices: int) -> int:
 
 
 def available(device: typing.Any) -> int:
-  """Bytes of memory of a device of jax; for a CPU, its share of the machine's."""
+  """Bytes of memory of a device of this process; for a CPU, its share of the machine's."""
   limit = (device.memory_stats() or {}).get("bytes_limit")
   if limit:
     return limit

@@ -1,5 +1,6 @@
 """Devices: starts the processes of a pod, makes the mesh, moves arrays to and from it."""
 
+import contextlib
 import os
 
 import jax
@@ -86,6 +87,25 @@ def first(call, *arguments):
     message = found.tobytes().rstrip(b"\0").decode(errors="replace")
   if message:
     raise UserError(message)
+
+
+@contextlib.contextmanager
+def together():
+  """What all processes do as one. UserError when jax loses another of them meanwhile.
+
+  jax names the process that is gone, as a task, when this one ends: after HEARTBEAT seconds at most.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    lost = ("Connection closed by peer", "coordination service", "heartbeat", "Connection reset")
+    if jax.process_count() == 1 or not any(sign in str(error) for sign in lost):
+      raise
+    raise UserError(
+      f"process {jax.process_index()} of {jax.process_count()} has lost another one, which jax names "
+      "below as a task; see what that one said, and start all of them again: the same command "
+      "continues"
+    ) from None
 
 
 def host(tree):

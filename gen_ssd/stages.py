@@ -67,7 +67,8 @@ def begun(config, workdir, devices=None):
   with claims.claimed(workdir, config, inputs.identities(config)):
     if jax.process_index() == 0 and "pretrain" not in config.stages:
       workdir_lib.describe(workdir, config.name)
-    yield
+    with mesh_lib.together():
+      yield
 
 
 def cold_start(config, workdir):

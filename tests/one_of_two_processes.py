@@ -1,4 +1,4 @@
-"""What each process of two_processes_test.py runs: OUT, its index or `alone`, PORT, SOURCE."""
+"""What each process of two_processes_test.py runs, with the arguments OUT and SOURCE."""
 
 import dataclasses
 import pathlib
@@ -6,10 +6,6 @@ import sys
 
 import jax
 import numpy as np
-
-if sys.argv[2] != "alone":
-  jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[2]))
 
 from gen_ssd import config
 from gen_ssd import mesh

@@ -1,12 +1,15 @@
-"""Two processes of four devices, as on a pod: the same files and weights as in one process."""
+"""Two processes, as on a pod: the same files and weights as in one process, and one end."""
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from tests import paths
@@ -15,8 +18,8 @@ from tests.models.decoder_test import golden
 SCRIPT = paths.ROOT / "tests" / "one_of_two_processes.py"
 
 
-def run(folder, *args, devices):
-  folder.mkdir(exist_ok=True)
+def start(command, devices, place=None):
+  """Starts a Python process with so many devices; `place` is (its index, port) as one of two."""
   env = {
     **os.environ,
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -24,23 +27,30 @@ def run(folder, *args, devices):
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(paths.ROOT),
   }
+  if place is not None:
+    env["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{place[1]}"
+    env |= {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(place[0])}
+  command = [sys.executable, *map(str, command)]
   return subprocess.Popen(
-    [sys.executable, str(SCRIPT), str(folder), *map(str, args)],
-    env=env,
-    stderr=subprocess.PIPE,
-    text=True,
+    command, env=env, cwd=paths.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
   )
 
 
-def test_two_processes_write_what_one_writes(tmp_path):
+def free_port():
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
-    port = s.getsockname()[1]
+    return s.getsockname()[1]
+
+
+def test_two_processes_write_what_one_writes(tmp_path):
   source, _, _ = golden("gemma3", tmp_path / "source")
-  pair = [run(tmp_path / "two", i, port, source, devices=4) for i in range(2)]
+  port, command = free_port(), lambda folder: [SCRIPT, tmp_path / folder, source]
+  for folder in ("one", "two"):
+    (tmp_path / folder).mkdir()
+  pair = [start(command("two"), devices=4, place=(i, port)) for i in range(2)]
   errors = [p.communicate(timeout=400)[1] for p in pair]
   assert [p.returncode for p in pair] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
-  alone = run(tmp_path / "one", "alone", source, devices=8)
+  alone = start(command("one"), devices=8)
   error = alone.communicate(timeout=400)[1]
   assert alone.returncode == 0, error[-3000:]
   for kind in ("traces", "translated"):
@@ -66,3 +76,44 @@ def test_two_processes_write_what_one_writes(tmp_path):
   np.testing.assert_allclose(
     np.load(tmp_path / "one" / "embed.npy"), np.load(tmp_path / "two" / "embed.npy"), atol=1e-5
   )
+
+
+def command(workdir, *flags):
+  sizes = ("problems.train=32", "problems.test=16", "problems.cold_start=40", "problems.held_out=8")
+  return [
+    "-m",
+    "gen_ssd.main",
+    "--config=configs/quickstart.py",
+    f"--workdir={workdir}",
+    *(f"--config.{flag}" for flag in (*sizes, *flags)),
+  ]
+
+
+def test_a_mistake_ends_both_processes_with_the_same_message(tmp_path):
+  port = free_port()
+  (tmp_path / "config.json").write_text('{"name": "other"}')
+  pair = [start(command(tmp_path), devices=2, place=(i, port)) for i in range(2)]
+  for process in pair:
+    said = process.communicate(timeout=200)[1]
+    assert process.returncode == 2 and "belongs to another config: " in said, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [0, 1])
+def test_when_a_process_dies_the_other_ends_and_names_it(tmp_path, dead):
+  port = free_port()
+  pair = [
+    start(command(tmp_path, "warm_up.steps=100000"), devices=2, place=(i, port)) for i in range(2)
+  ]
+  metrics = tmp_path / "cold_start" / "checkpoints" / "metrics.jsonl"
+  end = time.monotonic() + 300
+  while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
+    time.sleep(0.5)
+  pair[dead].kill()
+  pair[dead].wait()
+  start_of_silence = time.monotonic()
+  said = pair[1 - dead].communicate(timeout=100)[1]
+  assert time.monotonic() - start_of_silence < 30
+  assert pair[1 - dead].returncode != 0
+  named = "leader" if dead == 0 else r"Task 1 heartbeat timeout|stopped sending heartbeats\):\n1\n"
+  assert re.search(named, said), said[-3000:]
