@@ -93,18 +93,19 @@ def _read(path, state, data):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
     {"state": state, "sums": _sums(state, data)},
   )
-  me, found, why = jax.process_index(), {}, ""
+  found, why, alone = {}, None, ocp.Context()
   # Each process reads alone: Orbax would have the others wait for one that finds damage.
-  alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+  alone.multiprocessing.primary_host = me = jax.process_index()
+  alone.multiprocessing.active_processes = {me}
   try:
-    with ocp.Context(multiprocessing_options=alone):
+    with alone:
       for name, part in {**abstract, "data": data}.items():  # one that fails leaves no other begun
         found |= ocp.load_checkpointables(path, {name: part})
   except Exception as error:  # whatever is in the files; Orbax has no error of its own for that
     why = error
   number = _worst((_machine(why) or DAMAGED) if why else 0)
   if number > 0:
-    raise OSError(number, os.strerror(number), str(path)) from (why or None)
+    raise OSError(number, os.strerror(number), str(path)) from why
   if number == DAMAGED:
     told = str(why.__cause__ or why) if why else "another process found it"
     return None, errors.clip(" ".join(told.split()), 120)

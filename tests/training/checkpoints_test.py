@@ -1,11 +1,13 @@
 """Checkpoints: any damage to the newest is found, the one before stands in, a full disk is told."""
 
+import dataclasses
 import errno
 import json
 import os
 import shutil
 import subprocess
 
+import grain
 import jax
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from gen_ssd import errors
 from gen_ssd import mesh
 from gen_ssd.training import checkpoints
-from gen_ssd.training import packing
+from gen_ssd.training import train
 from tests.training import train_test
 
 STEPS = 4, 6
@@ -28,7 +30,7 @@ def tree(step):
 
 
 def iterator(taken=0):
-  found = packing.batches(packing.Rows(train_test.pairs(), 24), batch_size=2, length=24, seed=0)
+  found = iter(grain.MapDataset.range(100).seed(0).shuffle().to_iter_dataset())
   for _ in range(taken):
     next(found)
   return found
@@ -230,10 +232,6 @@ def test_an_error_that_is_not_of_the_machine_passes_through_unchanged(tmp_path):
 def test_metrics_have_one_line_a_logged_step_wherever_a_training_stops(
   tmp_path, monkeypatch, log_every, save_every
 ):
-  import dataclasses
-
-  from gen_ssd.training import train
-
   train_test.start()
   settings = dataclasses.replace(train_test.TRAIN, log_every=log_every, save_every=save_every)
   train_test.fit(tmp_path / "whole", settings)
