@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
 import sys
 import typing
+import warnings
 import zlib
 
 import jax
@@ -32,20 +34,44 @@ def keeper(folder: pathlib.Path, save_every: int) -> Iterator[ocp.training.Check
   """
   when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies
   try:
-    with ocp.training.Checkpointer(
-      str(folder.absolute()),
-      save_decision_policy=when.AnySavePolicy(
-        [when.FixedIntervalPolicy(save_every), when.PreemptionCheckpointingPolicy()]
-      ),
-      preservation_policy=keep.LatestN(2),
-      cleanup_tmp_directories=True,
-    ) as saver:
+    with (
+      _quiet(),
+      ocp.training.Checkpointer(
+        str(folder.absolute()),
+        save_decision_policy=when.AnySavePolicy(
+          [when.FixedIntervalPolicy(save_every), when.PreemptionCheckpointingPolicy()]
+        ),
+        preservation_policy=keep.LatestN(2),
+        cleanup_tmp_directories=True,
+      ) as saver,
+    ):
       yield saver
   except Exception as error:
     number = _machine(error)
     if not number or getattr(error, "filename", None):
       raise
     raise OSError(number, os.strerror(number), str(folder)) from error
+
+
+@contextlib.contextmanager
+def _quiet():
+  """When one file fails Orbax drops the work on the others, of which Python would tell each time."""
+  told, log = sys.unraisablehook, logging.getLogger("asyncio")
+
+  def tell(what):
+    if str(what.exc_value) != "Event loop is closed":
+      told(what)
+
+  matters = lambda record: "exception was never retrieved" not in record.getMessage()
+  sys.unraisablehook = tell
+  log.addFilter(matters)
+  try:
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+      yield
+  finally:
+    sys.unraisablehook = told
+    log.removeFilter(matters)
 
 
 def save(saver: ocp.training.Checkpointer, step: int, state: typing.Any, data: typing.Any) -> None:
