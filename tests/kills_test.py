@@ -50,7 +50,7 @@ MOMENTS = {
   "arms: calibration": (r"cold_start/calibration-.*", 0.3),
   "arms: chunks": (r"traces/\w+/candidates-.*", 0.2),
   "arms: the end of the stage": (r"arms/gen_ssd/(traces.parquet|traces.json|kept.json)", 0.02),
-  "training: a checkpoint being saved": (r"arms/\w+/seed-0/checkpoints/\d+\.orbax-checkpoint-tmp.*", 0.03),
+  "training: a checkpoint being saved": (r"arms/.*/checkpoints/\d+\.orbax-checkpoint-tmp.*", 0.03),
   "training: a checkpoint saved": (r"arms/\w+/seed-0/checkpoints/\d+", 0.1),
   "training: the export": (r"arms/posthoc/seed-0/student\.partial.*", 0.005),
   "training: its end": (r"arms/gen_ssd/seed-0/student", 0.1),

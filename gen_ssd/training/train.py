@@ -81,7 +81,7 @@ def loss_sum(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """(sum of the objective in nats, number of targets) of one packed batch; see packing.batches.
 
-  Raises ValueError when the objective needs a column that the batch does not have.
+  Raises UserError when the objective needs a column that the batch does not have.
   """
   objective = objectives.OBJECTIVES[config.objective]
   columns = objectives.shift_columns(objective, batch)
@@ -169,8 +169,9 @@ def fit(
   same result as if it had never stopped. `field` is where the settings stand in a Config, for messages.
 
   Raises FloatingPointError, naming the update, when a metric or a weight is not finite: before every
-  checkpoint, so that none holds such weights. Raises ValueError when `source` is empty or lacks a
-  column of the objective, and when an update has no token to learn.
+  checkpoint, so that none holds such weights. Raises UserError when `source` is empty or lacks a
+  column of the objective, when an update has no token to learn, and when no checkpoint of `folder` can
+  be read. Raises OSError with `folder` when the machine is at fault, such as a full disk.
   """
   layout = dataclasses.replace(
     model.layout, batch_axes=AXES, tensor_axis=None, dtype=config.dtype, unroll=config.unroll
