@@ -119,14 +119,27 @@ def _read(path, state, data):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
     {"state": state, "sums": _sums(state, data)},
   )
-  found, why, alone = {}, None, ocp.Context()
-  # Each process reads alone: Orbax would have the others wait for one that finds damage.
+  found = {}
+  for name, part in {**abstract, "data": data}.items():  # one that fails leaves no other begun
+    found[name], why = _read_part(path, name, part)
+    if why:
+      return None, why
+  same = mesh_lib.host(found["sums"]) == mesh_lib.host(_sums(found["state"], data))
+  if _worst(0 if same else DAMAGED):
+    return None, "its content is not what was saved"
+  return found["state"], ""
+
+
+def _read_part(path, name, part):
+  """(one part of a checkpoint, ""), or (None, why it is damaged), the same in all processes."""
+  found, why, alone = None, None, ocp.Context()
+  # Each process reads alone, because Orbax has the others wait for one that finds damage. It counts
+  # the reads, though, so that all must make the same.
   alone.multiprocessing.primary_host = me = jax.process_index()
   alone.multiprocessing.active_processes = {me}
   try:
     with alone:
-      for name, part in {**abstract, "data": data}.items():  # one that fails leaves no other begun
-        found |= ocp.load_checkpointables(path, {name: part})
+      found = ocp.load_checkpointables(path, {name: part})[name]
   except Exception as error:  # whatever is in the files; Orbax has no error of its own for that
     why = error
   number = _worst((_machine(why) or DAMAGED) if why else 0)
@@ -135,10 +148,7 @@ def _read(path, state, data):
   if number == DAMAGED:
     told = str(why.__cause__ or why) if why else "another process found it"
     return None, errors.clip(" ".join(told.split()), 120)
-  same = mesh_lib.host(found["sums"]) == mesh_lib.host(_sums(found["state"], data))
-  if _worst(0 if same else DAMAGED):
-    return None, "its content is not what was saved"
-  return found["state"], ""
+  return found, ""
 
 
 def _worst(mine):
