@@ -1,8 +1,8 @@
 """A run killed at more than thirty moments leaves the files of one that was never disturbed.
 
 Every file of the workdir is compared byte by byte, with two exceptions. results.json and the page say
-by which command they were made: the name of the workdir there counts as equal. The insides of Orbax
-checkpoints hold times and random names: of those the sums of what was saved are compared (see
+by which command they were made, and the page when: the name of the workdir and that time count as
+equal. The insides of Orbax checkpoints hold times and random names: of those the sums of what was saved are compared (see
 checkpoints.py), and the weights are the files of the students anyway.
 """
 
@@ -128,7 +128,8 @@ def contents(workdir):
       sums = {"sums": {"state": scalar, "data": scalar}}
       found[name] = jax.tree.map(int, ocp.load_checkpointables(path, sums))
     elif path.is_file() and not any(x.isdigit() for x in parts[:-1]):
-      found[name] = path.read_bytes().replace(workdir.name.encode(), b"WORKDIR")
+      made_by = rb"Drawn [-0-9]+ [0-9:]+ UTC|" + workdir.name.encode()
+      found[name] = re.sub(made_by, b"MADE BY", path.read_bytes())
   return found
 
 
