@@ -2,8 +2,8 @@
 
 Every file of the workdir is compared byte by byte, with two exceptions. results.json and the page say
 by which command they were made, and the page when: the name of the workdir and that time count as
-equal. The insides of Orbax checkpoints hold times and random names: of those the sums of what was saved are compared (see
-checkpoints.py), and the weights are the files of the students anyway.
+equal. The insides of Orbax checkpoints hold times and random names: of those the sums of what was
+saved are compared (see checkpoints.py), and the weights are the files of the students anyway.
 """
 
 import collections
