@@ -1,9 +1,10 @@
 """A run killed at more than thirty moments leaves the files of one that was never disturbed.
 
 Every file of the workdir is compared byte by byte, with two exceptions. results.json and the page say
-by which command they were made, and the page when: the name of the workdir and that time count as
-equal. The insides of Orbax checkpoints hold times and random names: of those the sums of what was
-saved are compared (see checkpoints.py), and the weights are the files of the students anyway.
+by which command and commit they were made, and the page when: the name of the workdir, commits and
+that time count as equal. The insides of Orbax checkpoints hold times and random names: of those the
+sums of what was saved are compared (see checkpoints.py), and the weights are the files of the students
+anyway.
 """
 
 import collections
@@ -128,7 +129,7 @@ def contents(workdir):
       sums = {"sums": {"state": scalar, "data": scalar}}
       found[name] = jax.tree.map(int, ocp.load_checkpointables(path, sums))
     elif path.is_file() and not any(x.isdigit() for x in parts[:-1]):
-      made_by = rb"Drawn [-0-9]+ [0-9:]+ UTC|" + workdir.name.encode()
+      made_by = rb"Drawn [-0-9]+ [0-9:]+ UTC|[0-9a-f]{40}(-dirty)?|" + workdir.name.encode()
       found[name] = re.sub(made_by, b"MADE BY", path.read_bytes())
   return found
 
