@@ -198,9 +198,7 @@ def fit(
         jax.block_until_ready(metrics)  # collectives of two steps at once can dead-lock
       if i == config.steps or saver.should_save(i):
         _check_finite({**metrics, "weights": _finite_sum(state.model)}, i, field)
-        _report(
-          pending, i, config, log, line, field
-        )  # before the save: no later run makes this line
+        _report(pending, i, config, log, line, field)  # no run makes this line after the save
         pending = None
         checkpoints.save(saver, i, state, batches)
   log.close()
