@@ -130,6 +130,14 @@ def test_weights_that_are_readable_but_not_those_saved_are_noticed(saved, tmp_pa
   assert "its content is not what was saved" in capsys.readouterr().err
 
 
+def test_what_a_killed_save_left_does_not_stay_on_the_disk(saved, tmp_path):
+  train_test.start()
+  shutil.copytree(saved, folder := tmp_path / "a")
+  shutil.copytree(saved / "6", folder / "7.orbax-checkpoint-tmp")
+  assert restore(folder)[0] == 6
+  assert sorted(p.name for p in folder.iterdir()) == ["4", "6"]
+
+
 def test_when_no_checkpoint_can_be_read_none_is_removed(saved, tmp_path):
   train_test.start()
   shutil.copytree(saved, folder := tmp_path / "a")
