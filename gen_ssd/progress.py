@@ -8,13 +8,18 @@ import jax
 
 
 class Metrics:
-  """Appends rows to the JSONL file `path`, in process 0 only. Values are plain numbers or text."""
+  """Appends rows to the JSONL file `path`, in process 0 only. Values are plain numbers or text.
 
-  def __init__(self, path):
+  Rows have a `step` that rises. What a stopped run wrote after step `done` is cut off first, because
+  it will be written again.
+  """
+
+  def __init__(self, path, done=0):
     self.file = None
     if jax.process_index() == 0:
       path.parent.mkdir(parents=True, exist_ok=True)
       self.file = open(path, "a", buffering=1)
+      self.file.truncate(_size_of_steps(path, done))
 
   def write(self, **row):
     if self.file:
@@ -23,6 +28,21 @@ class Metrics:
   def close(self):
     if self.file:
       self.file.close()
+
+
+def _size_of_steps(path, done):
+  """Bytes of the whole lines of `path` before the first of a step after `done`."""
+  size = 0
+  with open(path, "rb") as file:
+    for line in file:
+      try:
+        kept = line.endswith(b"\n") and json.loads(line)["step"] <= done
+      except (ValueError, KeyError, TypeError, RecursionError):  # torn
+        kept = False
+      if not kept:
+        break
+      size += len(line)
+  return size
 
 
 class Progress:

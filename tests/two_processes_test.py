@@ -53,6 +53,8 @@ def test_two_processes_write_what_one_writes(tmp_path):
   alone = start(command("one"), devices=8)
   error = alone.communicate(timeout=400)[1]
   assert alone.returncode == 0, error[-3000:]
+  says = f"removed the damaged checkpoint {tmp_path}/two/train/3"
+  assert (says in errors[0], says in errors[1]) == (True, False)
   for kind in ("traces", "translated"):
     one, two = (
       {p.name: p.read_bytes() for p in (tmp_path / n / kind).iterdir()} for n in ("one", "two")

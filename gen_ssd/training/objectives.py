@@ -19,6 +19,7 @@ from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
 
+from gen_ssd import errors
 from gen_ssd.arrays import Array
 from gen_ssd.models import decoder
 
@@ -69,12 +70,12 @@ def shift_columns(
 ) -> dict[str, Shaped[Array, "b t"]]:
   """The columns that `objective` takes, shifted so that they stand beside their targets.
 
-  Raises ValueError when a column is missing that the objective has no default for.
+  Raises UserError when a column is missing that the objective has no default for.
   """
   wanted = list(inspect.signature(objective).parameters.values())[2:]
   for p in wanted:
     if p.name not in columns and p.default is p.empty:
-      raise ValueError(
+      raise errors.UserError(
         f"train.objective is {objective.__name__!r}: it needs the column {p.name!r}, "
         f"and the training data has {', '.join(sorted(columns))}"
       )

@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 from gen_ssd import config as config_lib
+from gen_ssd import errors
 
 Example = dict[str, np.ndarray]
 Numbers = Sequence[int] | Sequence[float] | np.ndarray
@@ -73,7 +74,7 @@ def fitting(pairs: list, config: config_lib.Train, field: str) -> tuple[list, st
   """The (prompt ids, response ids) to train on, and a note on those longer than `config.length`.
 
   `config.too_long` says what happens to them. Examples of which nothing would be learned are always
-  dropped. Raises ValueError, naming `field`, when they are to be refused or when none is left.
+  dropped. Raises UserError, naming `field`, when they are to be refused or when none is left.
   """
   long = [
     i for i, (prompt, response) in enumerate(pairs) if len(prompt) + len(response) > config.length
@@ -83,13 +84,15 @@ def fitting(pairs: list, config: config_lib.Train, field: str) -> tuple[list, st
   most = max(sum(map(len, pairs[i])) for i in long)
   what = f"{len(long)} of {len(pairs)} examples are longer than {field}.length ({config.length})"
   if config.too_long == "refuse":
-    raise ValueError(
+    raise errors.UserError(
       f"{what}, up to {most} tokens; raise it, or set {field}.too_long to cut or drop"
     )
   empty = {i for i in long if len(pairs[i][0]) >= config.length}
   gone = {*long} if config.too_long == "drop" else empty
   if len(gone) == len(pairs):
-    raise ValueError(f"{what}, up to {most} tokens, and nothing is left to train on; raise it")
+    raise errors.UserError(
+      f"{what}, up to {most} tokens, and nothing is left to train on; raise it"
+    )
   left = [pair for i, pair in enumerate(pairs) if i not in gone]
   return left, f"{what}, up to {most} tokens: {len(long) - len(gone)} cut, {len(gone)} dropped"
 
@@ -103,11 +106,11 @@ def batches(
   Each batch holds numpy arrays [batch_size, length]: the columns of the examples, and int32 `segments`
   (0 is padding) and `positions`. Padding is 0 in every column. Every process makes the same
   batches and places its part of them, so a run may continue on another number of processes. The
-  iterator has get_state / set_state; Orbax saves it with the weights. Raises ValueError for an
+  iterator has get_state / set_state; Orbax saves it with the weights. Raises UserError for an
   empty source.
   """
   if len(source) == 0:
-    raise ValueError("there is nothing to train on: no trace was kept")
+    raise errors.UserError("there is nothing to train on: no trace was kept")
   columns = tuple(source[0])
   data = grain.MapDataset.source(source).seed(seed).shuffle().repeat().to_iter_dataset()
   pack = grain.experimental.FirstFitPackIterDataset(

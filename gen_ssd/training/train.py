@@ -15,9 +15,9 @@ from jaxtyping import Int
 from jaxtyping import Shaped
 import numpy as np
 import optax
-from orbax.checkpoint import v1 as ocp
 
 from gen_ssd import config as config_lib
+from gen_ssd import errors
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
 from gen_ssd.arrays import Array
@@ -26,6 +26,7 @@ from gen_ssd.models import architecture
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models.architecture import Architecture
+from gen_ssd.training import checkpoints
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
 
@@ -80,7 +81,7 @@ def loss_sum(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """(sum of the objective in nats, number of targets) of one packed batch; see packing.batches.
 
-  Raises ValueError when the objective needs a column that the batch does not have.
+  Raises UserError when the objective needs a column that the batch does not have.
   """
   objective = objectives.OBJECTIVES[config.objective]
   columns = objectives.shift_columns(objective, batch)
@@ -168,8 +169,9 @@ def fit(
   same result as if it had never stopped. `field` is where the settings stand in a Config, for messages.
 
   Raises FloatingPointError, naming the update, when a metric or a weight is not finite: before every
-  checkpoint, so that none holds such weights. Raises ValueError when `source` is empty or lacks a
-  column of the objective, and when an update has no token to learn.
+  checkpoint, so that none holds such weights. Raises UserError when `source` is empty or lacks a
+  column of the objective, when an update has no token to learn, and when no checkpoint of `folder` can
+  be read. Raises OSError with `folder` when the machine is at fault, such as a full disk.
   """
   layout = dataclasses.replace(
     model.layout, batch_axes=AXES, tensor_axis=None, dtype=config.dtype, unroll=config.unroll
@@ -183,49 +185,24 @@ def fit(
   batches = packing.batches(
     source, batch_size=config.batch_size, length=config.length, seed=config.seed
   )
-  log = progress.Metrics(folder / "metrics.jsonl")
   line = progress.Progress(title, config.steps)
-  with _checkpointer(folder, config.save_every) as saver:
-    first, state = _restore(saver, state, batches)
+  with checkpoints.keeper(folder, config.save_every) as saver:
+    first, state = checkpoints.restore(saver, state, batches)
+    log = progress.Metrics(folder / "metrics.jsonl", first)
     pending = None  # metrics of the step before: the host never waits for the step it just sent
-    for i in range(first, config.steps):
+    for i in range(first + 1, config.steps + 1):
       state, metrics = train_step(state, _next_batch(batches, config.accumulate), config=static)
-      if i % config.log_every == 0:
-        _report(pending, i, log, line, field)
+      _report(pending, i - 1, config, log, line, field)
       pending = metrics
       if jax.default_backend() == "cpu":
         jax.block_until_ready(metrics)  # collectives of two steps at once can dead-lock
-      if i + 1 == config.steps or saver.should_save(i + 1):
-        _check_finite({**metrics, "weights": _finite_sum(state.model)}, i + 1, field)
-      saver.save_checkpointables_async(
-        i + 1, {"state": state, "data": batches}, force=i + 1 == config.steps
-      )
-    _report(pending, config.steps, log, line, field, final=True)
+      if i == config.steps or saver.should_save(i):
+        _check_finite({**metrics, "weights": _finite_sum(state.model)}, i, field)
+        _report(pending, i, config, log, line, field)  # no run makes this line after the save
+        pending = None
+        checkpoints.save(saver, i, state, batches)
   log.close()
   return state.model
-
-
-def _checkpointer(folder, save_every):
-  """Keeps the newest checkpoint of `folder`: every `save_every` updates and before preemption."""
-  when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies
-  return ocp.training.Checkpointer(
-    str(folder.absolute()),
-    save_decision_policy=when.AnySavePolicy(
-      [when.FixedIntervalPolicy(save_every), when.PreemptionCheckpointingPolicy()]
-    ),
-    preservation_policy=keep.LatestN(1),
-  )
-
-
-def _restore(saver, state, batches):
-  """(number of updates made, state) of the newest checkpoint; `batches` moves to its position."""
-  if saver.latest is None:
-    return 0, state
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-  )
-  found = saver.load_checkpointables(None, {"state": abstract, "data": batches})
-  return saver.latest.step, found["state"]
 
 
 def _next_batch(batches, accumulate):
@@ -234,13 +211,14 @@ def _next_batch(batches, accumulate):
   return jax.tree.map(lambda *xs: mesh_lib.place(np.stack(xs), P(None, AXES, None)), *parts)
 
 
-def _report(metrics, i, log, line, field, final=False):
-  """Logs and shows the metrics of update i, which _check_finite checks."""
-  if metrics is None:
+def _report(metrics, i, config, log, line, field):
+  """Logs and shows the metrics of update i, which _check_finite checks, if it is one to log."""
+  last = i == config.steps
+  if metrics is None or (i % config.log_every and not last):
     return
   row = _check_finite(metrics, i, field)
   log.write(step=i, **row)
-  line.show(i, f"loss {row['loss']:.3f}", final=final)
+  line.show(i, f"loss {row['loss']:.3f}", final=last)
 
 
 def _check_finite(metrics, i, field):
@@ -252,7 +230,7 @@ def _check_finite(metrics, i, field):
       "look at the data"
     )
   if row["targets"] == 0:
-    raise ValueError(
+    raise errors.UserError(
       f"{field}.length: update {i} has no token to learn; make it longer than the prompts"
     )
   return row

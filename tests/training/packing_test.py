@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gen_ssd import config
+from gen_ssd import errors
 from gen_ssd.models import tokenization
 from gen_ssd.models import word_level
 from gen_ssd.problems import bundled
@@ -151,7 +152,7 @@ def test_further_columns_are_packed_beside_their_tokens_and_change_nothing_else(
 
 
 def test_nothing_to_train_on():
-  with pytest.raises(ValueError, match="nothing to train on: no trace was kept"):
+  with pytest.raises(errors.UserError, match="nothing to train on: no trace was kept"):
     packing.batches(packing.Rows([], LENGTH), batch_size=2, length=LENGTH, seed=0)
 
 
@@ -259,5 +260,5 @@ def test_examples_that_are_too_long_are_counted(too_long, left, note):
   ],
 )  # fmt: skip
 def test_training_on_nothing_is_refused(pairs_, too_long, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(errors.UserError, match=message):
     packing.fitting(pairs_, config.Train(length=10, too_long=too_long), "train")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gen_ssd import config
+from gen_ssd import errors
 from gen_ssd import mesh
 from gen_ssd import progress
 from gen_ssd.models import architecture
@@ -163,7 +164,9 @@ def test_an_objective_is_one_function(monkeypatch):
 def test_an_objective_without_its_column_is_refused(monkeypatch, tmp_path):
   start()
   monkeypatch.setitem(objectives.OBJECTIVES, "smoothed", smoothed)
-  with pytest.raises(ValueError, match="it needs the column 'smoothing', and the training data"):
+  with pytest.raises(
+    errors.UserError, match="it needs the column 'smoothing', and the training data"
+  ):
     fit(tmp_path / "a", dataclasses.replace(TRAIN, objective="smoothed"))
 
 
@@ -278,7 +281,7 @@ def test_a_run_that_diverged_does_not_end_well_when_it_is_run_again(tmp_path, st
 def test_an_update_without_a_token_to_learn_is_refused(tmp_path):
   start()
   prompts = packing.Rows([([6] * 30, [7] * 4)], TRAIN.length)
-  with pytest.raises(ValueError, match="train.length: update 1 has no token to learn"):
+  with pytest.raises(errors.UserError, match="train.length: update 1 has no token to learn"):
     train.fit(build(), prompts, TRAIN, tmp_path)
 
 
