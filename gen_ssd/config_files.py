@@ -25,7 +25,7 @@ class Arguments(argparse.ArgumentParser):
   """The flags of a command. `--help` prints `text`; mistakes are UserErrors."""
 
   def __init__(self, name: str, text: str):
-    logging.set_verbosity(logging.ERROR)  # checkpoint libraries log every step they take
+    logging.set_verbosity(logging.FATAL)  # Orbax logs all it does, and errors that it raises, too
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch, we do not
     super().__init__(prog=f"gen-ssd {name}", allow_abbrev=False)
     self.text = text.strip()

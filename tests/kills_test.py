@@ -32,8 +32,8 @@ def get_config(arg=""):
   c.problems.update(train=12, cold_start=16, held_out=6, test=10)
   c.select.update(slots=16, shard_rounds=4)
   c.cold_start.update(slots=16, shard_rounds=4)
-  c.warm_up.update(steps=6, batch_size=4, save_every=2, log_every=1)
-  c.train.update(steps=6, batch_size=4, save_every=2, log_every=2)
+  c.warm_up.update(steps=6, batch_size=4, save_every=2, log_every=1, warmup_steps=2)
+  c.train.update(steps=6, batch_size=4, save_every=2, log_every=2, warmup_steps=2)
   c.evaluate.update(slots=16)
   c.arms = {n: c.arms[n] for n in ("posthoc", "gen_ssd")}
   return c
@@ -114,6 +114,8 @@ class Runs:
           if process.poll() is None:
             process.send_signal(number)
             process.wait(timeout=120)
+            ends = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, 0)}  # 0: it had just ended
+            assert process.returncode in ends[number]
             return moment
       time.sleep(0.001)
     assert process.returncode == 0, (self.home / f"{workdir.name}.log").read_text()[-3000:]

@@ -76,6 +76,8 @@ def fitting(pairs: list, config: config_lib.Train, field: str) -> tuple[list, st
   `config.too_long` says what happens to them. Examples of which nothing would be learned are always
   dropped. Raises UserError, naming `field`, when they are to be refused or when none is left.
   """
+  if not pairs:
+    raise errors.UserError(f"{field}: there is nothing to train on: no trace was kept")
   long = [
     i for i, (prompt, response) in enumerate(pairs) if len(prompt) + len(response) > config.length
   ]
