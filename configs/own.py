@@ -38,10 +38,10 @@ def get_config(arg=""):
   max_tokens = config_dict.FieldReference(2048)
   lengths = dict(c=chunk, prompt=prompt, max_tokens=max_tokens, block=chunk * 4)
   own = {name: x.identity() for name, x in lengths.items()}  # follow, and can be changed alone
-  step = ("\n\n", ".\n")
+  step = config_dict.FieldReference(("\n\n", ".\n"))  # what a chunk ends with, in both
   c.select.update(k=4, slots=16, delimiters=step, loop_window=128, shard_rounds=32, **lengths)
   c.select.update(temperature=1.0, threshold="calibrated")
-  c.cold_start.update(slots=16, delimiters=step, loop_window=128, shard_rounds=32, **own)
+  c.cold_start.update(slots=16, delimiters=step.identity(), loop_window=128, shard_rounds=32, **own)
   c.arms = {
     "standard_kd": dict(k=1, threshold="off"),
     "random": dict(scorer="random", threshold="off"),

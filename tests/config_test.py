@@ -114,7 +114,10 @@ WRONG = [
   (dict(arms={"a": "gen_ssd"}), "arms.a is 'gen_ssd': it must be a dict of changed select fields"),
   (dict(select__threshold=True), "select.threshold is True: it must be of type str or float"),
   # top level
-  (dict(stages=("collect", "eval")), "stages is 'eval': it must be made of cold_start, collect,"),
+  (
+    dict(stages=("collect", "eval")),
+    "stages is ('collect', 'eval'): it must be made of cold_start,",
+  ),
   (dict(model_parallel=0), "model_parallel is 0: it must be at least 1"),
   (dict(arms={}), "arms is {}: it must be a dict of at least one arm"),
   (dict(teacher__path=""), "teacher.path is '': it must be a Hugging Face directory"),

@@ -167,3 +167,30 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_files(tmp_path):
       break
   print(json.dumps({"killed": killed, **{m: hits[m] for m in MOMENTS}}, indent=1))
   assert killed >= 30 and all(hits[m] for m in MOMENTS), hits
+
+
+@pytest.mark.slow
+def test_a_run_that_fills_the_disk_again_and_again_ends_in_the_same_files(tmp_path):
+  runs, disk = Runs(tmp_path), tmp_path / "disk"
+  disk.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip("a small file system cannot be mounted here")
+  try:
+    runs.finish(tmp_path / "undisturbed")
+    want, full, size = contents(tmp_path / "undisturbed"), 0, 100
+    workdir = disk / "full"
+    while (code := runs.start(workdir).wait(timeout=600)) != 0:
+      said = (tmp_path / "full.log").read_text()
+      (tmp_path / "full.log").unlink()
+      last = said.splitlines()[-1]
+      assert code == 2 and "Traceback" not in said and "the disk is full: free some" in last, said
+      full, size = full + 1, size * 1.3
+      subprocess.run(["mount", "-o", f"remount,size={int(size)}k", str(disk)], check=True)
+    found = contents(workdir)
+    assert found.keys() == want.keys()
+    assert [name for name in want if found[name] != want[name]] == []
+    print(f"full {full} times, up to {size:.0f} kB")
+    assert full >= 5
+  finally:
+    subprocess.run(["umount", str(disk)], check=True)

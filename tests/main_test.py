@@ -478,7 +478,7 @@ def test_damaged_weights_are_refused(tmp_path):
   shutil.copytree(hf.locate("bundled/student"), tmp_path / "student")
   path = tmp_path / "student" / "model.safetensors"
   path.write_bytes(path.read_bytes()[:-1000])
-  with pytest.raises(ValueError, match="truncated: model.*"):
+  with pytest.raises(ValueError, match="model.safetensors: not a whole safetensors file"):
     checks.check(small(student__path=str(tmp_path / "student")))
 
 

@@ -70,10 +70,12 @@ def test_the_command_takes_files_and_overrides(tmp_path):
     "--config.problems.cold_start=8",
     "--config.problems.held_out=2",
     "--config.problems.system=",
+    "--config.select.delimiters=.",  # a small vocabulary has no token that ends with two lines
     "--config.select.max_tokens=256",
     "--config.stages=report",
   )
   assert code == 0, error
   found = json.loads((tmp_path / "run" / "config.json").read_text())
   assert found["select"]["max_tokens"] == 256 and found["train"]["length"] == 512 + 256 + 128
+  assert found["select"]["delimiters"] == found["cold_start"]["delimiters"] == ["."]
   assert found["arms"]["gen_ssd"]["max_tokens"] == found["cold_start"]["max_tokens"] == 256

@@ -207,6 +207,7 @@ CASES = [
   (rows({"problem": "what is  1 + 1?", "answer": "3"}), TRAIN, "has the same problem with the answer"),
   (rows({"uuid": "a", "problem": "1?", "answer": "1"}, {"uuid": "a", "problem": "2?", "answer": "2"}),
    TRAIN, "has for another problem"),
+  (rows({"problem": "\u2603 \u2603", "answer": "3"}), (*TRAIN, "--config.problems.cold_start=1", "--config.problems.held_out=0", "--config.select.threshold=off", "--config.problems.train=0", "--config.problems.test=1"), "it must have a word that both tokenizers know"),
   (write("train.json", {"a": 1}), (*RUN, "--config.problems.source={folder}/train.json",
    "--config.problems.test_source=bundled"), "it must be a list of rows"),
   (write("train.parquet", "no"), (*RUN, "--config.problems.source={folder}/train.parquet",

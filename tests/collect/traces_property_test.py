@@ -16,6 +16,7 @@ import pytest
 from gen_ssd import rows as rows_lib
 from gen_ssd.collect import traces
 from gen_ssd.errors import UserError
+from gen_ssd.problems.answers import Grade
 from gen_ssd.problems.problem import Problem
 from gen_ssd.report import page
 
@@ -63,7 +64,7 @@ def _run(folder):
       trace, problem = _trace(uuid), Problem(uuid, "made", "train", f"What is {uuid}?", "7", 2)
       chunks = [{**c, "text": "4 5"} for c in trace.chunks]
       verdict = "right" if uuid in "ad" else "wrong"
-      rows.append(traces.row(trace, problem, chunks, "4 5", "ended", verdict))
+      rows.append(traces.row(trace, problem, chunks, "4 5", "ended", Grade(verdict, "rule")))
       lost += [{"uuid": uuid, "attempt": 0, **x, "text": "7"} for x in trace.lost]
     shards.write(rows, lost, [_trace("e"), None])
   arm = folder / "arms" / "gen_ssd"

@@ -10,6 +10,7 @@ from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import traces
 from gen_ssd.errors import UserError
 from gen_ssd.problems import problem as problem_lib
+from gen_ssd.problems.answers import Grade
 from gen_ssd.report import comparison
 
 
@@ -104,7 +105,9 @@ def _trace(uuid, verdict, stop="ended", chunks=(), text="", problem=""):
   made = problem_lib.Problem(uuid, "made", "train", problem or f"problem {uuid}", "7")
   n = sum(c["count"] for c in chunks)
   trace = traces.Trace(uuid, 0, ids=[1] * n, teacher_nlls=[1.0] * n, chunks=list(chunks))
-  return traces.row(trace, made, trace.chunks, text or f"text {verdict}", stop, verdict)
+  return traces.row(
+    trace, made, trace.chunks, text or f"text {verdict}", stop, Grade(verdict, "rule")
+  )
 
 
 def _lost(uuid, chunk, resample, branch, text, score):
