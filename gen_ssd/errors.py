@@ -11,6 +11,7 @@
 from collections.abc import Iterator
 import contextlib
 import errno
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,9 @@ MACHINE = {
   errno.EIO: "the disk reports an error",
   errno.EMFILE: "too many open files: raise the limit, for example with ulimit -n 4096",
 }
+
+
+SIGNALS = {signal.SIGINT: ("Ctrl-C", 130), signal.SIGTERM: ("SIGTERM", 143)}
 
 
 class UserError(ValueError):
@@ -50,26 +54,32 @@ def clip(text: str, most: int = 200) -> str:
 def command() -> Iterator[None]:
   """What is around every command: mistakes and signals end it in one line and an exit code.
 
-  Any other exception is a bug and keeps its traceback.
+  Any other exception is a bug and keeps its traceback. A signal ends the process at once, as a kill
+  would, because a library that is interrupted may wait for itself for ever; a run continues after both.
   """
+  before = {}
   if threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGTERM, _stop)
+    before = {number: signal.signal(number, _stop) for number in SIGNALS}
   try:
     yield
   except (UserError, FloatingPointError) as error:
     _end(str(error), 2)
-  except KeyboardInterrupt as stop:
-    name, code = ("SIGTERM", 143) if stop.args else ("Ctrl-C", 130)
-    _end(f"stopped by {name}; the same command continues", code)
   except OSError as error:
     if error.errno not in MACHINE:
       raise
     where = f"{error.filename}: " if error.filename else ""
     _end(f"{where}{MACHINE[error.errno]}", 2)
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def _stop(number, frame):
-  raise KeyboardInterrupt(number)
+  name, code = SIGNALS[number]
+  with contextlib.suppress(Exception):
+    sys.stdout.flush()
+  os.write(2, f"\ngen_ssd: stopped by {name}; the same command continues\n".encode())
+  os._exit(code)
 
 
 def _end(message, code):

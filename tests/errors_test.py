@@ -51,7 +51,7 @@ def test_a_signal_ends_in_one_line_that_says_how_to_go_on(number, code, name):
     [sys.executable, "-c", script], cwd=paths.ROOT, capture_output=True, text=True, timeout=50
   )
   assert done.returncode == code
-  assert done.stderr == f"gen_ssd: stopped by {name}; the same command continues\n"
+  assert done.stderr == f"\ngen_ssd: stopped by {name}; the same command continues\n"
 
 
 def test_values_are_shown_short_and_without_control_characters():

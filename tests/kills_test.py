@@ -179,10 +179,10 @@ def test_a_run_that_fills_the_disk_again_and_again_ends_in_the_same_files(tmp_pa
   try:
     runs.finish(tmp_path / "undisturbed")
     want, full, size = contents(tmp_path / "undisturbed"), 0, 100
-    workdir = disk / "full"
+    workdir = disk / "filled-again"
     while (code := runs.start(workdir).wait(timeout=600)) != 0:
-      said = (tmp_path / "full.log").read_text()
-      (tmp_path / "full.log").unlink()
+      said = (tmp_path / "filled-again.log").read_text()
+      (tmp_path / "filled-again.log").unlink()
       last = said.splitlines()[-1]
       assert code == 2 and "Traceback" not in said and "the disk is full: free some" in last, said
       full, size = full + 1, size * 1.3
