@@ -131,7 +131,8 @@ def contents(workdir):
       sums = {"sums": {"state": scalar, "data": scalar}}
       found[name] = jax.tree.map(int, ocp.load_checkpointables(path, sums))
     elif path.is_file() and not any(x.isdigit() for x in parts[:-1]):
-      made_by = rb"Drawn [-0-9]+ [0-9:]+ UTC|[0-9a-f]{40}(-dirty)?|" + workdir.name.encode()
+      where = f"{re.escape(str(workdir))}|{workdir.name}".encode()
+      made_by = rb"Drawn [-0-9]+ [0-9:]+ UTC|[0-9a-f]{40}(-dirty)?|" + where
       found[name] = re.sub(made_by, b"MADE BY", path.read_bytes())
   return found
 
