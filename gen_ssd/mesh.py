@@ -1,6 +1,7 @@
 """Devices: starts the processes of a pod, makes the mesh, moves arrays to and from it."""
 
 import contextlib
+import functools
 import os
 
 import jax
@@ -63,6 +64,20 @@ def place(x, spec=P()):
   x = np.asarray(x)
   sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), spec)
   return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def shape(dims, dtype, spec=P()):
+  """The shape, dtype and sharding of an array on the current mesh, without the array."""
+  sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), spec)
+  return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
+
+
+def shapes(make, *arguments, **options):
+  """`make(...)` as a tree of `shape`: what a function that makes arrays on the mesh would return."""
+  tree = jax.eval_shape(functools.partial(make, **options), *arguments)
+  return jax.tree.map(
+    lambda x: shape(x.shape, x.dtype, x.sharding.spec if x.sharding else P()), tree
+  )
 
 
 def barrier(name):

@@ -1,15 +1,8 @@
 """Configs of real pairs validate, and all their programs trace on eight devices, without weights."""
 
-import dataclasses
-import functools
 import importlib
 import json
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-import numpy as np
 import pytest
 
 from gen_ssd import config as config_lib
@@ -17,13 +10,10 @@ from gen_ssd import config_checks
 from gen_ssd import inputs
 from gen_ssd import mesh
 from gen_ssd.collect import writer as writer_lib
-from gen_ssd.engine import sampling
-from gen_ssd.engine import selectors
-from gen_ssd.engine import state as state_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import architecture
-from gen_ssd.models import decoder
 from gen_ssd.models import hf
+from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
 from gen_ssd.training import train
 
@@ -112,58 +102,10 @@ def architecture_of(path, folder):
   return hf.read_architecture(str(folder))
 
 
-def array(dims, dtype, spec=P()):
-  return jax.ShapeDtypeStruct(dims, dtype, sharding=NamedSharding(jax.sharding.get_mesh(), spec))
-
-
-def abstract(x):
-  """Shapes, dtypes and shardings of a pytree, on the current mesh."""
-  return jax.tree.map(lambda a: array(a.shape, a.dtype, a.sharding.spec if a.sharding else P()), x)
-
-
-def transformer(arch, layout):
-  def make(name, dims):
-    dtype = jnp.float32 if name in architecture.NORMS else layout.dtype
-    return jnp.zeros(dims, dtype, out_sharding=architecture.partition_spec(layout, name))
-
-  return abstract(jax.eval_shape(lambda: decoder.Transformer(arch, layout, make)))
-
-
 def trace_collection(teacher, student, s):
   """Traces admission and a round of one collection; returns what a round gives."""
-  ring_slots = config_lib.ring_slots(s)
-  blank = functools.partial(
-    step_lib.blank_state,
-    teacher=teacher.spec,
-    student=student and student.spec,
-    b=s.slots,
-    s=ring_slots,
-    window=s.loop_window,
-  )
-  state, batch = abstract(jax.eval_shape(blank)), teacher.layout.batch_axes
-  admission = jax.tree.map(
-    lambda x: array(x.shape, x.dtype, P(batch, *[None] * (x.ndim - 1))),
-    writer_lib.blank_admission(s),
-  )
-  scalar = lambda dtype: array((), dtype)
-  vocabulary = (teacher.arch.vocab,)
-  knobs = state_lib.Knobs(
-    filters=sampling.Filters(
-      temperature=scalar(np.float32),
-      top_k=scalar(np.int32),
-      top_p=scalar(np.float32),
-      vocab=scalar(np.int32),
-    ),
-    limits=selectors.Limits(
-      **{f.name: scalar(np.float32) for f in dataclasses.fields(selectors.Limits)}
-    ),
-    resamples=scalar(np.int32),
-    context=scalar(np.int32),
-    closing=scalar(np.int32),
-    token_kind=array(vocabulary, np.int8),
-    step_end=array(vocabulary, bool),
-  )
-  static = writer_lib.round_of(s, ring_slots)
+  state, admission, knobs = writer_lib.shapes(teacher, student, s)
+  static = writer_lib.round_of(s, config_lib.ring_slots(s))
   step_lib.admit.trace(teacher, student, state, admission, c=s.c, block=static.block)
   return step_lib.select_step.trace(teacher, student, state, knobs, round=static).out_info
 
@@ -177,8 +119,8 @@ def test_a_pair_validates_and_traces_without_weights(name, tmp_path):
   for who in ("teacher", "student"):
     billions = MODELS[getattr(config, who).path][1]
     assert abs(architecture.parameters(read(who)) / 1e9 - billions) < 0.006 * billions
-  writer = transformer(read("teacher"), Layout(dtype=config.teacher.dtype))
-  chooser = transformer(read("student"), Layout(dtype=config.student.dtype, **inputs.ALONE))
+  writer = weights.shapes(read("teacher"), Layout(dtype=config.teacher.dtype))
+  chooser = weights.shapes(read("student"), Layout(dtype=config.student.dtype, **inputs.ALONE))
   trace_collection(writer, None, config.cold_start)
   for plain in {config_lib.collection(arm) for _, arm in config.arms}:
     state, report = trace_collection(writer, chooser, plain)
@@ -187,18 +129,8 @@ def test_a_pair_validates_and_traces_without_weights(name, tmp_path):
   for _, e in config.tests:
     trace_collection(chooser, None, inputs.answering(config, e))
 
-  made = read("student")
-  layout = Layout(
-    batch_axes=train.AXES, tensor_axis=None, fsdp_axes=train.fsdp_axes(made), dtype="float32"
-  )
-  learner = decoder.replace(
-    transformer(made, layout), layout=dataclasses.replace(layout, dtype=config.train.dtype)
-  )
-  state = abstract(jax.eval_shape(functools.partial(train.start, config=config.train), learner))
-  t = config.train
-  part = array((t.accumulate, t.batch_size, t.length), jnp.int32, P(None, train.AXES, None))
-  batch = dict.fromkeys(("tokens", "mask", "segments", "positions"), part)
-  train.train_step.trace(state, batch, config=t)
+  state, batch = train.shapes(read("student"), config.train)
+  train.train_step.trace(state, batch, config=train.static(config.train))
 
 
 def test_what_the_pairs_measure():

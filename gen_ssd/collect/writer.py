@@ -6,6 +6,7 @@ import math
 import typing
 
 import jax
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from gen_ssd import config as config_lib
@@ -107,6 +108,42 @@ def blank_admission(select: Select) -> state_lib.Admission:
     score_sum=zeros(dtype=np.float32),
     prompt_length=zeros(),
     after_thinking=zeros(dtype=bool),
+  )
+
+
+def shapes(
+  teacher: decoder.Transformer, student: decoder.Transformer | None, select: Select
+) -> tuple[state_lib.State, state_lib.Admission, state_lib.Knobs]:
+  """(state, admission, knobs) of a collection as shapes: what `Engine` and `knobs` make of values."""
+  batch = teacher.layout.batch_axes
+  state = mesh_lib.shapes(
+    step_lib.blank_state,
+    teacher=teacher.spec,
+    student=student and student.spec,
+    b=select.slots,
+    s=config_lib.ring_slots(select),
+    window=select.loop_window,
+  )
+  row = lambda x: mesh_lib.shape(x.shape, x.dtype, P(batch, *[None] * (x.ndim - 1)))
+  number, vocabulary = functools.partial(mesh_lib.shape, ()), (teacher.arch.vocab,)
+  limits = {f.name: number(np.float32) for f in dataclasses.fields(selectors.Limits)}
+  return (
+    state,
+    jax.tree.map(row, blank_admission(select)),
+    state_lib.Knobs(
+      filters=sampling.Filters(
+        temperature=number(np.float32),
+        top_k=number(np.int32),
+        top_p=number(np.float32),
+        vocab=number(np.int32),
+      ),
+      limits=selectors.Limits(**limits),
+      resamples=number(np.int32),
+      context=number(np.int32),
+      closing=number(np.int32),
+      token_kind=mesh_lib.shape(vocabulary, np.int8),
+      step_end=mesh_lib.shape(vocabulary, bool),
+    ),
   )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 import numpy as np
 
+from gen_ssd import mesh as mesh_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.models import architecture
@@ -103,6 +104,16 @@ def load(
     return out
 
   return decoder.Transformer(arch, layout, make)
+
+
+def shapes(arch: Architecture, layout: Layout) -> decoder.Transformer:
+  """What `load` returns for such a model, as shapes on the current mesh: it reads nothing."""
+
+  def make(name, dims):
+    dtype = jnp.float32 if name in architecture.NORMS else layout.dtype
+    return jnp.zeros(dims, dtype, out_sharding=architecture.partition_spec(layout, name))
+
+  return mesh_lib.shapes(lambda: decoder.Transformer(arch, layout, make))
 
 
 def check_split(path: hf.PathLike, arch: Architecture, layout: Layout) -> None:

@@ -25,7 +25,9 @@ from gen_ssd.arrays import pytree
 from gen_ssd.models import architecture
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
+from gen_ssd.models import weights
 from gen_ssd.models.architecture import Architecture
+from gen_ssd.models.architecture import Layout
 from gen_ssd.training import checkpoints
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
@@ -154,6 +156,26 @@ def train_step(
   return state, metrics
 
 
+def static(config: config_lib.Train) -> config_lib.Train:
+  """The settings that the compiled program depends on; those that only the host reads are default."""
+  return dataclasses.replace(
+    config, seed=0, save_every=1, log_every=1, start="base", cold_traces=False
+  )
+
+
+def shapes(
+  arch: Architecture, config: config_lib.Train
+) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
+  """(state, batch) of `train_step` as shapes on the current mesh, for a student without weights."""
+  layout = Layout(batch_axes=AXES, tensor_axis=None, fsdp_axes=fsdp_axes(arch))
+  model = weights.shapes(arch, layout)
+  layout = dataclasses.replace(layout, dtype=config.dtype, unroll=config.unroll)
+  state = mesh_lib.shapes(start, decoder.replace(model, layout=layout), config=static(config))
+  dims = (config.accumulate, config.batch_size, config.length)
+  part = mesh_lib.shape(dims, jnp.int32, P(None, AXES, None))
+  return state, dict.fromkeys(("tokens", "mask", "segments", "positions"), part)
+
+
 def fit(
   model: decoder.Transformer,
   source: typing.Any,
@@ -177,11 +199,8 @@ def fit(
     model.layout, batch_axes=AXES, tensor_axis=None, dtype=config.dtype, unroll=config.unroll
   )
   model = decoder.replace(model, layout=layout)
-  # Settings that only the host reads are at their defaults, so that they compile no other program.
-  static = dataclasses.replace(
-    config, seed=0, save_every=1, log_every=1, start="base", cold_traces=False
-  )
-  state = start(model, config=static)
+  program = static(config)
+  state = start(model, config=program)
   batches = packing.batches(
     source, batch_size=config.batch_size, length=config.length, seed=config.seed
   )
@@ -191,7 +210,7 @@ def fit(
     log = progress.Metrics(folder / "metrics.jsonl", first)
     pending = None  # metrics of the step before: the host never waits for the step it just sent
     for i in range(first + 1, config.steps + 1):
-      state, metrics = train_step(state, _next_batch(batches, config.accumulate), config=static)
+      state, metrics = train_step(state, _next_batch(batches, config.accumulate), config=program)
       _report(pending, i - 1, config, log, line, field)
       pending = metrics
       if jax.default_backend() == "cpu":
