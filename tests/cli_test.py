@@ -12,6 +12,8 @@ from gen_ssd.models import architecture
 from gen_ssd.models import hf
 from tests import paths
 
+NAMES = ", ".join(cli.COMMANDS)
+
 
 def call(*arguments, module="gen_ssd"):
   """(exit code, stdout, stderr) of `python -m MODULE ARGUMENTS`."""
@@ -42,9 +44,8 @@ def test_no_command_is_help_and_an_error():
 @pytest.mark.parametrize(
   "arguments,message",
   [
-    (["rum"], "gen-ssd: 'rum' is not a command: it must be one of run, study, report, weights; "
-     "did you mean run?"),
-    (["7"], "gen-ssd: '7' is not a command: it must be one of run, study, report, weights"),
+    (["rum"], f"gen-ssd: 'rum' is not a command: it must be one of {NAMES}; did you mean run?"),
+    (["7"], f"gen-ssd: '7' is not a command: it must be one of {NAMES}"),
     (["weights", "--check", "nowhere"], "gen_ssd: nowhere: there is no config.json"),
     (["report", "--workdir=nowhere"], "gen_ssd: --workdir=nowhere does not exist: it must be"),
     (["study", "--config=nowhere.py", "--workdir=x"], "gen_ssd: --config is 'nowhere.py': it"),

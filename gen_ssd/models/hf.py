@@ -62,8 +62,8 @@ BUNDLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bundled")
 
 
 @functools.cache
-def locate(path: str) -> str:
-  """The directory of the model that `path` names.
+def locate(path: str, wanted: tuple[str, ...] = WANTED) -> str:
+  """The directory of the model that `path` names, with at least the files `wanted`.
 
   `path` is a directory, `bundled/NAME`, or a hub name: ORG/NAME or ORG/NAME@REVISION. A hub model is
   downloaded unless it is in the hub's cache (HF_HOME, HF_HUB_CACHE), which also works without a
@@ -88,7 +88,7 @@ def locate(path: str) -> str:
     return huggingface_hub.snapshot_download(
       name,
       revision=revision or None,
-      allow_patterns=list(WANTED),
+      allow_patterns=list(wanted),
       ignore_patterns=["*/*", "consolidated*"],
     )
   except errors.HFValidationError as error:

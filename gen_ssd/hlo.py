@@ -1,0 +1,172 @@
+"""Reads compiled text (HLO): loops, the compiler's estimate of time, and collectives.
+
+Estimates come from `estimated_cycles` of the TPU compiler: a model without collectives and without
+custom calls, which nobody has calibrated. CPU and GPU compilers give none.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import math
+import re
+import typing
+
+import numpy as np
+
+WIDTHS = dict(pred=1, s8=1, u8=1, bf16=2, f16=2, s16=2, u16=2, s64=8, u64=8, f64=8)  # else 4 bytes
+LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
+ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
+COLLECTIVES = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+)
+
+Trips = Callable[[str], int]  # file of a loop -> its trips, where the text does not say them
+
+
+class Instruction(typing.NamedTuple):
+  name: str
+  type: str
+  op: str
+  rest: str  # operands and attributes
+
+
+class Collective(typing.NamedTuple):
+  """One kind of communication of a program."""
+
+  kind: str
+  bytes: int  # of its result, on one device, each time
+  times: int
+  crosses_hosts: bool
+
+
+class Text:
+  """A compiled program: its computations, and the source file of every stack frame."""
+
+  def __init__(self, text: str):
+    self.computations: dict[str, list[Instruction]] = {}
+    self.entry = ""
+    name = None
+    for line in text.splitlines():
+      if line.endswith("{") and line.startswith(("%", "ENTRY")):
+        name = line.removeprefix("ENTRY ").lstrip("%").split(" ")[0]
+        self.entry = name if line.startswith("ENTRY") else self.entry
+        self.computations[name] = []
+      elif line.startswith("}"):
+        name = None
+      elif name is not None and (found := LINE.match(line)):
+        self.computations[name].append(Instruction(*found.groups()))
+    self.files = _files(text)
+
+  def walk(self, trips: Trips) -> Iterator[tuple[Instruction, int, bool]]:
+    """Yields (instruction, how often it runs, is it inside a fusion?) of all that is reached."""
+    left = [(self.entry, 1, False)]
+    while left:
+      name, times, fused = left.pop()
+      for ins in self.computations.get(name, ()):
+        yield ins, times, fused
+        if ins.op == "while":
+          left.append((_named(ins, "body"), times * self._trips(ins, trips), fused))
+        elif ins.op == "conditional":
+          branches = re.search(r"branch_computations=\{([^}]*)\}", ins.rest)
+          names = branches[1].split(",") if branches else []
+          left += [(n.strip().lstrip("%"), times, fused) for n in names]
+        elif ins.op in ("call", "fusion", "async-start"):
+          called = _named(ins, "calls") or _named(ins, "to_apply")
+          left.append((called, times, fused or ins.op == "fusion"))
+
+  def _trips(self, ins, trips):
+    known = re.search(r'known_trip_count":\{"n":"(\d+)"', ins.rest)
+    if known:
+      return int(known[1])
+    condition = self.computations.get(_named(ins, "condition"), ())
+    found = [re.match(r"(\d+)\)", x.rest) for x in condition if x.op == "constant"]
+    numbers = [int(m[1]) for m in found if m]
+    dynamic = trips(self.file(ins))
+    return min([dynamic, *numbers]) if dynamic else max(numbers, default=1)
+
+  def file(self, ins: Instruction) -> str:
+    """The name of the source file that an instruction comes from; empty when nothing says it."""
+    if found := re.search(r'source_file="[^"]*?([\w.]+\.py)"', ins.rest):
+      return found[1]
+    frame = re.search(r"stack_frame_id=(\d+)", ins.rest)
+    return self.files.get(int(frame[1]), "") if frame else ""
+
+
+def _named(ins, attribute):
+  found = re.search(attribute + r"=%?([\w.-]+)", ins.rest)
+  return found[1] if found else ""
+
+
+def _files(text):
+  """{stack frame id: file name}, from the tables at the head of the text, where there are some."""
+  tables: dict[str, dict[int, str]] = {}
+  name = ""
+  for line in text.splitlines():
+    if line in ("FileNames", "FunctionNames", "FileLocations", "StackFrames"):
+      name = line
+    elif not line.strip():
+      name = ""
+    elif name and (found := re.match(r"(\d+) (.*)", line)):
+      tables.setdefault(name, {})[int(found[1])] = found[2]
+  number = lambda row, key: int((re.search(key + r"=(\d+)", row) or [0, 0])[1])
+  files = {}
+  for i, frame in tables.get("StackFrames", {}).items():
+    place = tables["FileLocations"].get(number(frame, "file_location_id"), "")
+    path = tables["FileNames"].get(number(place, "file_name_id"), "")
+    files[i] = path.strip('"').rpartition("/")[2]
+  return files
+
+
+def size(type_: str) -> int:
+  """Bytes of all arrays in an HLO type."""
+  dims = lambda text: math.prod(int(d) for d in text.split(",") if d)
+  return sum(WIDTHS.get(kind, 4) * dims(text) for kind, text in ARRAY.findall(type_))
+
+
+def milliseconds(text: Text, ghz: float, trips: Trips) -> float | None:
+  """The compiler's estimate of a program's time; None when it gives no cycles."""
+  cycles = 0
+  for ins, times, fused in text.walk(trips):
+    if not fused and (found := re.search(r'estimated_cycles":"(\d{1,15})"', ins.rest)):
+      cycles += int(found[1]) * times
+  return cycles / ghz / 1e6 or None
+
+
+def collectives(text: Text, hosts: Sequence[int], trips: Trips) -> list[Collective]:
+  """The collectives of a program, largest first. `hosts[i]` is the host of the mesh's device i."""
+  found: dict[tuple, int] = {}
+  for ins, times, fused in text.walk(trips):
+    kind = ins.op.removesuffix("-start")
+    if kind in COLLECTIVES and not fused:
+      crosses = any(len({hosts[i] for i in group}) > 1 for group in _groups(ins.rest, len(hosts)))
+      key = kind, size(ins.type), crosses
+      found[key] = found.get(key, 0) + times
+  rows = [Collective(kind, n, times, crosses) for (kind, n, crosses), times in found.items()]
+  return sorted(rows, key=lambda c: -c.bytes * c.times)
+
+
+def _groups(rest, devices):
+  """Devices that communicate with each other, as lists of places in the mesh."""
+  everyone = [list(range(devices))]
+  if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}", rest):
+    groups = [[int(i) for i in g.split(",")] for g in re.findall(r"\{([\d, ]+)\}", found[1])]
+    return groups or everyone
+  if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+    sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", found[1])}
+    axes = [n for n in sizes if f"'{n}'" in found[2]]
+    places = np.arange(math.prod(sizes.values())).reshape(*sizes.values())
+    order = [i for i, n in enumerate(sizes) if n not in axes]
+    order += [i for i, n in enumerate(sizes) if n in axes]
+    return places.transpose(order).reshape(-1, math.prod(sizes[n] for n in axes)).tolist()
+  if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
+    shape, dims = ([int(x) for x in found[i].split(",")] for i in (1, 2))
+    places = np.arange(math.prod(dims)).reshape(dims)
+    if found[3]:
+      places = places.transpose([int(x) for x in found[3].split(",")])
+    return places.reshape(shape).tolist()
+  return everyone

@@ -1,0 +1,212 @@
+"""A plan compiles the real programs from shapes; guards on what they must not contain."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from configs import quickstart
+from gen_ssd import chips
+from gen_ssd import config as config_lib
+from gen_ssd import hlo
+from gen_ssd import mesh
+from gen_ssd import plan
+from gen_ssd import programs
+from gen_ssd.errors import UserError
+from gen_ssd.models.architecture import Architecture
+from tests import paths
+
+NEEDS_LIBTPU = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+ARCH = Architecture(
+  vocab=1000, width=64, layers=3, kv_heads=2, groups=2, head=16, hidden=128, tied=True
+)
+
+
+def small(**changes):
+  c = quickstart.get_config()
+  c.teacher.unroll = c.student.unroll = c.train.unroll = False
+  for path, value in changes.items():
+    node, name = c, path
+    if "__" in path:
+      room, name = path.split("__")
+      node = c[room]
+    node[name] = value
+  return config_lib.parse(c)
+
+
+@pytest.fixture(scope="module")
+def found():
+  return plan.plan(small(model_parallel=2))
+
+
+def test_a_plan_of_this_machine_says_what_every_program_needs(found):
+  assert found["mesh"] == {"data": 4, "model": 2} and found["hosts"] == 1
+  assert set(found["programs"]) == {"step", "admit", "train"}
+  for p in found["programs"].values():
+    assert 0 < p["arguments_gib"] <= p["peak_gib"] < p["hbm_gib"] and p["fits"]
+    assert p["compile_s"] > 0 and p["ms_estimate"] is None  # a CPU compiler gives no cycles
+  assert found["advice"] == [] and "kept_tok_s" not in found
+  said = plan.text(found)
+  assert "fits" in said and len(said.splitlines()) > 6
+  assert json.loads(json.dumps(found)) == found
+
+
+def test_what_does_not_fit_is_said_with_what_to_change(monkeypatch):
+  monkeypatch.setattr(plan.memory, "available", lambda device: 2**20)
+  found = plan.plan(small())
+  assert not any(p["fits"] for p in found["programs"].values())
+  assert any("step needs" in line and "lower slots (32)" in line for line in found["advice"])
+  assert any("train needs" in line and "train.batch_size" in line for line in found["advice"])
+  assert "DOES NOT FIT" in plan.text(found)
+
+
+@pytest.mark.parametrize(
+  "topology,says",
+  [
+    ("v9:2x2", "--topology is 'v9:2x2': it must be v4, v5e, v5p, v6e, tpu7x, a colon, and a shape"),
+    ("v5p", "--topology is 'v5p': it must be"),
+    ("v5p:2x2; rm", "it must be"),
+  ],
+)
+def test_a_topology_that_cannot_be_is_one_message(topology, says):
+  with pytest.raises(UserError, match=re.escape(says)):
+    plan.plan(small(), topology)
+
+
+def test_an_arm_that_is_not_there_is_one_message():
+  with pytest.raises(UserError, match="--arm is 'gen_sdd': it must be one of gen_ssd, posthoc"):
+    plan.plan(small(), arm="gen_sdd")
+
+
+# ---------------------------------------------------------------- guards on compiled text
+
+
+@pytest.fixture(scope="module")
+def compiled():
+  """(Text of the step, Select, Pair) on eight fake devices, four of which share a teacher."""
+  config = small(model_parallel=4, select__slots=8)
+  mesh.start(4)
+  arch = dataclasses.replace(ARCH, vocab=4 * 1511, layers=3, kv_heads=4)  # a size of nothing else
+  pair = programs.Pair(arch, dataclasses.replace(arch, layers=2, width=32))
+  select = config_lib.collection(dict(config.arms)["gen_ssd"])
+  return hlo.Text(programs.lower(config, select, pair, "step").compile().as_text()), select, pair
+
+
+def test_no_buffer_of_the_step_has_a_vocabulary_for_every_position(compiled):
+  text, select, pair = compiled
+  rows = [0]
+  for ins, _, _ in text.walk(lambda file: 1):
+    for _, dims in hlo.ARRAY.findall(ins.type):
+      sizes = [int(d) for d in dims.split(",") if d]
+      if {1511, 4 * 1511} & {*sizes}:
+        rows.append(math.prod(n for n in sizes if n not in (1511, 4 * 1511)))
+  branches = select.slots * select.k  # of the teacher, which decodes one position at a time
+  assert 0 < max(rows) <= max(branches, pair.teacher.width) < branches * select.c
+
+
+def test_weights_and_rings_are_never_gathered_or_copied_whole(compiled):
+  text, select, pair = compiled
+  head = pair.teacher.kv_heads * pair.teacher.head
+  ring = select.slots // 2 * config_lib.ring_slots(select) * head // 4 * 4  # keys of a layer
+  weights = pair.teacher.width * pair.teacher.hidden // 4 * 4
+  for row in hlo.collectives(text, [0] * 8, lambda file: 1):
+    assert row.kind != "all-gather" or row.bytes < min(ring, weights), row
+  for ins, times, fused in text.walk(lambda file: 1):  # all layers at once, in a loop
+    whole = ins.op == "copy" and hlo.size(ins.type) >= pair.teacher.layers * ring
+    assert fused or times == 1 or not whole, ins
+
+
+def test_a_teacher_layer_reduces_twice(compiled):
+  text, select, pair = compiled
+  hidden = select.slots // 2 * select.k * pair.teacher.width * 4  # on one device
+  rows = hlo.collectives(text, [0] * 8, lambda file: 1)
+  times = sum(r.times for r in rows if r.kind == "all-reduce" and r.bytes == hidden)
+  assert times == 2 * pair.teacher.layers
+
+
+# ---------------------------------------------------------------- reading text, rooflines
+
+
+def test_groups_of_devices_are_read_in_every_notation():
+  assert hlo._groups("replica_groups={{0,1},{2,3}}, x", 4) == [[0, 1], [2, 3]]
+  assert hlo._groups("replica_groups=[2,2]<=[4], x", 4) == [[0, 1], [2, 3]]
+  assert hlo._groups("replica_groups=[2,2]<=[2,2]T(1,0), x", 4) == [[0, 2], [1, 3]]
+  mesh_form = "replica_groups=mesh['a'=2,'b'=2] {'a'}, x"
+  assert hlo._groups(mesh_form, 4) == [[0, 2], [1, 3]]
+  assert hlo._groups("replica_groups=mesh['a'=2,'b'=2] {'b'}, x", 4) == [[0, 1], [2, 3]]
+  assert hlo._groups("replica_groups={}, x", 4) == [[0, 1, 2, 3]]
+
+
+PROGRAM = """
+%body (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  ROOT %r = f32[4]{0} all-reduce(%x), replica_groups={{0,1}}, backend_config={"estimated_cycles":"100"}
+}
+
+%condition (x: f32[4]) -> pred[] {
+  %n = s32[] constant(7)
+  ROOT %p = pred[] compare(%n, %n)
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  ROOT %w = f32[4]{0} while(%x), condition=%condition, body=%body, metadata={source_file="a/loop.py"}
+}
+"""
+
+
+@pytest.mark.parametrize("trips,times", [(0, 7), (3, 3), (9, 7)])
+def test_loops_multiply_what_is_inside(trips, times):
+  text = hlo.Text(PROGRAM)
+  known = lambda file: trips if file == "loop.py" else 0
+  assert hlo.milliseconds(text, 1.0, known) == pytest.approx(100 * times / 1e6)
+  for hosts, crosses in (((0, 0), False), ((0, 1), True)):
+    assert hlo.collectives(text, hosts, known) == [("all-reduce", 16, times, crosses)]
+
+
+def test_rooflines_are_those_worked_out_by_hand():
+  chip = chips.Chip(hbm=1, flops=1e-3, bandwidth=1, ghz=1)  # 1e9 flops and bytes per second
+  assert chips.milliseconds(chip, [(1e6, 5), (5, 2e6)]) == pytest.approx(3.0)  # bytes, then flops
+  m = chips.model(ARCH, "float32", 2)
+  count = 1000 * 64 + 3 * (2 * 64 + 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128) + 64
+  assert (m.weights, m.flops) == (count * 4 / 2, 2 * count / 2)
+  assert m.cache == 2 * 3 * 2 * 16 * 4 / 2 and m.attention == 4 * 3 * 64 / 2
+  select = config_lib.Select(k=2, c=4, slots=8, prompt=8, max_tokens=16)
+  writes, scores = chips.round_ms(chip, select, (m, None), (2, 2), 0.0)
+  own = 2.5 * 8  # mean tokens of the own chunk, in 4 slots of 2 branches
+  want = max(m.weights, 8 * m.flops) + max(own * m.cache, own * m.attention)
+  assert writes == pytest.approx(4 * want / 1e6) and scores == 0
+  plain = chips.update_ms(chip, config_lib.Train(), ARCH, 2)
+  again = chips.update_ms(chip, config_lib.Train(remat=True), ARCH, 2)
+  assert again == pytest.approx(plain * 4 / 3)
+
+
+@NEEDS_LIBTPU
+@pytest.mark.slow
+def test_a_slice_that_is_not_there_is_planned(tmp_path):
+  flags = ["--config=configs/quickstart.py", "--topology=v5e:2x4", "--price=1.2", "--json"]
+  flags += [f"--config.{who}.unroll=False" for who in ("teacher", "student", "train")]
+  done = subprocess.run(
+    [sys.executable, "-m", "gen_ssd", "plan", *flags],
+    cwd=paths.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  assert found["chips"] == 8 and found["hosts"] >= 1 and found["price"] > 0
+  for p in found["programs"].values():
+    assert p["fits"] and p["ms_estimate"] > 0 and p["ms_roofline"] > 0
+  assert found["kept_tok_s"] > 0 and found["hours"] > 0
+
+
+def test_the_devices_of_the_tests_are_what_the_plan_sees(found):
+  assert found["chips"] == len(jax.devices()) and str(len(jax.devices())) in found["topology"]
