@@ -13,6 +13,7 @@ from gen_ssd import checks
 from gen_ssd import config
 from gen_ssd import trackers
 from gen_ssd.errors import UserError
+from tests import main_test
 from tests import tiny
 from tests.training import train_test
 
@@ -207,3 +208,29 @@ def test_training_writes_what_metrics_jsonl_has(tmp_path, fake):
   assert rows and [c[2:] for c in fake if c[1] == "log"] == [
     ({f"train/{k}": x for k, x in row.items() if k != "step"}, row["step"]) for row in rows
   ]
+
+
+def test_a_run_tells_how_far_each_stage_is_and_what_came_of_it(tmp_path, fake):
+  changes = dict(arms={"a": {}}, seeds=1, stages=("cold_start", "collect", "train", "evaluate"))
+  asked = main_test.small(**changes, trackers=("trackio",))
+  main_test.run(asked, tmp_path)
+  logged = [c[2:] for c in fake if c[1] == "log"]
+  of = lambda *names: [(n, s) for n, s in logged if {*names} == {*n}]
+  for title, total in (("cold_start", 10), ("calibrate", 6), ("collect_a", 12), ("evaluate_a", 10)):
+    found = of(f"{title}/done", f"{title}/right", f"{title}/tokens_per_second")
+    assert [s for _, s in found] == sorted({s for _, s in found}) and found[-1][1] == total
+    assert all(n[f"{title}/done"] == s / total for n, s in found)
+    assert all(n[f"{title}/tokens_per_second"] > 0 for n, _ in found)
+  for title in ("cold-start_training", "train_a"):
+    assert [s for _, s in of(*(f"{title}/{x}" for x in ("loss", "targets", "gradient_norm")))] == [
+      4
+    ]
+  results = json.loads((tmp_path / "results.json").read_text())["arms"]["a"]
+  kept = len(json.loads((tmp_path / "arms" / "a" / "kept.json").read_text()))
+  assert of("collect_a/kept") == [({"collect_a/kept": kept / 12}, 12)]
+  assert of("accuracy/a") == [({"accuracy/a": results["accuracy"]}, 0)]
+  assert fake[-1] == ("trackio", "finish") and fake[0][2]["config"]["train"]["steps"] == 4
+
+  fake.clear()
+  main_test.run(main_test.small(**changes), tmp_path)  # the same run, no longer tracked
+  assert not fake
