@@ -68,7 +68,7 @@ SETTINGS = [
     "--config.model_parallel=3",
     "model_parallel is 3: it must be a divisor of the number of devices",
   ),
-  ("--config.trackers=wandb", "trackers is 'wandb': it must be of type tuple"),
+  ("--config.trackers=", "trackers is ('',): it must be made of tensorboard, wandb"),
   (
     "--config.trackers=('mlflow',)",
     "trackers is ('mlflow',): it must be made of tensorboard, wandb",
