@@ -8,6 +8,7 @@ import pathlib
 from gen_ssd import config_checks
 from gen_ssd import inputs
 from gen_ssd import memory
+from gen_ssd import trackers
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import writer as writer_lib
 from gen_ssd.errors import UserError
@@ -24,6 +25,7 @@ MOST_TRACES = 10**7  # of one collection: their names alone fill a gigabyte
 def check(config):
   """Raises UserError for the first invalid setting, model, vocabulary or problem file."""
   config_checks.check(config)
+  trackers.check(config.trackers)
   if config.stages != ("pretrain",):
     _check_problems(config, _check_models(config))
 

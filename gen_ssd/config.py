@@ -144,6 +144,7 @@ class Config:
 
   name: str = "run"
   stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")
+  trackers: tuple = ()  # where metrics go besides files: tensorboard, wandb, trackio
   model_parallel: int = 1  # devices that share one copy of the teacher
   teacher: Model = Model()
   student: Model = Model()

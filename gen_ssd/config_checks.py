@@ -8,6 +8,7 @@ import math
 import pathlib
 import re
 
+from gen_ssd import trackers
 from gen_ssd.engine import scores
 from gen_ssd.engine import selectors
 from gen_ssd.errors import fail
@@ -26,6 +27,9 @@ def check(config):
     fail("stages", config.stages, f"at least one of {', '.join(STAGES)}, and each only once")
   if "pretrain" in config.stages and len(config.stages) > 1:
     fail("stages", config.stages, "pretrain alone, or the others without it")
+  known = [*trackers.TABLE]
+  if any(config.trackers.count(x) > 1 or x not in known for x in config.trackers):
+    fail("trackers", config.trackers, f"made of {', '.join(known)}, each at most once")
   if not config.name.isprintable() or len(config.name) > 100:
     fail("name", config.name, "at most 100 printable characters")
   for kind, named in (("arms", config.arms), ("tests", config.tests)):

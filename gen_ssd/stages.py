@@ -22,6 +22,7 @@ from gen_ssd import config as config_lib
 from gen_ssd import inputs
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import provenance
+from gen_ssd import trackers
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
@@ -51,6 +52,12 @@ def run(config, workdir, devices=None):
   """
   checks.check(config)
   with begun(config, workdir, devices):
+    run_stages(config, workdir)
+
+
+def run_stages(config, workdir):
+  """Runs the stages of a Config whose run has begun, with its trackers open."""
+  with trackers.opened(config.trackers, workdir, config_lib.settings(config)):
     for stage in config.stages:
       STAGES[stage](config, workdir)
 
@@ -102,6 +109,7 @@ def collect(config, workdir):
       )
       workdir_lib.write_atomically(folder / "traces.json", json.dumps({"collection": home}))
       workdir_lib.write_atomically(folder / "kept.json", json.dumps(pairs))
+    trackers.write(f"collect {name}", len(rows), {"kept": len(kept) / max(len(rows), 1)})
     mesh_lib.barrier(f"{name} written")
 
 
@@ -189,6 +197,9 @@ def evaluate(config, workdir):
     t: statistics.results(costs, {name: answered[name, t] for name in costs}, problems[t])
     for t in problems
   }
+  for test, one in per_test.items():
+    accuracies = {name: arm["accuracy"] for name, arm in one["arms"].items()}
+    trackers.write(f"accuracy {test}", 0, accuracies)
   found = next(iter(per_test.values()))
   if len(per_test) > 1:
     pooled = {

@@ -57,8 +57,7 @@ def run(file, workdir: pathlib.Path, names: Sequence[str], devices=None):
       continue
     print(f"-- {name} ({i + 1} of {len(names)})", flush=True)
     with stages.begun(config, workdir / name, devices):
-      for stage in config.stages:
-        stages.STAGES[stage](config, workdir / name)
+      stages.run_stages(config, workdir / name)
   return configs
 
 

@@ -223,6 +223,9 @@ A run of Gen-SSD. The command that started it continues it, and gives the same f
 | `arms/*/seed-*/student/` | the trained student, in Hugging Face format |
 | `arms/*/seed-*/answers*/` | its answers to the test problems |
 | `arms/*/seed-*/checkpoints/` | Orbax checkpoints, and `metrics.jsonl` |
+
+The setting `trackers` adds `tensorboard/` and `wandb/`, and `tracker_id`, by which the trackers know
+the run.
 """
 
 

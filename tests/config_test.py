@@ -128,6 +128,15 @@ WRONG = [
     dict(student__chat_template="no.jinja"),
     "student.chat_template is 'no.jinja': it must be the path of a Jinja file that exists",
   ),
+  (dict(trackers="wandb"), "trackers is 'wandb': it must be of type tuple"),
+  (
+    dict(trackers=("wandb", "mlflow")),
+    "trackers is ('wandb', 'mlflow'): it must be made of tensorboard, wandb, trackio",
+  ),
+  (
+    dict(trackers=("wandb", "wandb")),
+    "it must be made of tensorboard, wandb, trackio, each at most",
+  ),
   # problems
   (dict(problems__test=0), "problems.test is 0: it must be at least 1"),
   (dict(problems__train=0), "problems.train is 0: it must be at least 1"),

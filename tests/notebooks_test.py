@@ -12,6 +12,10 @@ from configs import quickstart
 from gen_ssd import stages  # and with it all that looks for IPython, before the test replaces it
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+SHOWS = {  # of each notebook: texts that it prints, and one of its figure
+  "quickstart": ("report: ", "k8", "gen_ssd"),
+  "traces": ("16 traces, ", "rounds had equal scores", "== easiest: ", "== hardest: ", "rejected"),
+}
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
 
@@ -50,8 +54,8 @@ def test_every_cell_runs(path, tmp_path, monkeypatch, capsys):
       exec(compile(_source(cell), f"{path.name}:{cell['id']}", "exec"), scope)
   assert scope["root"] == tmp_path and scope["stages"] is stages
   printed = capsys.readouterr().out
-  assert "report: " in printed and "->" in printed and "k8" in printed
-  assert len(shown) == 1 and shown[0].startswith("<svg") and "gen_ssd" in shown[0]
+  assert all(text in printed for text in ("->", *SHOWS[path.stem][:-1]))
+  assert len(shown) == 1 and shown[0].startswith("<svg") and SHOWS[path.stem][-1] in shown[0]
 
 
 @notebooks

@@ -14,7 +14,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOCKS = sorted(ROOT.glob("requirements-lock-*.txt"))
-OPTIONAL = {"torch"}  # imported where a user asks for it, in a branch that says how to install it
+# Imported where a user asks for it, after a check or in a branch that says how to install it.
+OPTIONAL = {"torch", "tensorboardX", "wandb", "trackio"}
 
 
 def normal(name):

@@ -11,6 +11,7 @@ import numpy as np
 
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
+from gen_ssd import trackers
 from gen_ssd.collect import traces as traces_lib
 from gen_ssd.collect import translate
 from gen_ssd.collect import writer as writer_lib
@@ -122,6 +123,7 @@ class _Loop:
     self.new_rows, self.new_lost = [], []  # since the last fence
     self.harvest = []  # (trace, cause) that stopped in the last round, not yet graded
     self.proposed = self.rounds = 0
+    self.tracked = len(self.finished)  # what the trackers know of
 
   def run(self, title):
     w = self.writer
@@ -161,6 +163,10 @@ class _Loop:
     rate = self.proposed / (time.monotonic() - start)
     good = self.right / max(done, 1)
     line.show(done, f"right {good:.0%}  {rate:,.0f} tok/s  {text}", final=final)
+    if done > self.tracked:
+      numbers = {"done": done / line.total, "right": good, "tokens_per_second": rate}
+      trackers.write(line.title, done, numbers)
+      self.tracked = done
 
   def _student_share(self, report):
     """The student's part of the round's multiplications."""

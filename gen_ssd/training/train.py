@@ -20,6 +20,7 @@ from gen_ssd import config as config_lib
 from gen_ssd import errors
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
+from gen_ssd import trackers
 from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
 from gen_ssd.models import architecture
@@ -237,6 +238,7 @@ def _report(metrics, i, config, log, line, field):
     return
   row = _check_finite(metrics, i, field)
   log.write(step=i, **row)
+  trackers.write(line.title, i, row)
   line.show(i, f"loss {row['loss']:.3f}", final=last)
 
 

@@ -68,6 +68,12 @@ SETTINGS = [
     "--config.model_parallel=3",
     "model_parallel is 3: it must be a divisor of the number of devices",
   ),
+  ("--config.trackers=", "trackers is ('',): it must be made of tensorboard, wandb"),
+  (
+    "--config.trackers=('mlflow',)",
+    "trackers is ('mlflow',): it must be made of tensorboard, wandb",
+  ),
+  ("--config.trackers=([],)", "trackers is ([],): it must be made of tensorboard, wandb"),
   # ---- models
   ("--config.teacher.path=", "teacher.path is '': it must be a Hugging Face directory or hub name"),
   ("--config.teacher.path=/nowhere", "/nowhere: there is no config.json"),
