@@ -62,6 +62,10 @@ def main() -> None:
     arguments.add_argument("--price", type=float, default=0.0)
     arguments.add_argument("--json", action="store_true")
     known, overrides = arguments.parse_known_args()
+    if known.tokens < 0:
+      fail("--tokens", known.tokens, "0 (half of select.max_tokens) or more")
+    if not 0 <= known.price < 1e9:
+      fail("--price", known.price, "0 or more")
     config = config_lib.parse(config_files.load(known.config, overrides))
     config_checks.check(config)
     found = plan(config, known.topology, arm=known.arm, tokens=known.tokens, price=known.price)

@@ -101,6 +101,7 @@ TRAIN = (
 CONFIG = ("run", "--config={folder}/mine.py", "--workdir={folder}/run")
 MODEL_TEMPLATE = (*RUN, "--config.student.chat_template={folder}/t.jinja")
 EARLIER = (*RUN, "--config.stages=train")
+PLAN = ("plan", "--config=configs/quickstart.py")
 REPORT = ("report", "--workdir={folder}")
 STUDY = ("study", "--config={folder}/mine.py", "--workdir={folder}/study")
 
@@ -155,6 +156,14 @@ CASES = [
   (write("mine.py", "RUNS = ('a',)\ndef get_config(name):\n  pass"), (*STUDY, "--quick"), "QUICK of"),
   (None, ("study", "--quik", "--workdir={folder}"), "unrecognized arguments: --quik"),
   (None, ("study",), "the following arguments are required: --workdir"),
+  (None, ("plan",), "the following arguments are required: --config; see gen-ssd plan --help"),
+  (None, (*PLAN, "--topology=v9:2x2"), "--topology is 'v9:2x2': it must be v4, v5e, v5p, v6e, tpu7x"),
+  (None, (*PLAN, "--topology=v5p:7"), "--topology is 'v5p:7': it must be v4, v5e, v5p, v6e, tpu7x"),
+  (None, (*PLAN, "--arm=gen_sdd"), "--arm is 'gen_sdd': it must be one of gen_ssd, posthoc"),
+  (None, (*PLAN, "--tokens=-5"), "--tokens is -5: it must be 0 (half of select.max_tokens) or more"),
+  (None, (*PLAN, "--price=nan"), "--price is nan: it must be 0 or more"),
+  (None, (*PLAN, "--config.teacher.path=a/b"), "read as a hub name"),
+  (None, (*PLAN, "--config.select.k=0"), "select.k is 0: it must be at least 1"),
   (None, ("report",), "the following arguments are required: --workdir"),
   (None, ("report", "--workdir={folder}/none"), "does not exist: it must be the workdir of a run"),
   (write("file", ""), ("report", "--workdir={folder}/file"), "is not a folder: it must be the workdir"),
