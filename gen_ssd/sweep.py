@@ -49,6 +49,7 @@ from gen_ssd.report import comparison
 from gen_ssd.report import lines
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "launch"
+RUN = (sys.executable, "-m", "gen_ssd.main")
 LONGEST = 60  # characters of a name that is made here
 LOGS = "logs"  # the folder of the outputs
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.=-]{0,99}"
@@ -208,10 +209,10 @@ def local(found: Sequence[Item], workdir: pathlib.Path, parallel: int = 1) -> No
   ends with the exit code of the first of them. A signal ends the command and all its processes.
   """
   todo = {
-    item.name: [sys.executable, "-m", "gen_ssd.main", *item.arguments(workdir)]
-    for item in found
-    if not _finished(workdir, item)
+    item.name: [*RUN, *item.arguments(workdir)] for item in found if not _finished(workdir, item)
   }
+  if (workdir / LOGS).is_file():
+    raise UserError(f"{workdir / LOGS} is a file: it must be a folder, for the output of the items")
   failed, signals = processes.run(todo, workdir / LOGS, parallel, done=len(found) - len(todo))
   if signals:
     what, code = processes.SIGNALS[signals[0]]
