@@ -254,7 +254,7 @@ def test_every_run_of_the_study_is_a_good_config(name):
 
 
 def test_the_items_of_the_study_are_its_runs():
-  found = sweep.items("configs/study.py")
+  found = sweep.items(str(paths.ROOT / "configs" / "study.py"))
   assert tuple(item.name for item in found) == study_config.RUNS
   for name, config in sweep.configs(found, config_checks.check).items():
     assert config == config_lib.parse(study_config.get_config(name))
