@@ -1,6 +1,7 @@
 """The study of RESULTS.md with the bundled models: does selection during generation matter?
 
-`gen-ssd study` does all runs; --config=configs/study.py:NAME is one of them.
+`gen-ssd sweep --config=configs/study.py --workdir=runs/study` does all RUNS and compares them;
+`gen-ssd run --config=configs/study.py:NAME` does one of them, or `quick`, a smaller version of arms.
 """
 
 from configs import quickstart
@@ -15,7 +16,6 @@ RUNS = (
   "student=small",
   "student=large",
 )
-QUICK = ("quick",)
 
 WHOLE = dict(granularity="trace", threshold="off")  # the best of K complete traces
 ARMS = {
@@ -99,9 +99,13 @@ SWEEPS = {
 }
 
 
+def sweep():
+  return RUNS
+
+
 def get_config(arg="arms"):
-  if arg not in RUNS + QUICK:
-    raise UserError(f"configs/study.py:{arg}: the name must be one of {', '.join(RUNS + QUICK)}")
+  if arg not in (*RUNS, "quick"):
+    raise UserError(f"configs/study.py:{arg}: the name must be one of {', '.join(RUNS)}, quick")
   c = quickstart.get_config()
   c.name = f"study-{arg}"
   # We tuned the settings on problems of seed 0; the quickstart uses seed 1.

@@ -1,9 +1,11 @@
 """Config files, the settings that a command line overrides in them, and command lines as a whole."""
 
 import argparse
+from collections.abc import Iterable
 from collections.abc import Sequence
 import difflib
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
@@ -18,6 +20,7 @@ from ml_collections import config_flags
 
 from gen_ssd.errors import UserError
 
+MOST_ITEMS = 1000  # of a sweep
 VARIANTS = {"arms": "select", "tests": "evaluate"}  # their entries change fields of these
 
 
@@ -68,6 +71,26 @@ def settings(file: ModuleType, *argument: str) -> ml_collections.ConfigDict:
     raise UserError(
       f"get_config of {file.__file__} returned {found!r:.60}: it must return the ConfigDict of "
       "gen_ssd.config.default(), with changes"
+    )
+  return found
+
+
+def sweep(file: ModuleType) -> list[typing.Any]:
+  """What sweep() of the file yields. Raises UserError when it fails, or yields none or too many."""
+  make = getattr(file, "sweep", None)
+  if not callable(make):
+    raise UserError(
+      f"--config is {file.__file__!r}: it must define sweep(), which yields the changed settings of "
+      "every item, as configs/ablation.py does"
+    )
+  made = _of_user(file, make)
+  if isinstance(made, (str, dict)) or not isinstance(made, Iterable):
+    raise UserError(f"sweep() of {file.__file__} returned {made!r:.60}: it must yield items")
+  found = _of_user(file, list, itertools.islice(made, MOST_ITEMS + 1))
+  if not 1 <= len(found) <= MOST_ITEMS:
+    many = f"more than {MOST_ITEMS:,}" if found else "no"
+    raise UserError(
+      f"sweep() of {file.__file__} yields {many} items: it must be 1 to {MOST_ITEMS:,}"
     )
   return found
 

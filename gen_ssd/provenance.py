@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 class MadeBy(typing.TypedDict):
-  """The entry `made_by` of results.json and study.json."""
+  """The entry `made_by` of results.json and sweep.json."""
 
   commit: str | None  # of the source tree; ends in -dirty when a tracked file was changed
   packages: dict[str, str | None]  # distribution name: version, None when it is not installed

@@ -145,7 +145,7 @@ def is_collection(name: Any) -> bool:
 
 def _remedy(arm):
   return (
-    f"delete {clip(str(arm / 'kept.json'))}, of a study also the run's report.html, and the same "
+    f"delete {clip(str(arm / 'kept.json'))}, of a sweep also the run's report.html, and the same "
     "command makes it again (the stage collect does)"
   )
 

@@ -48,7 +48,7 @@ def test_no_command_is_help_and_an_error():
     (["7"], f"gen-ssd: '7' is not a command: it must be one of {NAMES}"),
     (["weights", "--check", "nowhere"], "gen_ssd: nowhere: there is no config.json"),
     (["report", "--workdir=nowhere"], "gen_ssd: --workdir=nowhere does not exist: it must be"),
-    (["study", "--config=nowhere.py", "--workdir=x"], "gen_ssd: --config is 'nowhere.py': it"),
+    (["sweep", "--config=nowhere.py", "--workdir=x"], "gen_ssd: --config is 'nowhere.py': it"),
   ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(arguments, message):

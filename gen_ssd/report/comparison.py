@@ -1,6 +1,5 @@
-"""What the finished runs of a study say together: study.json, tables, figures and example traces."""
+"""What the finished items of a sweep say together: sweep.json, tables, figures and example traces."""
 
-import collections
 from collections.abc import Mapping
 from collections.abc import Sequence
 import json
@@ -14,18 +13,21 @@ from gen_ssd import rows as rows_lib
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
+from gen_ssd.report import examples
 from gen_ssd.report import figures
 from gen_ssd.report import statistics
 from gen_ssd.report import words
 
-TEXT, SHORT = 2000, 60  # characters that are shown of a text, and of a name
+SHORT = 60  # characters that are shown of a name
 BASES = ("standard_kd", "morsd", "posthoc")  # every arm is compared with these
-# {sweep: {line: [(value, run, arm), ...]}}
+FILES = ("sweep.json", "sweep.md", "examples.md")
+FILES += ("arms.svg", "paired.svg", "items.svg", "sweeps.svg")
+# {sweep: {line: [(value, item, arm), ...]}}
 Sweeps = Mapping[str, Mapping[str, Sequence[tuple[Any, str, str]]]]
 
 
 class Result(typing.TypedDict):
-  """What a study needs of an arm in results.json."""
+  """What a comparison needs of an arm in results.json."""
 
   accuracy: float
   ci: list[float]
@@ -41,15 +43,17 @@ class Result(typing.TypedDict):
 
 
 def read(workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps) -> dict[str, Any]:
-  """study.json: arms and paired differences of the first of the finished runs `configs`, and sweeps.
+  """sweep.json: arms and paired differences of the first of the finished `configs`, items and sweeps.
 
-  A sweep that needs a run outside `configs` is left out. Two entries of an arm are made here:
+  A sweep that needs an item outside `configs` is left out. Two entries of an arm of the first item
+  are made here:
   `training_tokens` estimates the tokens a student was trained on, from the updates that were logged,
   and is None where the log is missing or damaged;
   `equal_teacher_tokens` is the accuracy when every arm may spend as many teacher tokens as the most
   expensive one: for a cheap arm, that of the arm named with `_all`; None where there is no such arm.
 
-  Raises UserError where a run has no results.json, or a damaged one, or no answers.
+  Raises UserError where an item has no results.json, or a damaged one, or no answers, and where a
+  sweep names an arm that its item lacks.
   """
   runs = {name: _results(workdir / name, its) for name, its in configs.items()}
   first, config = next(iter(configs.items()))
@@ -75,14 +79,22 @@ def read(workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps
     a["equal_training_tokens"] = a["accuracy"]
     a["equal_teacher_tokens"] = rich["accuracy"] if rich["teacher_tokens"] > budget / 2 else None
   found: dict[str, Any] = {"arms": arms, "paired": paired, "sweeps": {}}
+  found["items"] = {name: run["arms"] for name, run in runs.items()}
   for sweep, lines in sweeps.items():
-    if {run for points in lines.values() for _, run, _ in points} <= runs.keys():
+    if {name for points in lines.values() for _, name, _ in points} <= runs.keys():
       found["sweeps"][sweep] = {
-        line: [{"value": value, **runs[run]["arms"][arm]} for value, run, arm in points]
+        line: [{"value": value, **_arm(runs, sweep, name, arm)} for value, name, arm in points]
         for line, points in lines.items()
       }
   found["made_by"] = provenance.provenance()
   return found
+
+
+def _arm(runs, sweep, name, arm):
+  if arm not in (arms := runs[name]["arms"]):
+    known = ", ".join(arms)
+    raise UserError(f"SWEEPS[{sweep!r}] names the arm {arm!r} of {name}: it must be one of {known}")
+  return arms[arm]
 
 
 def _remedy(run):
@@ -115,26 +127,47 @@ def _training_tokens(log, steps):
 def write(
   workdir: Path, configs: Mapping[str, config_lib.Config], sweeps: Sweeps
 ) -> tuple[str, list[Path]]:
-  """Writes the files of a study of finished runs; returns the table and the paths.
+  """Writes the files of a sweep of finished items; returns the table of items and the paths.
 
-  examples.md is left out when the first run has no arm gen_ssd or no arm random.
+  examples.md is left out when the first item has no arm gen_ssd or no arm random.
   """
   found = read(workdir, configs, sweeps)
-  files = {"study.json": json.dumps(found, indent=1), "study.md": table(found), **draw(found)}
+  files = {"sweep.json": json.dumps(found, indent=1), "sweep.md": table(found), **draw(found)}
   if {"gen_ssd", "random"} <= found["arms"].keys():
-    files["examples.md"] = examples(workdir / next(iter(configs)))
+    files["examples.md"] = examples.examples(workdir / next(iter(configs)))
   for name, text in files.items():
     workdir_lib.write_atomically(workdir / name, words.visible(text))
-  return words.visible(files["study.md"]), [workdir / name for name in files]
+  return words.visible(files["sweep.md"]), [workdir / name for name in files]
 
 
 # ---------------------------------------------------------------- tables
 
 
 def table(found: Mapping[str, Any]) -> str:
-  """The arms of study.json and their differences, as two Markdown tables, and what was not graded."""
-  parts = [_arms_table(found), *statistics.unfinished(found["arms"]), _paired_table(found)]
+  """sweep.json as Markdown tables: items, arms and differences of the first, what was not graded."""
+  parts = [_items_table(found)] if len(found["items"]) > 1 else []
+  parts += [_arms_table(found), *statistics.unfinished(found["arms"])]
+  parts += [_paired_table(found)] if found["paired"] else []
   return "\n\n".join(parts) + "\n"
+
+
+def _items_table(found):
+  """A row per item and arm; cells are padded, because it is read on a terminal, too."""
+  rows = [("item", "arm", "accuracy, %", "95 % interval", "kept", "teacher tokens")]
+  rows += [
+    (
+      words.markdown(name, SHORT),
+      words.markdown(arm, SHORT),
+      _percent(a["accuracy"]),
+      " - ".join(map(_percent, a["ci"])),
+      _number(a["kept"], 0),
+      _number(a["teacher_tokens"], 0),
+    )
+    for name, arms in found["items"].items()
+    for arm, a in arms.items()
+  ]
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return _markdown(*([cell.ljust(w) for cell, w in zip(row, widths)] for row in rows))
 
 
 def _percent(x):
@@ -204,11 +237,13 @@ def _difference(p):
 
 
 def draw(found: Mapping[str, Any]) -> Mapping[str, str]:
-  """{name: SVG} of arms.svg, paired.svg (a column per base) and, where there are any, sweeps.svg."""
+  """{name: SVG} of arms.svg and, where there is something to show: paired, items and sweeps.svg."""
   looks = {name: i for i, name in enumerate(found["arms"])}
   files = {"arms.svg": figures.svg([_arms_panel(found, looks)])}
   if paired := _paired_panels(found, looks):
     files["paired.svg"] = figures.svg(paired, columns=len(paired))
+  if compared := _item_panels(found, looks):
+    files["items.svg"] = figures.svg(compared, columns=min(len(compared), 3))
   if found["sweeps"]:
     panels = [p for name, lines in found["sweeps"].items() for p in _sweep(name, lines, looks)]
     files["sweeps.svg"] = figures.svg(panels, columns=2)
@@ -255,6 +290,23 @@ def _paired_panels(found, looks):
   return panels
 
 
+def _item_panels(found, looks):
+  """A panel per arm that several items have, with a row per item."""
+  items, panels = found["items"], []
+  for arm in dict.fromkeys(arm for arms in items.values() for arm in arms):
+    rows = [
+      figures.Estimate(
+        looks.get(arm, 0), name, a["accuracy"], a["ci"], f"{100 * a['accuracy']:.1f}%", a["seeds"]
+      )
+      for name in reversed(items)
+      for a in ([items[name][arm]] if arm in items[name] else [])
+    ]
+    if len(rows) > 1:
+      hint = "accuracy; whiskers: 95% interval"
+      panels.append(figures.intervals(arm, hint, rows, _show_percent))
+  return panels
+
+
 def _sweep(sweep, lines, looks):
   """Two panels: accuracy, and teacher tokens per kept trace."""
 
@@ -263,7 +315,9 @@ def _sweep(sweep, lines, looks):
       figures.Line(looks.get(name, 0), name, [point(p) for p in points])
       for name, points in lines.items()
     ]
-    return figures.curves(f"{sweep}: {title}", hint, drawn, show, joined=sweep != "scorer")
+    return figures.curves(
+      f"{sweep}: {title}", hint, drawn, show, joined=not sweep.endswith("scorer")
+    )
 
   return [
     panel(
@@ -279,64 +333,3 @@ def _sweep(sweep, lines, looks):
       lambda p: figures.Point(str(p["value"]), p["teacher_tokens"] / max(p["kept"], 1)),
     ),
   ]
-
-
-# ---------------------------------------------------------------- examples
-
-
-def examples(workdir: Path, mine: str = "gen_ssd", other: str = "random", count: int = 3) -> str:
-  """Markdown: traces of arm `mine` in which selection helped, and in which it hurt, round by round.
-
-  Selection helped where the trace is right and that of arm `other` for the same problem, which
-  starts from the same candidates, is wrong; it hurt the other way round. The first `count` problems
-  of each kind are shown, in the order of the run.
-  """
-  traces = lambda arm: {(r["uuid"], r["attempt"]): r for r in workdir_lib.arm_rows(workdir, arm)[0]}
-  chosen, plain, lost = traces(mine), traces(other), collections.defaultdict(dict)
-  for r in workdir_lib.lost_candidates(workdir_lib.collection(workdir, mine)):
-    place = r["chunk"], r["resample"], r["branch"]
-    lost[r["uuid"], r["attempt"]][place] = r["text"], r["score"]
-  parts = []
-  for title, good, bad in (("helped", chosen, plain), ("hurt", plain, chosen)):
-    keys = [
-      key
-      for key in chosen
-      if key in plain and good[key]["verdict"] == "right" and bad[key]["verdict"] == "wrong"
-    ]
-    parts.append(f"## Where selection {title} ({len(keys)} of {len(chosen)} problems)\n")
-    for key in keys[:count]:
-      row, its = chosen[key], plain[key]
-      problem, answer = (words.markdown(row[name], TEXT) for name in ("problem", "answer"))
-      parts.append(f"**{problem}** Answer: {answer}.\n")
-      parts.append(f"{other} wrote: {words.code(its['text'], TEXT)} ({its['verdict']}).\n")
-      parts.append(f"{mine} ({row['verdict']}, {row['stop']}):\n")
-      parts += _rounds(row, lost[key])
-      parts.append("")
-  return "\n".join(parts)
-
-
-def _rounds(row, lost):
-  """A numbered line per round of a trace. lost: {(chunk, resample, branch): (text, score)}."""
-  lines = []
-  for i, chunk in enumerate(row["chunks"]):
-    candidates = [
-      (chunk["text"], score)
-      if branch == chunk["choice"]
-      else lost.get((i, chunk["resamples"], branch), ("", score))
-      for branch, score in enumerate(chunk["scores"])
-    ]
-    lines.append(f"{i + 1}. {_candidates(candidates, chunk['choice'])}")
-  if row["stop"] == "pruned":
-    end = len(row["chunks"])
-    last = [candidate for (chunk, _, _), candidate in sorted(lost.items()) if chunk == end]
-    lines.append(f"{end + 1}. none suitable: {_candidates(last)}")
-  return lines
-
-
-def _candidates(candidates, choice=None):
-  """(text, score or None) of every candidate on one line, the kept one bold."""
-  shown = [
-    f"{words.code(text.strip() or 'end', TEXT)} {'invalid' if score is None else f'{score:.2f}'}"
-    for text, score in candidates
-  ]
-  return " · ".join(f"**{w}**" if i == choice else w for i, w in enumerate(shown))

@@ -1,4 +1,4 @@
-"""Figures of the page and of a study: SVG made from plain numbers and strings.
+"""Figures of the page and of a sweep: SVG made from plain numbers and strings.
 
 Every mark has a shape or a word as well as a colour. Coordinates are SVG user units. All results
 are `markupsafe.Markup`: strings of a run enter them through `Markup.format`, which escapes them.

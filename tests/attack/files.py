@@ -80,6 +80,16 @@ def rows(*found, name="train.jsonl"):
   return write(name, b"\n".join([good(1), *lines, good(2)]))
 
 
+def sweep(body, more=""):
+  """`{folder}/mine.py`: the quickstart with the line `body` as sweep(), and `more` lines."""
+  head = "from configs.quickstart import get_config\n\ndef sweep():\n"
+  return write("mine.py", f"{head}  {body}\n{more}\n")
+
+
+def several(*makers):
+  return lambda folder: [make(folder) for make in makers]
+
+
 def kept(pairs, collection="0123456789"):
   """A workdir in `{folder}/run` in which every arm has collected, with this kept.json."""
 
@@ -103,7 +113,7 @@ MODEL_TEMPLATE = (*RUN, "--config.student.chat_template={folder}/t.jinja")
 EARLIER = (*RUN, "--config.stages=train")
 PLAN = ("plan", "--config=configs/quickstart.py")
 REPORT = ("report", "--workdir={folder}")
-STUDY = ("study", "--config={folder}/mine.py", "--workdir={folder}/study")
+SWEEP = ("sweep", "--config={folder}/mine.py", "--workdir={folder}/sweep")
 
 CASES = [
   # ---- config files
@@ -148,14 +158,6 @@ CASES = [
   (write("run/config.json", []), RUN, "config.json holds no settings"),
   (write("run/config.json", {"name": "other"}), RUN, "belongs to another config"),
   # ---- other commands
-  (None, ("study", "--config=nowhere.py", "--workdir={folder}"), "it must be a Python file that exists"),
-  (write("mine.py", "def get_config(name):\n  pass"), STUDY, "RUNS of"),
-  (write("mine.py", "RUNS = 'a'\ndef get_config(name):\n  pass"), STUDY, "RUNS of"),
-  (write("mine.py", "RUNS = ('a',)\ndef get_config(name):\n  pass"), STUDY, "returned None"),
-  (write("mine.py", "RUNS = ('a',)\ndef get_config(name):\n  1 / 0"), STUDY, "line 3: ZeroDivisionError"),
-  (write("mine.py", "RUNS = ('a',)\ndef get_config(name):\n  pass"), (*STUDY, "--quick"), "QUICK of"),
-  (None, ("study", "--quik", "--workdir={folder}"), "unrecognized arguments: --quik"),
-  (None, ("study",), "the following arguments are required: --workdir"),
   (None, ("plan",), "the following arguments are required: --config; see gen-ssd plan --help"),
   (None, (*PLAN, "--topology=v9:2x2"), "--topology is 'v9:2x2': it must be v4, v5e, v5p, v6e, tpu7x"),
   (None, (*PLAN, "--topology=v5p:7"), "--topology is 'v5p:7': it must be v4, v5e, v5p, v6e, tpu7x"),
@@ -164,6 +166,50 @@ CASES = [
   (None, (*PLAN, "--price=nan"), "--price is nan: it must be 0 or more"),
   (None, (*PLAN, "--config.teacher.path=a/b"), "read as a hub name"),
   (None, (*PLAN, "--config.select.k=0"), "select.k is 0: it must be at least 1"),
+  (None, ("sweep", "--config=nowhere.py", "--workdir={folder}"), "it must be a Python file that exists"),
+  (None, ("sweep", "--config=configs/quickstart.py", "--workdir={folder}"), "it must define sweep(), which yields"),
+  (None, ("sweep", "--config=configs/study.py:arms", "--workdir={folder}"), "yields the arguments itself, such as 'arms'; leave :arms out"),
+  (None, ("sweep", "--config=configs/ablation.py"), "the following arguments are required: --workdir"),
+  (None, ("sweep",), "the following arguments are required: --config, --workdir"),
+  (sweep("yield {}"), (*SWEEP, "--quik"), "unrecognized arguments: --quik"),
+  (sweep("yield {}"), (*SWEEP, "--config.seeds", "3"), "unrecognized arguments: 3"),
+  (sweep("yield {}"), (*SWEEP, "--parallel=0"), "--parallel is 0: it must be at least 1"),
+  (sweep("yield {}"), (*SWEEP, "--parallel=two"), "argument --parallel: invalid int value: 'two'"),
+  (sweep("yield {}"), (*SWEEP, "--to=nowhere"), "--to is 'nowhere': there is no such script; use print or local"),
+  (sweep("yield {}"), (*SWEEP, "--to=../launch/local"), "--to is '../launch/local': there is no such script"),
+  (sweep("yield {}"), (*SWEEP, "--collect"), "--collect: none of the 1 items in"),
+  (sweep("1 / 0; yield {}"), SWEEP, "line 4: ZeroDivisionError: division by zero"),
+  (sweep("yield {}; exit(0)"), SWEEP, "line 4: SystemExit: 0"),
+  (sweep("pass"), SWEEP, "returned None: it must yield items"),
+  (sweep("return {'select.k': 3}"), SWEEP, "returned {'select.k': 3}: it must yield items"),
+  (sweep("yield from ()"), SWEEP, "yields no items: it must be 1 to 1,000"),
+  (sweep("while True: yield {}"), SWEEP, "yields more than 1,000 items: it must be 1 to 1,000"),
+  (sweep("yield 3"), SWEEP, "yields 3: an item must be a dict of changed settings"),
+  (sweep("yield ''"), SWEEP, "yields '': an item must be a dict of changed settings"),
+  (sweep("yield 'a', {}, 3"), SWEEP, "yields ('a', {}, 3): an item must be a dict of changed settings"),
+  (sweep("yield {}; yield {}"), SWEEP, "yields two items named base: give them different names"),
+  (sweep("yield '../up', {}"), SWEEP, "yields an item named '../up': a name must be 1 to 100 of the characters"),
+  (sweep("yield 3, {}"), SWEEP, "yields an item named 3: a name must be"),
+  (sweep("yield 'sweep.json', {}"), SWEEP, "yields an item named 'sweep.json': a name must be"),
+  (sweep("yield 'logs', {}"), SWEEP, "and be none of sweep.json, sweep.md"),
+  (sweep("yield 'x' * 999, {}"), SWEEP, "xxx... (1,001 characters): a name must be"),
+  (sweep("yield {'select.k': None}"), SWEEP, "yields None for select.k: it must be a number, True or False, text on one"),
+  (sweep("yield {'select': {'k': 3}}"), SWEEP, "yields {'k': 3} for select: it must be a number"),
+  (sweep("yield {'problems.system': 'a\\nb'}"), SWEEP, "for problems.system: it must be a number, True or False, text on one line"),
+  (sweep("yield {'stages': ('train', 3)}"), SWEEP, "for stages: it must be a number, True or False, text on one line, or a tuple of texts"),
+  (sweep("yield {3: 3}"), SWEEP, "yields the field 3: it must be one such as 'select.k'"),
+  (sweep("yield {'select.k=3 --x': 3}"), SWEEP, "yields the field 'select.k=3 --x': it must be one such as"),
+  (sweep("yield {'select.kk': 3}"), SWEEP, "item select.kk=3: select.kk is not a field; did you mean k?"),
+  (sweep("yield {'arms.no.k': 3}"), SWEEP, "item arms.no.k=3: arms.no is not a field; known: "),
+  (sweep("yield {'select.k': 'x'}"), SWEEP, "item select.k=x: select.k is 'x': it must be of type int"),
+  (sweep("yield {}; yield {'select.c': 7}"), SWEEP, "item select.c=7: "),
+  (sweep("yield {'teacher.path': 'bundled/x'}"), SWEEP, "bundled/x: there is no such bundled model"),
+  (sweep("yield {}", "SWEEPS = 3"), SWEEP, "it must be {sweep: {line: [(value, item, arm)]}}"),
+  (sweep("yield {}", "SWEEPS = {'k': {'a': [(1, 2)]}}"), SWEEP, "is {'k': {'a': [(1, 2)]}}: it must be {sweep: {line:"),
+  (several(sweep("yield {}"), write("sweep/base/config.json", {"name": "other"})), SWEEP, "belongs to another config"),
+  (several(sweep("yield {}"), write("sweep", "a file")), SWEEP, "it must be a folder that can be made and written"),
+  (several(sweep("yield {}"), write("sweep/logs", "a file")), SWEEP, "sweep/logs is a file: it must be a folder"),
+  (several(sweep("yield {}"), write("sweep/base/report.html", "")), (*SWEEP, "--collect"), "base/config.json is missing"),
   (None, ("report",), "the following arguments are required: --workdir"),
   (None, ("report", "--workdir={folder}/none"), "does not exist: it must be the workdir of a run"),
   (write("file", ""), ("report", "--workdir={folder}/file"), "is not a folder: it must be the workdir"),

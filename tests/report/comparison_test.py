@@ -1,4 +1,4 @@
-"""What a study writes, from results and traces made by hand."""
+"""What a sweep writes, from results and traces made by hand."""
 
 import json
 import xml.etree.ElementTree as xml
@@ -12,6 +12,8 @@ from gen_ssd.errors import UserError
 from gen_ssd.problems import problem as problem_lib
 from gen_ssd.problems.answers import Grade
 from gen_ssd.report import comparison
+from gen_ssd.report import examples
+from gen_ssd.report import lines
 
 
 def _arm(accuracy, teacher_tokens=100, **more):
@@ -43,7 +45,7 @@ PAIRED = {
     ("gen_ssd", "posthoc", 0.3),
   )
 }
-FOUND = {"arms": ARMS, "paired": PAIRED, "sweeps": {}}
+FOUND = {"arms": ARMS, "paired": PAIRED, "sweeps": {}, "items": {"base": ARMS}}
 
 
 def test_the_table_has_a_column_per_base_and_dashes_for_what_is_unknown():
@@ -61,6 +63,68 @@ def test_answers_that_math_verify_did_not_finish_are_named_between_the_tables():
   arms = {**ARMS, "random": _arm(0.4, answer_timeouts=0, trace_crashes=3)}
   _, line, _ = comparison.table({**FOUND, "arms": arms}).strip().split("\n\n")
   assert line == "random: unverifiable because math-verify did not finish: trace crashes 3"
+
+
+def test_items_have_a_row_per_arm_in_columns_that_a_terminal_shows():
+  items = {"base": ARMS, "select.k=16": {"gen_ssd": _arm(0.7, 12345)}}
+  first, *rest = comparison.table({**FOUND, "items": items}).strip().split("\n\n")
+  assert "\n\n".join(rest) == comparison.table(FOUND).strip()
+  lines = first.splitlines()
+  assert (
+    lines[-1]
+    == "| select.k=16 | gen_ssd     | 70.0        | 60.0 - 80.0   | 10   | 12,345         |"
+  )
+  assert len(lines) == 6 and len({len(x) for x in lines if "---" not in x}) == 1
+
+
+def test_a_panel_compares_the_items_that_have_its_arm():
+  items = {
+    "base": ARMS,
+    "a": {"gen_ssd": _arm(0.7), "posthoc": _arm(0.1)},
+    "b": {"gen_ssd": _arm(0)},
+  }
+  places = _places(comparison.draw({**FOUND, "items": items})["items.svg"])
+  assert [(arm, [*names]) for arm, names in places.items()] == [
+    ("posthoc", ["a", "base"]),
+    ("gen_ssd", ["b", "a", "base"]),
+  ]
+  assert "items.svg" not in comparison.draw(FOUND)
+
+
+def test_a_line_goes_through_the_items_that_change_one_setting():
+  changes = {
+    "base": {},
+    "k8": {"select.k": 8},
+    "k2": {"select.k": 2},
+    "off": {"select.threshold": "off"},
+    "hot": {"arms.b.temperature": 1.2, "seeds": 3},
+    "late": {"select.k": 16},
+  }
+  settings = {"select": {"threshold": 2.0}, "arms": {"b": {}, "a": {"k": 1}}}
+  configs = {name: config_lib.parse(settings) for name in changes if name != "late"}
+  found = lines.lines(changes, configs)
+  assert [*found] == ["select.k", "select.threshold", "arms.b.temperature"]
+  assert found["select.k"]["b"] == [(2, "k2", "b"), (4, "base", "b"), (8, "k8", "b")]
+  assert {*found["select.k"]} == {"a", "b"}
+  assert found["select.threshold"]["a"] == [("off", "off", "a"), (2.0, "base", "a")]
+  assert found["arms.b.temperature"]["b"] == [(1.0, "base", "b"), (1.2, "hot", "b")]
+
+
+def test_a_grid_and_a_single_value_have_no_line():
+  changes = {f"{k}{c}": {"select.k": k, "select.c": c} for k in (2, 4) for c in (8, 16)}
+  changes["seed"] = {"select.seed": 1}
+  configs = {name: config_lib.parse({"arms": {"a": {}}}) for name in changes}
+  assert lines.lines(changes, configs) == {}
+
+
+def test_a_sweep_of_an_arm_that_is_not_there_is_one_error(tmp_path, monkeypatch):
+  (tmp_path / "main").mkdir()
+  (tmp_path / "main" / "results.json").write_text(json.dumps({"arms": ARMS}))
+  answers = [[{"uuid": "a", "verdict": "right"}]]
+  monkeypatch.setattr(workdir_lib, "arm_answers", lambda *a: answers)
+  monkeypatch.setattr(comparison.statistics, "paired", lambda *a: {})
+  with pytest.raises(UserError, match=r"SWEEPS\['k'\] names the arm 'no' of main: .* standard_kd"):
+    comparison.read(tmp_path, {"main": CONFIG}, {"k": {"line": [(1, "main", "no")]}})
 
 
 def _places(text):
@@ -87,9 +151,9 @@ def test_differences_are_drawn_in_columns_with_every_arm_on_one_line():
 
 
 def test_only_what_there_is_is_drawn():
-  alone = {"arms": {"gen_ssd": ARMS["gen_ssd"]}, "paired": {}, "sweeps": {}}
+  alone = {"arms": {"gen_ssd": ARMS["gen_ssd"]}, "paired": {}, "sweeps": {}, "items": {}}
   assert {*comparison.draw(alone)} == {"arms.svg"}
-  one = {"arms": {"posthoc": ARMS["posthoc"]}, "paired": {}, "sweeps": {}}
+  one = {"arms": {"posthoc": ARMS["posthoc"]}, "paired": {}, "sweeps": {}, "items": {}}
   assert {*comparison.draw(one)} == {"arms.svg"}  # nothing to compare the base with
   points = [{"value": k, **_arm(0.1 * k)} for k in (2, 4)]
   swept = comparison.draw({**FOUND, "sweeps": {"k": {"gen_ssd": points}}})["sweeps.svg"]
@@ -156,7 +220,7 @@ def run(tmp_path):
 
 
 def test_examples_show_where_selection_helped_and_where_it_hurt(run):
-  helped, hurt = comparison.examples(run).split("## Where selection hurt")
+  helped, hurt = examples.examples(run).split("## Where selection hurt")
   assert "helped (1 of 3 problems)" in helped and hurt.startswith(" (1 of 3 problems)")
   assert "**problem a** Answer: 7." in helped and "random wrote: `text wrong` (wrong)." in helped
   assert "1. `second draw` 2.00 · **`kept` 0.50**" in helped  # candidates of the last resample
@@ -173,7 +237,7 @@ def test_examples_are_one_line_each_and_hold_no_markup_of_a_model(run):
   for arm, row in (("gen_ssd", mine), ("random", other)):
     path = run / "traces" / arm / "traces-00000.jsonl"
     path.write_text(json.dumps(row) + "\n")
-  text = comparison.examples(run)
+  text = examples.examples(run)
   assert "helped (1 of 1 problems)" in text and "\n# no" not in text and len(text) < 3000
   assert "``` a`b``c⏎⏎# no heading \\x1b[31m \\u202e ``` 0.50" in text
   assert "**a\\`b\\`\\`c # no heading " in text and "... (100,000 characters)" in text
@@ -209,7 +273,7 @@ def test_a_damaged_list_of_an_arm_is_named_with_its_remedy(run, name, text, said
   with pytest.raises(UserError) as error:
     workdir_lib.arm_rows(run, "gen_ssd")
   assert said in str(error.value) and str(path) in str(error.value)
-  assert "delete" in str(error.value) and "kept.json, of a study also" in str(error.value)
+  assert "delete" in str(error.value) and "kept.json, of a sweep also" in str(error.value)
 
 
 def test_rows_that_are_no_rows_are_left_out_and_said(run, capsys):
@@ -238,7 +302,7 @@ CONFIG = config_lib.parse({"arms": {name: {} for name in ARMS}})
     (ARMS, "standard_kd lacks answers in seed-*/answers"),
   ],
 )
-def test_a_study_names_the_run_whose_results_are_damaged(tmp_path, text, said):
+def test_a_comparison_names_the_item_whose_results_are_damaged(tmp_path, text, said):
   (tmp_path / "main").mkdir()
   if isinstance(text, dict):
     text = json.dumps({"arms": text}).encode()
@@ -251,7 +315,7 @@ def test_a_study_names_the_run_whose_results_are_damaged(tmp_path, text, said):
 
 def test_names_cannot_break_a_table():
   name = "a|b\nc\x1b[2J" + "d" * 1000
-  text = comparison.table({"arms": {name: _arm(0.5)}, "paired": {}, "sweeps": {}})
+  text = comparison.table({"arms": {name: _arm(0.5)}, "paired": {}, "sweeps": {}, "items": {}})
   line = text.splitlines()[2]
   assert line.startswith(r"| a\|b c\\x1b[2Jd") and "(1,009 characters)" in line
   assert line.count(" | ") == 11
