@@ -474,6 +474,19 @@ def test_problems_replaced_under_the_same_path_are_refused(tmp_path):
     claim()
 
 
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_a_chat_template_replaced_under_the_same_path_is_refused(who, tmp_path):
+  file = tmp_path / "t.jinja"
+  shutil.copy(pathlib.Path(hf.locate("bundled/student"), "chat_template.jinja"), file)
+  config = small(**{f"{who}__chat_template": str(file)})
+  claim = lambda: tiny.claim(tmp_path / "run", config, inputs.identities(config))
+  claim()
+  claim()
+  file.write_text(file.read_text() + "{# other #}")
+  with pytest.raises(ValueError, match=f"what {who}.chat_template names has the hash"):
+    claim()
+
+
 def test_damaged_weights_are_refused(tmp_path):
   shutil.copytree(hf.locate("bundled/student"), tmp_path / "student")
   path = tmp_path / "student" / "model.safetensors"
