@@ -392,6 +392,18 @@ def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
     stages.run(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
 
 
+@pytest.mark.parametrize("field", ["arms.gen_ssd.slots", "evaluate.slots", "train.batch_size"])
+def test_a_student_is_on_all_devices_also_where_the_teacher_is_split(field, tmp_path):
+  even = {f"{n}__batch_size": 8 for n in ("warm_up", "train")}
+  even |= {f"{n}__slots": 8 for n in ("select", "cold_start", "evaluate")}
+  even |= {"model_parallel": 2, "cold_start__slots": 6}  # the teacher alone
+  where = field.replace("arms.gen_ssd", "select").replace(".", "__")
+  with stages.begun(small(**even), tmp_path, jax.devices()[:4]):
+    pass
+  with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"):
+    stages.run(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
+
+
 def test_a_thinking_part_without_an_end_is_refused():
   with pytest.raises(
     ValueError,
