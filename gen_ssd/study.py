@@ -53,7 +53,8 @@ def run(file, workdir: pathlib.Path, names: Sequence[str], devices=None):
     with stages.begun(config, workdir / name, devices):
       pass  # all workdirs are claimed before the first run computes
   for i, (name, config) in enumerate(configs.items()):
-    if (workdir / name / "report.html").exists():  # the last thing a run writes
+    last = [workdir / name / file for file in ("results.json", "report.html")]
+    if all(path.exists() for path in last):  # `gen-ssd report` may have drawn the page before the end
       continue
     print(f"-- {name} ({i + 1} of {len(names)})", flush=True)
     with stages.begun(config, workdir / name, devices):

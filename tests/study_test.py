@@ -1,6 +1,7 @@
 """The study: its runs are well formed; a small one ends in tables and figures."""
 
 import json
+import shutil
 import xml.etree.ElementTree as xml
 
 import jax
@@ -121,6 +122,15 @@ def test_a_study_again_computes_nothing(finished, monkeypatch):
   monkeypatch.setattr(step_lib, "select_step", None)
   configs = study.run(File, workdir, File.RUNS, jax.devices()[:1])
   assert comparison.read(workdir, configs, File.SWEEPS) == found
+
+
+def test_a_page_drawn_meanwhile_does_not_make_a_run_finished(finished, tmp_path):
+  workdir, _, _ = finished
+  shutil.copytree(workdir / "cold_start=8", tmp_path / "cold_start=8")
+  (tmp_path / "cold_start=8" / "results.json").unlink()  # as where evaluation was stopped
+  study.run(File, tmp_path, ["cold_start=8"], jax.devices()[:1])
+  found = [json.loads((w / "cold_start=8/results.json").read_text()) for w in (workdir, tmp_path)]
+  assert found[0]["arms"] == found[1]["arms"]
 
 
 def test_bad_config_names_the_field_before_any_run(tmp_path):
