@@ -5,6 +5,8 @@ import importlib
 import os
 import sys
 
+from gen_ssd import errors
+
 COMMANDS = {  # name -> (module with a main(), what it does)
   "run": ("gen_ssd.main", "run a config: cold start, traces, students, results, page"),
   "study": ("gen_ssd.study", "run several configs and compare them"),
@@ -45,7 +47,9 @@ def main() -> None:
   if os.getcwd() not in sys.path:  # as `python -m` does: config files import each other
     sys.path.insert(0, os.getcwd())
   sys.argv = [f"gen-ssd {name}", *arguments[1:]]
-  importlib.import_module(COMMANDS[name][0]).main()
+  with errors.command():  # Ctrl-C may come while jax is imported
+    command = importlib.import_module(COMMANDS[name][0])
+  command.main()
 
 
 if __name__ == "__main__":

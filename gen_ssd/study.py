@@ -54,7 +54,9 @@ def run(file, workdir: pathlib.Path, names: Sequence[str], devices=None):
       pass  # all workdirs are claimed before the first run computes
   for i, (name, config) in enumerate(configs.items()):
     last = [workdir / name / file for file in ("results.json", "report.html")]
-    if all(path.exists() for path in last):  # `gen-ssd report` may have drawn the page before the end
+    if all(
+      path.exists() for path in last
+    ):  # `gen-ssd report` may have drawn the page before the end
       continue
     print(f"-- {name} ({i + 1} of {len(names)})", flush=True)
     with stages.begun(config, workdir / name, devices):

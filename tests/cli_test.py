@@ -95,3 +95,19 @@ def test_a_page_is_drawn_again(tmp_path):
   code, printed, _ = call(f"--workdir={tmp_path}", module="gen_ssd.report")
   assert code == 0 and printed == f"report: {tmp_path / 'report.html'}\n"
   assert "mine" in (tmp_path / "report.html").read_text()
+
+
+def test_a_signal_while_a_command_is_imported_ends_in_one_line(tmp_path):
+  (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+  script = (
+    "import sys\nfrom gen_ssd import __main__ as cli\n"
+    "cli.COMMANDS['run'] = ('slow', '')\nsys.argv = ['gen-ssd', 'run']\ncli.main()\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script],
+    env={**os.environ, "PYTHONPATH": f"{paths.ROOT}:{tmp_path}"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 130
+  assert done.stderr == "\ngen_ssd: stopped by Ctrl-C; the same command continues\n"
