@@ -111,3 +111,17 @@ def test_a_signal_while_a_command_is_imported_ends_in_one_line(tmp_path):
   )
   assert done.returncode == 130
   assert done.stderr == "\ngen_ssd: stopped by Ctrl-C; the same command continues\n"
+
+
+@pytest.mark.parametrize(
+  "name,value,says",
+  [
+    ("JAX_PLATFORMS", "gpus", "jax finds no devices: Unable to initialize backend 'gpus'"),
+    ("JAX_ENABLE_X64", "1", "JAX_ENABLE_X64 is set: unset it"),
+  ],
+)
+def test_a_wrong_environment_is_one_message(name, value, says, tmp_path, monkeypatch):
+  monkeypatch.setenv(name, value)
+  code, _, said = call("run", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}")
+  assert code == 2 and f"gen_ssd: {says}" in said and "Traceback" not in said
+  assert not list(tmp_path.iterdir())
