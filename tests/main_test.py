@@ -316,6 +316,25 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
   assert [n for n in mine if mine[n] != theirs[n]] == []
 
 
+def test_a_damaged_trace_is_written_again_by_the_student_that_wrote_it(finished, tmp_path, capsys):
+  config = small(stages=("cold_start", "collect"), select__refresh=5, arms={"fresh": {}})
+  shutil.copytree(finished / "cold_start", tmp_path / "cold_start")
+  run(config, tmp_path)
+  found = lambda: {r["uuid"]: r for r in workdir_lib.arm_rows(tmp_path, "fresh")[0]}
+  before, uuid = found(), inputs.problems(config, "train")[0].uuid  # of the first of three parts
+  for shard in workdir_lib.collection(tmp_path, "fresh").glob("traces-*.jsonl"):
+    lines = shard.read_text().splitlines()
+    shard.write_text("".join(f"{'{' if uuid in line else line}\n" for line in lines))
+  run(config, tmp_path)
+  assert "is damaged in 1 line(s)" in capsys.readouterr().err
+  after = found()
+  assert (
+    after[uuid]["ids"] == before[uuid]["ids"]
+  )  # it may have been in another slot: rounding differs
+  np.testing.assert_allclose(after[uuid]["student_nlls"], before[uuid]["student_nlls"], atol=1e-3)
+  assert {**after, uuid: 0} == {**before, uuid: 0}
+
+
 def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, monkeypatch):
   from gen_ssd.training import train
 
