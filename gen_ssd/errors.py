@@ -6,7 +6,7 @@
 | 1 | a bug: please report the traceback |
 | 2 | something given is wrong: one message says what and how to correct it |
 | 130, 143 | stopped by Ctrl-C or SIGTERM: the same command continues the run |
-| 141 | stopped because nobody reads its output any more, as in `gen-ssd ... \| head`; the same |
+| 141 | stopped because nobody reads its output any more: the same command continues the run |
 """
 
 from collections.abc import Iterator
