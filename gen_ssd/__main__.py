@@ -5,6 +5,8 @@ import importlib
 import os
 import sys
 
+from gen_ssd import errors
+
 COMMANDS = {  # name -> (module with a main(), what it does)
   "run": ("gen_ssd.main", "run a config: cold start, traces, students, results, page"),
   "plan": ("gen_ssd.plan", "will it fit a TPU slice, how fast can it be, what does it cost?"),
@@ -46,7 +48,9 @@ def main() -> None:
   if os.getcwd() not in sys.path:  # as `python -m` does: config files import each other
     sys.path.insert(0, os.getcwd())
   sys.argv = [f"gen-ssd {name}", *arguments[1:]]
-  importlib.import_module(COMMANDS[name][0]).main()
+  with errors.command():  # Ctrl-C may come while jax is imported
+    command = importlib.import_module(COMMANDS[name][0])
+  command.main()
 
 
 if __name__ == "__main__":

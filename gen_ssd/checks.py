@@ -93,6 +93,7 @@ def _check_problems(config, models):
       raise UserError(f"{field} is {count}: the source has only {len(problems)} problems")
     _check_traces(config, split, len(problems), e)
     prompts = writer_lib.check_prompts(problems, pair, tightest, system)
+    _check_length(config, split, min(len(student) for _, student in prompts.values()))
     for i, (own, vocab) in enumerate(models):
       tokenization.check_ids(own, {t for both in prompts.values() for t in both[i]}, vocab)
     for p in problems:
@@ -109,6 +110,17 @@ def _check_problems(config, models):
           f"{field} and {other} share problem {p.uuid}: {p.problem[:60]!r}; use "
           "different problems for them"
         )
+
+
+def _check_length(config, split, shortest):
+  """A training needs room for a token after the `shortest` prompt that the student reads."""
+  field = {"cold_start": "warm_up", "train": "train"}.get(split)
+  if field and split in config.stages and getattr(config, field).length <= shortest:
+    fail(
+      f"{field}.length",
+      getattr(config, field).length,
+      f"above {shortest}, the tokens of the shortest prompt",
+    )
 
 
 def _check_traces(config, split, problems, e):
@@ -160,7 +172,7 @@ def _split_sizes(config, mesh):
     rows += [(f"arms.{name}.slots", s.slots, mesh.size) for name, s in config.arms]
   if "evaluate" in config.stages:
     rows += [
-      (f"tests.{name}.slots" if name else "evaluate.slots", e.slots, mesh.shape["data"])
+      (f"tests.{name}.slots" if name else "evaluate.slots", e.slots, mesh.size)
       for name, e in inputs.tests(config)
     ]
   return rows

@@ -6,6 +6,7 @@
 | 1 | a bug: please report the traceback |
 | 2 | something given is wrong: one message says what and how to correct it |
 | 130, 143 | stopped by Ctrl-C or SIGTERM: the same command continues the run |
+| 141 | stopped because nobody reads its output any more: the same command continues the run |
 """
 
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ MACHINE = {
 }
 
 
+UNREAD = 141  # what a shell says of SIGPIPE
 SIGNALS = {signal.SIGINT: ("Ctrl-C", 130), signal.SIGTERM: ("SIGTERM", 143)}
 
 
@@ -58,10 +60,17 @@ def command() -> Iterator[None]:
   would, because a library that is interrupted may wait for itself for ever; a run continues after both.
   """
   before = {}
+  # A closed stdout or stderr would give its number to a file of the run, with all that is printed.
+  while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+    pass
+  os.close(number)
   if threading.current_thread() is threading.main_thread():
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
   try:
     yield
+    print(end="", flush=True)
+  except BrokenPipeError:
+    _unread()
   except (UserError, FloatingPointError) as error:
     _end(str(error), 2)
   except OSError as error:
@@ -80,6 +89,13 @@ def _stop(number, frame):
     sys.stdout.flush()
   os.write(2, f"\ngen_ssd: stopped by {name}; the same command continues\n".encode())
   os._exit(code)
+
+
+def _unread():
+  """Ends a command whose output nobody reads any more, as of `gen-ssd ... | head`."""
+  with contextlib.suppress(OSError):
+    os.write(2, b"\ngen_ssd: stopped, nobody reads what it prints; the same command continues\n")
+  os._exit(UNREAD)
 
 
 def _end(message, code):

@@ -1,7 +1,9 @@
 """Loads what a config names: models, tokenizers, problems and tests."""
 
 import dataclasses
+import hashlib
 import json
+import pathlib
 
 from gen_ssd import mesh as mesh_lib
 from gen_ssd.models import hf
@@ -16,13 +18,17 @@ ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
 
 
 def identities(config):
-  """{field: hash} of what the config names: model files, and problems with their answers."""
+  """{field: hash} of what the config names: files of models, chat templates, and problems."""
   if config.stages == ("pretrain",):
     return {}
   found = {
     f"{who}.path": hf.identity(hf.locate(getattr(config, who).path))
     for who in ("teacher", "student")
   }
+  for who in ("teacher", "student"):
+    if template := getattr(config, who).chat_template:
+      content = pathlib.Path(template).read_bytes()
+      found[f"{who}.chat_template"] = hashlib.sha256(content).hexdigest()[:16]
   splits = [("problems.cold_start", "cold_start", None), ("problems.train", "train", None)]
   splits += [(f"tests.{name}" if name else "problems.test", "test", e) for name, e in tests(config)]
   for field, split, e in splits:

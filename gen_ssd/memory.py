@@ -1,6 +1,8 @@
 """The memory that a run needs at least, from its sizes alone: nothing is allocated to find out."""
 
+import contextlib
 import os
+import pathlib
 import typing
 
 import jax
@@ -48,4 +50,7 @@ def available(device: typing.Any) -> int:
   limit = (device.memory_stats() or {}).get("bytes_limit")
   if limit:
     return limit
-  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+  most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  with contextlib.suppress(OSError, ValueError):  # a container has a part of it, or says "max"
+    most = min(most, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
+  return most // jax.local_device_count()

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
 from gen_ssd.errors import fail
 
 AXES = ("data", "model")
@@ -24,13 +25,21 @@ def start(model_parallel=1, devices=None):
   `devices` defaults to all devices. With several processes, jax.distributed starts first: on a TPU
   slice with several hosts, or when JAX_COORDINATOR_ADDRESS is set; JAX_NUM_PROCESSES and
   JAX_PROCESS_ID say which process this is where no cluster does. Raises UserError when one of
-  them is wrong, and when `model_parallel` does not divide the number of devices.
+  them is wrong, when there is no device, when JAX_ENABLE_X64 is set, and when `model_parallel` does not
+  divide the number of devices.
   """
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   several_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
   if (address or several_hosts) and not jax.distributed.is_initialized():
     jax.distributed.initialize(**_place_of_this_process(), heartbeat_timeout_seconds=HEARTBEAT)
-  devices = jax.devices() if devices is None else devices
+  if jax.config.jax_enable_x64:
+    raise UserError(
+      "JAX_ENABLE_X64 is set: unset it, because all numbers here have 32 bits or less"
+    )
+  try:
+    devices = jax.devices() if devices is None else devices
+  except RuntimeError as error:  # the machine and JAX_PLATFORMS are all that decides
+    raise UserError(f"jax finds no devices: {clip(str(error), 400)}") from None
   if model_parallel < 1 or len(devices) % model_parallel:
     fail("model_parallel", model_parallel, f"a divisor of the number of devices, {len(devices)}")
   mesh = jax.make_mesh(
@@ -113,6 +122,11 @@ def together():
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" in str(error):
+      raise UserError(
+        f"a device has too little memory: lower slots, k, max_tokens, batch_size or length, or raise "
+        f"model_parallel, and start in another --workdir ({clip(' '.join(str(error).split()))})"
+      ) from None
     lost = ("Connection closed by peer", "coordination service", "heartbeat", "Connection reset")
     if jax.process_count() == 1 or not any(sign in str(error) for sign in lost):
       raise

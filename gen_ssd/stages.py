@@ -1,5 +1,7 @@
 """The story of a run, one function a stage. Everything is under workdir; a finished part is kept.
 
+Long, because the stages share how a collection and a training are made.
+
 workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
 workdir/traces/HASH/  traces of one way of writing; arms that only filter them differently share
                       (and refresh-N/, with the student that chose after N problems)
@@ -117,25 +119,25 @@ def _write(config, workdir, select, folder, name):
   """Rows of a collection; every `select.refresh` problems the student is trained anew.
 
   That is like the cold start, on its traces and those kept so far. The student of folder/refresh-N
-  chooses from problem N on, so a part is finished when the next student is there.
+  chooses from problem N on. A finished part is looked at, too: a trace that was damaged since is
+  written again by the student that wrote it.
   """
   problems, student = inputs.problems(config, "train"), _chooser(config, workdir, select)
   size = select.refresh or len(problems)
   for end in range(size, len(problems) + size, size):
     fresh = folder / f"refresh-{end}"
-    if not (fresh / "student").exists():
-      rows = _collect(
-        config, workdir, select, folder, problems[:end], (None, student), f"collect {name}"
+    rows = _collect(
+      config, workdir, select, folder, problems[:end], (None, student), f"collect {name}"
+    )
+    if end < len(problems) and not (fresh / "student").exists():
+      kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
+      _train(
+        config,
+        _cold_rows(config, workdir) + kept,
+        config.warm_up,
+        fresh,
+        title=f"refresh {name} after {end}",
       )
-      if end < len(problems):
-        kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
-        _train(
-          config,
-          _cold_rows(config, workdir) + kept,
-          config.warm_up,
-          fresh,
-          title=f"refresh {name} after {end}",
-        )
     student = str(fresh / "student")
   return rows
 
@@ -301,6 +303,11 @@ def _calibrate(config, workdir, select, student):
     "calibrate",
   )
   found = [c["score"] for r in rows for c in r["chunks"] if c["score"] is not None]
+  if not found:
+    raise UserError(
+      f"problems.held_out is {config.problems.held_out}: no chunk of their traces has a score that "
+      "could calibrate the threshold; take more problems, or set a threshold"
+    )
   return float(np.quantile(found, select.quantile))
 
 
@@ -322,6 +329,8 @@ def _cold_rows(config, workdir):
 def _train(config, rows, settings, folder, *, title, source=None):
   """Fine-tunes the base student, or weights at `source`, on rows; exports it to folder/student."""
   path = hf.locate(config.student.path)
+  if not rows:
+    raise UserError(f"{title}: there is nothing to train on: no trace was kept")
   tokenizer = inputs.tokenizer(config.student)
   field = "warm_up" if settings is config.warm_up else "train"
   pairs, note = packing.fitting(inputs.training_pairs(config, rows), settings, field)

@@ -229,7 +229,8 @@ def local(found: Sequence[Item], workdir: pathlib.Path, parallel: int = 1) -> No
 
 
 def _finished(workdir, item):
-  return (workdir / item.name / "report.html").exists()  # the last thing a run writes
+  # The page is the last thing that a run writes, but `gen-ssd report` may have drawn it before.
+  return all((workdir / item.name / file).exists() for file in ("results.json", "report.html"))
 
 
 def _end(message, code):

@@ -96,3 +96,33 @@ def test_a_page_is_drawn_again(tmp_path):
   code, printed, _ = call(f"--workdir={tmp_path}", module="gen_ssd.report")
   assert code == 0 and printed == f"report: {tmp_path / 'report.html'}\n"
   assert "mine" in (tmp_path / "report.html").read_text()
+
+
+def test_a_signal_while_a_command_is_imported_ends_in_one_line(tmp_path):
+  (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+  script = (
+    "import sys\nfrom gen_ssd import __main__ as cli\n"
+    "cli.COMMANDS['run'] = ('slow', '')\nsys.argv = ['gen-ssd', 'run']\ncli.main()\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script],
+    env={**os.environ, "PYTHONPATH": f"{paths.ROOT}:{tmp_path}"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 130
+  assert done.stderr == "\ngen_ssd: stopped by Ctrl-C; the same command continues\n"
+
+
+@pytest.mark.parametrize(
+  "name,value,says",
+  [
+    ("JAX_PLATFORMS", "gpus", "jax finds no devices: Unable to initialize backend 'gpus'"),
+    ("JAX_ENABLE_X64", "1", "JAX_ENABLE_X64 is set: unset it"),
+  ],
+)
+def test_a_wrong_environment_is_one_message(name, value, says, tmp_path, monkeypatch):
+  monkeypatch.setenv(name, value)
+  code, _, said = call("run", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}")
+  assert code == 2 and f"gen_ssd: {says}" in said and "Traceback" not in said
+  assert not list(tmp_path.iterdir())

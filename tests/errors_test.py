@@ -63,3 +63,34 @@ def test_values_are_shown_short_and_without_control_characters():
   with pytest.raises(errors.UserError, match="k is a number of thousands of digits: it must be"):
     errors.fail("k", 10**5000, "small")
   assert errors.clip("a\x00b\nc", 9) == "a\\x00b\nc"
+
+
+def test_output_that_nobody_reads_ends_in_one_line():
+  script = "from gen_ssd import errors\nwith errors.command():\n  print('a table', flush={})\n"
+  for flush in (True, False):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+      [sys.executable, "-c", script.format(flush)],
+      cwd=paths.ROOT,
+      stdout=writer,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == (
+      "\ngen_ssd: stopped, nobody reads what it prints; the same command continues\n"
+    )
+
+
+def test_no_file_of_a_run_gets_the_number_of_a_closed_stream(tmp_path):
+  script = (
+    "import os, pathlib, sys\nfrom gen_ssd import errors\n"
+    "with errors.command(), open(sys.argv[1], 'w') as file:\n  os.write(2, b'a warning')\n"
+  )
+  done = subprocess.run(
+    ["sh", "-c", 'exec "$0" -c "$1" "$2" <&- >&- 2>&-', sys.executable, script, tmp_path / "x"],
+    cwd=paths.ROOT,
+  )
+  assert done.returncode == 0 and (tmp_path / "x").read_text() == ""

@@ -316,6 +316,25 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
   assert [n for n in mine if mine[n] != theirs[n]] == []
 
 
+def test_a_damaged_trace_is_written_again_by_the_student_that_wrote_it(finished, tmp_path, capsys):
+  config = small(stages=("cold_start", "collect"), select__refresh=5, arms={"fresh": {}})
+  shutil.copytree(finished / "cold_start", tmp_path / "cold_start")
+  run(config, tmp_path)
+  found = lambda: {r["uuid"]: r for r in workdir_lib.arm_rows(tmp_path, "fresh")[0]}
+  before, uuid = found(), inputs.problems(config, "train")[0].uuid  # of the first of three parts
+  for shard in workdir_lib.collection(tmp_path, "fresh").glob("traces-*.jsonl"):
+    lines = shard.read_text().splitlines()
+    shard.write_text("".join(f"{'{' if uuid in line else line}\n" for line in lines))
+  run(config, tmp_path)
+  assert "is damaged in 1 line(s)" in capsys.readouterr().err
+  after = found()
+  assert (
+    after[uuid]["ids"] == before[uuid]["ids"]
+  )  # it may have been in another slot: rounding differs
+  np.testing.assert_allclose(after[uuid]["student_nlls"], before[uuid]["student_nlls"], atol=1e-3)
+  assert {**after, uuid: 0} == {**before, uuid: 0}
+
+
 def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, monkeypatch):
   from gen_ssd.training import train
 
@@ -385,6 +404,18 @@ def test_weights_replaced_under_the_same_path_are_refused(tmp_path):
 def test_rows_that_do_not_divide_among_the_devices_are_refused(field, tmp_path):
   even = {f"{n}__batch_size": 8 for n in ("warm_up", "train")}
   even |= {f"{n}__slots": 8 for n in ("select", "cold_start", "evaluate")}
+  where = field.replace("arms.gen_ssd", "select").replace(".", "__")
+  with stages.begun(small(**even), tmp_path, jax.devices()[:4]):
+    pass
+  with pytest.raises(ValueError, match=rf"{field.replace('gen_ssd', '.*')} is 6: .* multiple of 4"):
+    stages.run(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
+
+
+@pytest.mark.parametrize("field", ["arms.gen_ssd.slots", "evaluate.slots", "train.batch_size"])
+def test_a_student_is_on_all_devices_also_where_the_teacher_is_split(field, tmp_path):
+  even = {f"{n}__batch_size": 8 for n in ("warm_up", "train")}
+  even |= {f"{n}__slots": 8 for n in ("select", "cold_start", "evaluate")}
+  even |= {"model_parallel": 2, "cold_start__slots": 6}  # the teacher alone
   where = field.replace("arms.gen_ssd", "select").replace(".", "__")
   with stages.begun(small(**even), tmp_path, jax.devices()[:4]):
     pass
@@ -471,6 +502,19 @@ def test_problems_replaced_under_the_same_path_are_refused(tmp_path):
   rows[7]["answer"] = "12345"
   write()
   with pytest.raises(ValueError, match=r"other files: what problems.\w+ names has the hash"):
+    claim()
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_a_chat_template_replaced_under_the_same_path_is_refused(who, tmp_path):
+  file = tmp_path / "t.jinja"
+  shutil.copy(pathlib.Path(hf.locate("bundled/student"), "chat_template.jinja"), file)
+  config = small(**{f"{who}__chat_template": str(file)})
+  claim = lambda: tiny.claim(tmp_path / "run", config, inputs.identities(config))
+  claim()
+  claim()
+  file.write_text(file.read_text() + "{# other #}")
+  with pytest.raises(ValueError, match=f"what {who}.chat_template names has the hash"):
     claim()
 
 

@@ -38,6 +38,7 @@ with open(home / "calls", "a") as file:
   file.write("called\\n")
 if flags.get("config.select.k") == "7" and not (home.parent / "mended").exists():
   sys.exit("no luck with 7")
+(home / "results.json").write_text("{}")
 (home / "report.html").write_text("")
 """
 
@@ -180,8 +181,13 @@ def test_a_failed_item_is_tried_again_and_a_finished_one_is_not(mine, stand_in, 
 
 def test_a_signal_says_how_to_go_on(mine, stand_in, tmp_path, monkeypatch, capsys):
   found = sweep.items(mine("yield from ({'select.k': k} for k in (2, 8))"))
-  (tmp_path / "select.k=2").mkdir()
-  (tmp_path / "select.k=2" / "report.html").touch()
+  for name, files in (
+    ("select.k=2", ("results.json", "report.html")),
+    ("select.k=8", ("report.html",)),
+  ):
+    (tmp_path / name).mkdir()
+    for file in files:  # a page that was drawn before the end does not count
+      (tmp_path / name / file).touch()
   monkeypatch.setattr(sweep.processes, "run", lambda *a, **k: ({}, [2]))
   with pytest.raises(SystemExit) as stopped:
     sweep.local(found, tmp_path)

@@ -34,7 +34,9 @@ def finished(
   """
   rows, in_flight = traces_lib.Shards(folder).resume(select.slots)
   done = {(r["uuid"], r["attempt"]) for r in rows}
-  if any(in_flight or ()) or any(job not in done for job in _jobs(problems, select, rows)):
+  jobs = _jobs(problems, select, rows)
+  under_way = {(t.uuid, t.attempt) for t in in_flight or () if t}  # maybe of other problems
+  if not under_way.isdisjoint(jobs) or not done.issuperset(jobs):
     return None
   return _ordered(problems, rows)
 

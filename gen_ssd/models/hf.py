@@ -332,14 +332,16 @@ def _rope(path, config, layer_type):
 def identity(path: PathLike) -> str:
   """A short hash of the config, tokenizer and weights in directory `path`.
 
+  Every small file that transformers may read counts, such as special_tokens_map.json and merges.txt.
   It is fast, because it reads only the name, the shape and some rows in the middle of each tensor. This
   distinguishes two trainings of one architecture and does not depend on how tensors are divided into
   files.
   """
   digest = hashlib.sha256()
-  for pattern in ("config.json", "generation_config.json", "tokenizer*", "chat_template*"):
-    files = glob.glob(os.path.join(glob.escape(path), pattern))
-    for file in sorted(filter(os.path.isfile, files)):
+  patterns = ("*.json", "*.jinja", "*.model", "*.txt", "tokenizer*")
+  files = {f for p in patterns for f in glob.glob(os.path.join(glob.escape(path), p))}
+  for file in sorted(filter(os.path.isfile, files)):
+    if not file.endswith(".index.json"):
       with open(file, "rb") as f:
         digest.update(os.path.basename(file).encode() + hashlib.sha256(f.read()).digest())
   for name, entry in sorted(safetensors_io.headers(path).items()):

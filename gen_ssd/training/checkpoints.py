@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import threading
 import typing
 import warnings
 import zlib
@@ -77,7 +78,14 @@ def _quiet():
 def save(saver: ocp.training.Checkpointer, step: int, state: typing.Any, data: typing.Any) -> None:
   """Starts to save a tree of 32-bit arrays and an iterator's position as checkpoint `step`."""
   found = {"state": state, "data": data, "sums": _sums(state, data)}
-  saver.save_checkpointables_async(step, found, force=True)
+  response = saver.save_checkpointables_async(step, found, force=True)
+  # Orbax keeps a thread and three open files of every save whose result nobody takes.
+  threading.Thread(target=_take, args=[response], daemon=True).start()
+
+
+def _take(response):
+  with contextlib.suppress(Exception):  # the saver raises it, too
+    response.result()
 
 
 def restore(

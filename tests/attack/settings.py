@@ -224,6 +224,11 @@ SETTINGS = [
   ("--config.train.batch_size=0", "train.batch_size is 0: it must be at least 1"),
   ("--config.train.batch_size=100000000", "train needs at least"),
   ("--config.train.length=1", "train.length is 1: it must be at least 2"),
+  ("--config.train.length=16 --config.train.block=16", "train.length is 16: it must be above"),
+  (
+    "--config.warm_up.length=16 --config.warm_up.block=16",
+    "warm_up.length is 16: it must be above",
+  ),
   ("--config.train.length=1024000000", "train needs at least"),
   ("--config.train.accumulate=0", "train.accumulate is 0: it must be at least 1"),
   ("--config.train.accumulate=100000000", "train needs at least"),

@@ -316,9 +316,13 @@ def test_identity_follows_what_is_inside_and_not_where_it_is(tmp_path):
   assert changed() == 2
   (source / "tokenizer.json").write_text("{}")
   assert changed() == 3
+  (source / "special_tokens_map.json").write_text("{}")  # transformers reads it, too
+  assert changed() == 4
+  (source / "merges.txt").write_text("a b")
+  assert changed() == 5
   found = load_file(source / "model.safetensors")
   save_file(
     {k: v + np.float32(k == "model.layers.1.mlp.up_proj.weight") for k, v in found.items()},
     source / "model.safetensors",
   )
-  assert changed() == 4
+  assert changed() == 6

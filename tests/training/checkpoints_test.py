@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+import threading
+import time
 
 import grain
 import jax
@@ -85,6 +87,23 @@ def damage(path, change):
     path.unlink()
   else:
     path.write_bytes(change(path.read_bytes()))
+
+
+def test_saves_leave_no_thread_and_no_open_file(tmp_path):
+  train_test.start()
+  with checkpoints.keeper(tmp_path, 1) as saver:
+    for step in range(1, 9):
+      checkpoints.save(saver, step, tree(step), iterator(step))
+    saver.wait()
+    deadline = time.monotonic() + 20
+    while (left := loops()) and time.monotonic() < deadline:
+      time.sleep(0.05)
+  assert left == 0
+
+
+def loops():
+  """How many threads run a save's event loop; each holds three files."""
+  return sum("_run_loop" in thread.name for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
