@@ -3,7 +3,7 @@
 # starts the run on every worker, follows it, and starts it again after a preemption.
 
 script=launch/$(basename "$0")
-revision=''
+revision='' label=''
 dry_run=no autodelete=no dirty=no retries=20 timeout=1800 poll=15 setup=''
 flags='' main_flags=()  # of gen_ssd.main
 workdir=''
@@ -47,7 +47,7 @@ options() {
         break
         ;;
       --help | -h)
-        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+        sed -n '2,/^# shellcheck/{/^# shellcheck/!s/^# \{0,1\}//p}' "$0"
         exit 0
         ;;
       --*=*)
@@ -94,10 +94,12 @@ check_main_flags() {
 check_checkout() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
   revision=$(git rev-parse --verify --quiet HEAD) || mistake "$PWD is not a git checkout"
+  label=$revision
   if [ -n "$(git status --porcelain --untracked-files=no)" ]; then
     [ "$dirty" = yes ] || mistake "there are changes that are not committed: commit them, so that" \
       "the run can be traced to a revision, or give --dirty to send them as they are"
-    revision=$(git stash create)  # a commit of the changes; neither branch nor files change
+    label="$revision with changes"
+    revision=$(git rev-parse "$(git stash create)^{tree}")  # leaves branches and files as they are
   fi
   local config
   config=$(printf '%s\n' "${main_flags[@]}" | sed -n 's/^--config=\([^:]*\).*/\1/p' | tail -n 1)
@@ -152,7 +154,7 @@ install_on_all() {
   folder=$(home_of_copy)
   make_copy "$scratch/$folder.tar.gz" || return 1
   copy "$scratch/$folder.tar.gz" "$folder.tar.gz" || return 1
-  on_all "mkdir -p $folder && tar -xzf $folder.tar.gz -C $folder && echo $revision >$folder/REVISION" \
+  on_all "mkdir -p $folder && tar -xzf $folder.tar.gz -C $folder && echo $label >$folder/REVISION" \
     || return 1
   if [ -n "$setup" ]; then on_all "$setup" || return 1; fi
   on_all "bash $folder/launch/worker.sh setup $extra"
@@ -241,7 +243,7 @@ missing() {
 finish() {  # CODE: the end of the script
   if [ "$autodelete" = yes ]; then
     delete || say "deleting failed: delete it by hand, it costs money"
-  else
+  elif [ "$dry_run" = no ]; then
     say "the machines are still there and cost money: give --autodelete, or delete them with" \
       "$(quoted "${delete_command[@]}")"
   fi
@@ -250,7 +252,7 @@ finish() {  # CODE: the end of the script
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-trap 'say "stopped following; the run goes on. The same command follows it again."; exit 130' INT
+trap 'say "stopped following; the run goes on, and costs money. The same command follows it again."; exit 130' INT
 workers=1 codes=() seen=0 grace=90 extra=tpu delete_command=()
 
 run_on_machines() {
@@ -269,7 +271,7 @@ run_on_machines() {
     fi
     case $result in
       0)
-        say "done: $workdir"
+        if [ "$dry_run" = no ]; then say "done: $workdir"; fi
         finish 0
         ;;
       again) say "preempted or stopped (exit codes: ${codes[*]}); starting again with the same workdir" ;;

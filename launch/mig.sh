@@ -36,6 +36,9 @@ workers=$((chips / ${per_machine%t}))
 
 where=(--project="$project" --zone="$zone")
 region=${zone%-*}
+# Their names tell their settings, because an old one is used again.
+policy=$name-$topology
+template=$name-$(quoted "$machine_type" "$image_family" "$spot" "$reservation" | cksum | cut -d' ' -f1)
 group=(gcloud compute instance-groups managed)
 delete_command=("${group[@]}" delete "$name" "${where[@]}" --quiet)
 instances=()
@@ -58,24 +61,24 @@ create() {
     kind=(--provisioning-model=RESERVATION_BOUND --reservation-affinity=specific
       --reservation="$reservation" --instance-termination-action=DELETE)
   fi
-  local policy=(gcloud compute resource-policies)
-  if ((workers > 1)) && ! there "${policy[@]}" describe "$name" --project="$project" \
+  local policies=(gcloud compute resource-policies)
+  if ((workers > 1)) && ! there "${policies[@]}" describe "$policy" --project="$project" \
     --region="$region"; then
-    does "${policy[@]}" create workload-policy "$name" --project="$project" --region="$region" \
+    does "${policies[@]}" create workload-policy "$policy" --project="$project" --region="$region" \
       --type=HIGH_THROUGHPUT --accelerator-topology="$topology" || exit 1
   fi
-  local template=(gcloud compute instance-templates)
-  if ! there "${template[@]}" describe "$name" --project="$project"; then
-    does "${template[@]}" create "$name" --project="$project" --machine-type="$machine_type" \
+  local templates=(gcloud compute instance-templates)
+  if ! there "${templates[@]}" describe "$template" --project="$project"; then
+    does "${templates[@]}" create "$template" --project="$project" --machine-type="$machine_type" \
       --image-family="$image_family" --image-project=ubuntu-os-accelerator-images \
       --maintenance-policy=TERMINATE --boot-disk-size=200GB --scopes=cloud-platform \
       "${kind[@]}" || exit 1
   fi
   if ! there "${group[@]}" describe "$name" "${where[@]}"; then
-    made=("${group[@]}" create "$name" "${where[@]}" --template="$name" --size="$workers"
+    made=("${group[@]}" create "$name" "${where[@]}" --template="$template" --size="$workers"
       --target-size-policy-mode=bulk --default-action-on-vm-failure=do-nothing)
     if ((workers > 1)); then
-      made+=(--workload-policy="projects/$project/regions/$region/resourcePolicies/$name")
+      made+=(--workload-policy="projects/$project/regions/$region/resourcePolicies/$policy")
     fi
     does "${made[@]}" || exit 1
   fi

@@ -41,7 +41,7 @@ install() {  # into the shared folder, once for a revision
   does mkdir -p "$files"
   make_copy "$scratch/files.tar.gz"
   does tar -xzf "$scratch/files.tar.gz" -C "$files"
-  if [ "$dry_run" = no ]; then echo "$revision" >"$files/REVISION"; fi
+  if [ "$dry_run" = no ]; then echo "$label" >"$files/REVISION"; fi
   does bash "$files/launch/worker.sh" setup "cuda$cuda"
 }
 

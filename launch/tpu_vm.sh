@@ -53,7 +53,7 @@ state() {  # of the queued resource; NONE if there is none
 }
 
 create() {
-  local now before='' unknown=0 kind=()
+  local now before='' unknown=0 asked=no kind=()
   if [ "$spot" = yes ]; then kind=(--spot); fi
   if [ "$reserved" = yes ]; then kind=(--reserved); fi
   while true; do
@@ -68,9 +68,16 @@ create() {
           say "the slice cannot be asked for: see above"
           exit 1
         }
-        pretend=ACTIVE
+        asked=yes pretend=ACTIVE
         ;;
-      FAILED | SUSPENDED) delete ;;
+      FAILED | SUSPENDED)
+        if [ "$now$asked" = FAILEDyes ]; then
+          say "the slice could not be made; it says:"
+          "${queued[@]}" describe "$name" "${where[@]}" >&2 || true
+          finish 1
+        fi
+        delete || exit 1
+        ;;
       UNKNOWN)
         unknown=$((unknown + 1))
         if [ "$unknown" = 5 ]; then

@@ -69,26 +69,33 @@ run() {  # WORKDIR -- MAIN_FLAGS ...
   return "$code"
 }
 
-running() { grep -qas worker.sh "/proc/$(cat .pid 2>/dev/null || echo none)/cmdline"; }
+pid() { cat "$HOME/.gen_ssd.pid" 2>/dev/null || echo none; }
+running() { grep -qas worker.sh "/proc/$(pid)/cmdline"; }
 
 start() {  # WORKDIR -- MAIN_FLAGS ...
   local marks=$1/launch
-  if running; then return; fi
+  if running; then
+    if [ "$(cat "$HOME/.gen_ssd.command")" = "$PWD $*" ]; then return; fi
+    echo "launch/worker.sh: another run is in progress here, of $(cat "$HOME/.gen_ssd.command");" \
+      "end it first, with: bash $(basename "$PWD")/launch/worker.sh stop" >&2
+    exit 2
+  fi
   find_place
   mkdir -p "$marks"
   rm -f "$marks/worker-$number.exit" "$marks/worker-$number.started"
   nohup bash launch/worker.sh run "$@" </dev/null >.launch.log 2>&1 9>&- &
-  echo $! >.pid
+  echo $! >"$HOME/.gen_ssd.pid"
+  echo "$PWD $*" >"$HOME/.gen_ssd.command"
 }
 
 stop() {  # the run that `start` left here, so that all begin again together
   local i
   for ((i = 0; i < 50; i++)); do
     running || return 0
-    if [ "$i" = 0 ]; then kill -TERM "$(cat .pid)" || true; fi
+    if [ "$i" = 0 ]; then kill -TERM "$(pid)" || true; fi
     sleep 0.2
   done
-  pkill -KILL -P "$(cat .pid)" || true
+  pkill -KILL -P "$(pid)" || true
 }
 
 poll() {  # WORKDIR WORKERS SEEN: "codes SIZE CODE ...", then what is new

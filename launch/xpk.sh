@@ -39,6 +39,7 @@ delete() { does "${delete_command[@]}"; }
 
 create() {  # unless it is there
   local files=$scratch/files kind=()
+  does xpk workload list "${cluster_flags[@]}" --filter-by-job="$name" || exit 1  # points kubectl there
   if [ "$dry_run" = no ] && kubectl get jobset "$name" >/dev/null 2>&1; then
     say "workload $name is there: following it"
     return
@@ -51,7 +52,7 @@ create() {  # unless it is there
   make_copy "$scratch/files.tar.gz"
   does mkdir -p "$files"
   does tar -xzf "$scratch/files.tar.gz" -C "$files"
-  if [ "$dry_run" = no ]; then echo "$revision" >"$files/REVISION"; fi
+  if [ "$dry_run" = no ]; then echo "$label" >"$files/REVISION"; fi
   does xpk workload create --workload="$name" "${cluster_flags[@]}" --tpu-type="$type" \
     --num-slices=1 --base-docker-image=python:3.11 --script-dir="$files" \
     --max-restarts="$retries" --termination-grace-period-seconds=60 "${kind[@]}" \

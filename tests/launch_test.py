@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -146,7 +147,12 @@ class Stage:
     for name, values in lines.items():
       (self.home / name.replace("_", "-")).write_text("".join(f"{value}\n" for value in values))
 
-  def launch(self, script, *options, flags=(), checkout=None):
+  def launch(self, script, *options, **more):
+    with self.start(script, *options, **more) as process:
+      self.output, _ = process.communicate(timeout=60)
+    return process.returncode
+
+  def start(self, script, *options, flags=(), checkout=None):
     command = ["bash", str((checkout or self.checkout) / "launch" / script), *options]
     if flags is not None:
       command += ["--", "--config=configs/quickstart.py", f"--workdir={self.workdir}", *flags]
@@ -154,9 +160,8 @@ class Stage:
     env["PATH"] = f"{self.home / 'bin'}:{env['PATH']}"
     for name in [name for name in env if name.startswith(("SLURM", "TPU_", "JAX_"))]:
       del env[name]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-    self.output, self.code = done.stdout + done.stderr, done.returncode
-    return done.returncode
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
   def calls(self, of=""):
     file = self.home / "calls"
@@ -250,6 +255,35 @@ def test_a_mistake_and_a_bug_are_not_tried_again(stage, script, code):
   assert f"worker 0, 1 ended with exit code {code}" in stage.output
 
 
+def test_a_slice_that_cannot_be_made_ends_the_script(stage):
+  stage.plays(tpus=["NOT_FOUND", "FAILED", "the reason"])
+  assert stage.launch("tpu_vm.sh", *OPTIONS["tpu_vm.sh"]) == 1
+  assert "could not be made; it says:" in stage.output and "the reason" in stage.output
+  assert len(stage.calls("queued-resources create")) == 1
+
+
+@pytest.mark.parametrize("script", PODS)
+def test_the_same_command_follows_a_run_and_another_does_not_disturb_it(stage, script):
+  wait = 'until [ -e "$STAGE/go" ]; do sleep 0.05; done\n'
+  body = COMMON + STAND_INS["python-of-the-play"] + wait
+  (stage.home / "bin" / "python-of-the-play").write_text(body.replace("\nexit", f"\n{wait}exit", 1))
+  first = stage.start(script, *OPTIONS[script])
+  while len(stage.calls("-m gen_ssd.main")) < 2:
+    time.sleep(0.05)
+  first.kill()
+  first.communicate()
+  assert stage.launch(script, *OPTIONS[script], flags=["--config.seed=8"]) == 1
+  assert "another run is in progress here" in stage.output
+  before = len(stage.calls("worker.sh poll"))
+  again = stage.start(script, *OPTIONS[script])
+  while len(stage.calls("worker.sh poll")) == before:
+    time.sleep(0.05)
+  (stage.home / "go").touch()
+  output, _ = again.communicate(timeout=60)
+  assert again.returncode == 0 and "a line of worker 0" in output, output
+  assert len(stage.calls("-m gen_ssd.main")) == 2
+
+
 def test_a_slice_that_was_taken_away_is_made_again(stage):
   stage.plays(tpus=["SUSPENDED", "NOT_FOUND", "ACTIVE"])
   assert stage.launch("tpu_vm.sh", *OPTIONS["tpu_vm.sh"]) == 0, stage.output
@@ -267,10 +301,10 @@ def test_a_group_that_lost_a_machine_is_made_again(stage):
   assert len(stage.calls("managed delete slice")) == 1
   made = stage.calls("managed create slice")
   assert len(made) == 2 and "--size=2 --target-size-policy-mode=bulk" in made[0]
-  assert "--workload-policy=projects/p/regions/us-central1/resourcePolicies/slice" in made[0]
-  (policy,) = stage.calls("create workload-policy slice")
+  assert "--workload-policy=projects/p/regions/us-central1/resourcePolicies/slice-2x2x2" in made[0]
+  (policy,) = stage.calls("create workload-policy slice-2x2x2")
   assert "--accelerator-topology=2x2x2" in policy
-  (template,) = stage.calls("instance-templates create slice")
+  (template,) = stage.calls("instance-templates create slice-")
   assert "--machine-type=tpu7x-standard-4t" in template and "--provisioning-model=SPOT" in template
 
 
@@ -400,6 +434,15 @@ def test_what_does_not_fit_a_script_is_one_message(stage, script, options, messa
   assert stage.launch(script, *OPTIONS[script], *options) == 2
   assert message in stage.output and stage.output.count("\n") == 1
   assert not stage.calls()
+
+
+@pytest.mark.parametrize("script", ALL)
+def test_help_names_every_option(stage, script):
+  text = (paths.ROOT / "launch" / script).read_text()
+  options = re.findall(r"^option ([a-z-]+)", text, re.M) + ["retries", "dirty", "dry-run"]
+  assert stage.launch(script, "--help", flags=None) == 0
+  assert not [option for option in options if f"--{option}" not in stage.output]
+  assert "shellcheck" not in stage.output and not stage.calls()
 
 
 def test_a_missing_option_is_named(stage):
