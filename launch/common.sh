@@ -98,7 +98,7 @@ check_checkout() {
   if [ -n "$(git status --porcelain --untracked-files=no)" ]; then
     [ "$dirty" = yes ] || mistake "there are changes that are not committed: commit them, so that" \
       "the run can be traced to a revision, or give --dirty to send them as they are"
-    label="$revision with changes"
+    label=$revision-dirty
     revision=$(git rev-parse "$(git stash create)^{tree}")  # leaves branches and files as they are
   fi
   local config
