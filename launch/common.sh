@@ -126,7 +126,7 @@ make_copy() {  # FILE: the committed files as a .tar.gz
 
 # The loop for machines that are reached by ssh. The script defines
 #   create        makes the machines if they are not there; returns when all are ready
-#   healthy       whether all machines are still there
+#   healthy       0 if all machines are still there, 1 if not, 2 if that cannot be found out
 #   delete        deletes them
 #   copy FILE DESTINATION, and on WORKER COMMAND (run there by a shell)
 # and `create` sets workers (how many).
@@ -209,7 +209,7 @@ verdict() {
 
 # Waits for the end of the run on all workers: leaves codes. 1 when the machines are gone.
 follow() {
-  local unreachable=0 waited=0 after=0
+  local unreachable=0 waited=0 after=0 health
   while true; do
     if look; then
       unreachable=0
@@ -222,8 +222,11 @@ follow() {
         after=$((after + poll + 1))
       fi
     else
-      healthy || return 1
-      unreachable=$((unreachable + 1))
+      health=0
+      healthy || health=$?
+      [ "$health" != 1 ] || return 1
+      # If nothing answers, it is this machine that is offline: wait.
+      if [ "$health" = 0 ]; then unreachable=$((unreachable + 1)); fi
       [ "$unreachable" -lt 20 ] || return 1
     fi
     pause "$poll"
@@ -256,7 +259,7 @@ trap 'say "stopped following; the run goes on, and costs money. The same command
 workers=1 codes=() seen=0 grace=90 extra=tpu delete_command=()
 
 run_on_machines() {
-  local attempt result folder
+  local attempt result folder health
   folder=$(home_of_copy)
   for ((attempt = 0; attempt <= retries; attempt++)); do
     create
@@ -277,7 +280,9 @@ run_on_machines() {
       again) say "preempted or stopped (exit codes: ${codes[*]}); starting again with the same workdir" ;;
       *) stop "$result" ;;
     esac
-    if healthy; then on_all "bash $folder/launch/worker.sh stop" || true; else lost; fi
+    health=0
+    healthy || health=$?
+    if [ "$health" = 1 ]; then lost; else on_all "bash $folder/launch/worker.sh stop" || true; fi
   done
   say "gave up after $retries retries; the same command continues"
   finish 1

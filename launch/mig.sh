@@ -89,7 +89,7 @@ create() {
   done
 }
 
-list_instances() {  # sets instances; whether all are running
+list_instances() {  # sets instances; 0 if all are running, 1 if not, 2 if there is no answer
   local command answer
   command=("${group[@]}" list-instances "$name" "${where[@]}" '--format=value(instance.basename(),status)')
   if [ "$dry_run" = yes ]; then
@@ -97,7 +97,11 @@ list_instances() {  # sets instances; whether all are running
     mapfile -t instances < <(seq -f "$name-%g" 0 $((workers - 1)))
     return
   fi
-  answer=$("${command[@]}") || return 1
+  answer=$("${command[@]}" 2>"$scratch/error") || {
+    grep -qi 'not found\|notFound\|NOT_FOUND' "$scratch/error" && return 1
+    cat "$scratch/error" >&2
+    return 2
+  }
   mapfile -t instances < <(awk '$2 == "RUNNING" { print $1 }' <<<"$answer" | sort)
   [ ${#instances[@]} = "$workers" ]
 }

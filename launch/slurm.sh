@@ -89,7 +89,7 @@ submit() {  # sets id
 
 look_here() { read_poll "$(bash launch/worker.sh poll "$workdir" "$workers" "$seen")"; }
 
-follow_job() {  # until it leaves the queue
+follow_job() {  # until it leaves the queue; then codes are those of its processes
   local state waited=0 who
   while true; do
     # An unreachable controller is not the end of the job; an id it has forgotten is.
@@ -101,7 +101,7 @@ follow_job() {  # until it leaves the queue
       state=UNKNOWN
     fi
     look_here
-    if [ -z "$state" ]; then return; fi
+    if [ -z "$state" ]; then break; fi
     if [[ " ${codes[*]} " != *' ? '* ]]; then
       waited=-1
     elif [ "$state" = RUNNING ] && [ "$waited" != -1 ]; then
@@ -116,6 +116,11 @@ follow_job() {  # until it leaves the queue
       waited=$((waited + poll + 1))
     fi
     pause "$poll"
+  done
+  for _ in 1 2 3; do  # a shared folder may be late
+    if [[ " ${codes[*]} " != *' - '* ]]; then return; fi
+    pause "$poll"
+    look_here
   done
 }
 
@@ -133,6 +138,10 @@ if [ -n "$id" ]; then say "job $id is there: following it"; fi
 for ((attempt = 0; attempt <= retries; attempt++)); do
   if [ -z "$id" ]; then submit; fi
   follow_job
+  if [[ ${codes[*]} =~ ^[?\ ]+$ ]]; then
+    say "job $id ended before a process started: see $workdir/launch/slurm-$id.log; not trying again"
+    exit 1
+  fi
   id=''
   result=$(verdict)
   case $result in

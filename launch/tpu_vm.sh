@@ -102,7 +102,14 @@ find_workers() {
   fi
 }
 
-healthy() { [ "$(state)" = ACTIVE ]; }
+healthy() {
+  case $(state) in
+    ACTIVE) ;;
+    UNKNOWN) return 2 ;;
+    *) return 1 ;;
+  esac
+}
+
 delete() { does "${delete_command[@]}"; }
 copy() { does "${machine[@]}" scp "$1" "$name:$2" "${where[@]}" --worker=all; }
 on() { does "${machine[@]}" ssh "$name" "${where[@]}" --worker="$1" --command="$2"; }

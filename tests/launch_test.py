@@ -1,4 +1,7 @@
-"""The launch scripts, against stand-ins for the commands that they call."""
+"""The launch scripts, against stand-ins for the commands that they call.
+
+Long because the four scripts promise the same things, and most tests run over all of them.
+"""
 
 import os
 import pathlib
@@ -143,6 +146,29 @@ def test_the_same_command_follows_a_run_and_another_does_not_disturb_it(stage, s
   output, _ = again.communicate(timeout=60)
   assert again.returncode == 0 and "a line of worker 0" in output, output
   assert len(stage.calls("-m gen_ssd.main")) == 2
+
+
+@pytest.mark.parametrize("script", PODS)
+def test_machines_are_not_deleted_because_this_one_is_offline(stage, script):
+  stage.plays(polls=["down"] * 3, tpus=["ACTIVE", *["OFFLINE"] * 3])
+  stage.plays(instances=["RUNNING RUNNING", *["OFFLINE"] * 3])
+  assert stage.launch(script, *OPTIONS[script]) == 0, stage.output
+  assert "cannot connect" in stage.output and not stage.calls(" delete slice")
+  assert len(stage.calls("-m gen_ssd.main")) == 2
+
+
+@pytest.mark.parametrize("script", PODS)
+def test_machines_that_go_during_a_run_are_made_again(stage, script):
+  stage.plays(polls=["down"], tpus=["ACTIVE", "SUSPENDING"])
+  stage.plays(instances=["RUNNING RUNNING", "RUNNING STOPPING"])
+  assert stage.launch(script, *OPTIONS[script]) == 0, stage.output
+  assert "the machines are gone" in stage.output and len(stage.calls(" delete slice")) == 1
+
+
+def test_a_job_that_ends_before_its_processes_start_is_not_submitted_again(stage):
+  stage.plays(down=["0", "1"])
+  assert stage.launch("slurm.sh", *OPTIONS["slurm.sh"]) == 1
+  assert "ended before a process started" in stage.output and len(stage.calls("sbatch")) == 1
 
 
 def test_a_slice_that_was_taken_away_is_made_again(stage):

@@ -20,7 +20,10 @@ play() {  # NAME DEFAULT: the next line of a play; the default where it has ende
 STAND_INS = {
   "gcloud": r"""
 on() {  # MACHINE COMMAND
-  if grep -qx "$1" "$STAGE/down" 2>/dev/null; then echo "cannot reach $1" >&2; exit 255; fi
+  if [[ $2 = *poll* && $(play polls up) = down ]] || grep -qsx "$1" "$STAGE/down"; then
+    echo "cannot reach $1" >&2
+    exit 255
+  fi
   mkdir -p "$STAGE/machines/$1"
   cd "$STAGE/machines/$1" || exit 1
   HOME=$PWD exec bash -c "$2"
@@ -28,11 +31,15 @@ on() {  # MACHINE COMMAND
 case "$*" in
   *queued-resources\ describe* | *managed\ describe* | *policies\ describe* | *templates\ describe*)
     answer=$(play "$2" ACTIVE)
-    if [ "$answer" = NOT_FOUND ]; then echo "NOT_FOUND: no such thing" >&2; exit 1; fi
+    case $answer in
+      NOT_FOUND) echo "NOT_FOUND: no such thing" >&2; exit 1 ;;
+      OFFLINE) echo "cannot connect" >&2; exit 1 ;;
+    esac
     echo "$answer" ;;
   *networkEndpoints*) echo 2 ;;
   *list-instances*)
     answer=$(play instances "RUNNING RUNNING")
+    if [ "$answer" = OFFLINE ]; then echo "cannot connect" >&2; exit 1; fi
     i=0
     for status in $answer; do echo "slice-$i $status"; i=$((i + 1)); done ;;
   *scp*--worker=all*)
