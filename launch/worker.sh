@@ -114,7 +114,9 @@ poll() {  # WORKDIR WORKERS SEEN: "codes SIZE CODE ...", then what is new
   if [ -e "$marks/worker-0.log" ]; then size=$(stat -c %s "$marks/worker-0.log"); fi
   if ((size - from > 100000)); then from=$((size - 100000)); fi
   echo "codes $size ${codes[*]}"
-  if ((size > from)); then tail -c "+$((from + 1))" "$marks/worker-0.log" | head -c $((size - from)); fi
+  if ((size > from)); then  # tail may be cut off, when the log has grown meanwhile
+    { tail -c "+$((from + 1))" "$marks/worker-0.log" || true; } | head -c $((size - from))
+  fi
 }
 
 command=$1

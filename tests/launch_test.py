@@ -35,7 +35,16 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture
 def stage(tmp_path, checkout):
-  return Stage(tmp_path, checkout)
+  yield Stage(tmp_path, checkout)
+  (tmp_path / "go").touch()  # ends what a failed test left waiting
+
+
+def wait_until(condition):
+  for _ in range(600):
+    if condition():
+      return
+    time.sleep(0.05)
+  raise AssertionError("it does not happen")
 
 
 NAME = ("--name=slice", "--project=p", "--poll=0")
@@ -132,16 +141,14 @@ def test_the_same_command_follows_a_run_and_another_does_not_disturb_it(stage, s
   body = COMMON + STAND_INS["python-of-the-play"] + wait
   (stage.home / "bin" / "python-of-the-play").write_text(body.replace("\nexit", f"\n{wait}exit", 1))
   first = stage.start(script, *OPTIONS[script])
-  while len(stage.calls("-m gen_ssd.main")) < 2:
-    time.sleep(0.05)
+  wait_until(lambda: len(stage.calls("-m gen_ssd.main")) == 2)
   first.kill()
   first.communicate()
   assert stage.launch(script, *OPTIONS[script], flags=["--config.seed=8"]) == 1
   assert "another run is in progress here" in stage.output
   before = len(stage.calls("worker.sh poll"))
   again = stage.start(script, *OPTIONS[script])
-  while len(stage.calls("worker.sh poll")) == before:
-    time.sleep(0.05)
+  wait_until(lambda: len(stage.calls("worker.sh poll")) > before)
   (stage.home / "go").touch()
   output, _ = again.communicate(timeout=60)
   assert again.returncode == 0 and "a line of worker 0" in output, output
@@ -376,8 +383,7 @@ def test_a_worker_that_is_stopped_writes_its_exit_code(stage):
   shutil.copy(stage.home / "bin" / "python-of-the-play", copy / ".venv" / "bin" / "python")
   command = ["bash", copy / "launch" / "worker.sh", "run", stage.workdir, "--", "--config=c"]
   with subprocess.Popen(command, env=env) as worker:
-    while not (stage.home / "runs").exists():
-      pass
+    wait_until((stage.home / "runs").exists)
     worker.terminate()
     assert worker.wait(20) == 143
   assert (stage.workdir / "launch" / "worker-0.exit").read_text() == "143\n"

@@ -133,8 +133,11 @@ class Stage:
       (self.home / name.replace("_", "-")).write_text("".join(f"{value}\n" for value in values))
 
   def launch(self, script, *options, **more):
-    with self.start(script, *options, **more) as process:
+    process = self.start(script, *options, **more)
+    try:
       self.output, _ = process.communicate(timeout=60)
+    finally:
+      process.kill()
     return process.returncode
 
   def start(self, script, *options, flags=(), checkout=None):
