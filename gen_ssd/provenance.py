@@ -5,6 +5,7 @@ from importlib import metadata
 import os
 import pathlib
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -50,9 +51,14 @@ def provenance() -> MadeBy:
 
 
 def _commit(tree: pathlib.Path) -> str | None:
-  """HEAD of the checkout at `tree`; None when it is none, for example an installed package."""
+  """HEAD of the checkout at `tree`, or what it was in the checkout that a launch script copied.
+
+  None when it is neither, for example an installed package.
+  """
   if not (tree / ".git").exists():  # site-packages inside somebody else's checkout is not ours
-    return None
+    copied = tree / "REVISION"
+    found = copied.read_text(errors="replace").strip() if copied.is_file() else ""
+    return found if re.fullmatch("[0-9a-f]{40}(-dirty)?", found) else None
   git = ["git", "-C", str(tree)]
   options: typing.Any = dict(check=True, capture_output=True, text=True, timeout=30)
   try:

@@ -48,6 +48,14 @@ def test_an_installed_package_has_no_commit(tmp_path):
 
 
 @pytest.mark.parametrize(
+  "says, commit", [("a" * 40, "a" * 40), ("b" * 40 + "-dirty",) * 2, ("1.2", None)]
+)
+def test_a_copy_by_a_launch_script_names_its_commit(tmp_path, says, commit):
+  (tmp_path / "REVISION").write_text(f"{says}\n")
+  assert provenance._commit(tmp_path) == commit
+
+
+@pytest.mark.parametrize(
   "typed,command",
   [
     (["/opt/v/bin/python3", "-m", "gen_ssd", "run", "a b"], "python -m gen_ssd run 'a b'"),

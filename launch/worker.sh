@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# What the other scripts of this folder run on every worker, in the copy that they sent there.
+#
+#   worker.sh setup EXTRA                          install into .venv, with jax[EXTRA]; once
+#   worker.sh start WORKDIR -- MAIN_FLAGS ...      start the run in the background; once
+#   worker.sh run WORKDIR -- MAIN_FLAGS ...        the same in the foreground
+#   worker.sh stop                                 stop it
+#   worker.sh poll WORKDIR WORKERS SEEN            how it goes, and the log after SEEN bytes
+#
+# Each worker writes WORKDIR/launch/worker-N.started, .log, and at the end .exit (its exit code).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python_version=3.11
+
+setup() {  # EXTRA: tpu, cuda12 or cuda13
+  local lock=requirements-lock-$python_version.txt mark
+  mark=.venv/.installed-$(cat requirements.txt "$lock" | cksum | cut -d' ' -f1)-$1
+  exec 9>.setup.lock
+  flock 9  # a second setup at once waits for the first
+  if [ -e "$mark" ]; then return; fi
+  export PATH="$HOME/.local/bin:$PATH"
+  # uv brings its own Python: the machines' images have an older one.
+  command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+  uv venv --quiet --clear --python "$python_version" .venv
+  uv pip install --quiet --python .venv/bin/python -e . -r requirements.txt "jax[$1]" -c "$lock"
+  touch "$mark"
+}
+
+metadata() {  # what a Google machine is told about itself; nothing elsewhere
+  curl -sf -m 5 -H Metadata-Flavor:Google \
+    "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1" || true
+}
+
+find_place() {  # number: which worker this is. Leaves finding the others to JAX where it can.
+  local hosts first
+  export JAX_COORDINATOR_PORT=8476  # JAX's own choice, 8482, is closed by Google's firewall rule
+  number=${SLURM_PROCID:-${TPU_WORKER_ID:-}}  # Slurm, GKE
+  if [ -n "$number" ]; then return; fi
+  number=$(metadata agent-worker-number)
+  number=${number:-0}
+  hosts=$(metadata worker-network-endpoints)
+  if [[ $hosts = *,* ]]; then  # names, or name:id:address
+    first=${hosts%%,*}
+    export JAX_COORDINATOR_ADDRESS=${first##*:}:$JAX_COORDINATOR_PORT
+  fi
+}
+
+run() {  # WORKDIR -- MAIN_FLAGS ...
+  local workdir=$1 marks=$1/launch code=0
+  shift 2
+  find_place
+  mkdir -p "$marks"
+  rm -f "$marks/worker-$number.exit"
+  echo "$(hostname) $(cat REVISION 2>/dev/null)" >"$marks/worker-$number.started"
+  export JAX_COMPILATION_CACHE_DIR=$workdir/programs PYTHONPATH=. PYTHONUNBUFFERED=1
+  trap : TERM INT  # Python gets the signal too; this shell stays to write its exit code
+  .venv/bin/python -m gen_ssd.main "$@" >>"$marks/worker-$number.log" 2>&1 &
+  local pid=$!
+  trap 'kill -TERM $pid 2>/dev/null' TERM
+  trap 'kill -INT $pid 2>/dev/null' INT
+  while true; do
+    code=0
+    wait "$pid" || code=$?
+    kill -0 "$pid" 2>/dev/null || break  # else a signal ended the wait, not the run
+  done
+  wait "$pid" 2>/dev/null || code=$?
+  echo "$code" >"$marks/.exit-$number"
+  mv "$marks/.exit-$number" "$marks/worker-$number.exit"
+  return "$code"
+}
+
+pid() { cat "$HOME/.gen_ssd.pid" 2>/dev/null || echo none; }
+running() { grep -qas worker.sh "/proc/$(pid)/cmdline"; }
+
+start() {  # WORKDIR -- MAIN_FLAGS ...
+  local marks=$1/launch
+  if running; then
+    if [ "$(cat "$HOME/.gen_ssd.command")" = "$PWD $*" ]; then return; fi
+    echo "launch/worker.sh: another run is in progress here, of $(cat "$HOME/.gen_ssd.command");" \
+      "end it first, with: bash $(basename "$PWD")/launch/worker.sh stop" >&2
+    exit 2
+  fi
+  find_place
+  mkdir -p "$marks"
+  rm -f "$marks/worker-$number.exit" "$marks/worker-$number.started"
+  nohup bash launch/worker.sh run "$@" </dev/null >.launch.log 2>&1 9>&- &
+  echo $! >"$HOME/.gen_ssd.pid"
+  echo "$PWD $*" >"$HOME/.gen_ssd.command"
+}
+
+stop() {  # the run that `start` left here, so that all begin again together
+  local i
+  for ((i = 0; i < 50; i++)); do
+    running || return 0
+    if [ "$i" = 0 ]; then kill -TERM "$(pid)" || true; fi
+    sleep 0.2
+  done
+  pkill -KILL -P "$(pid)" || true
+}
+
+poll() {  # WORKDIR WORKERS SEEN: "codes SIZE CODE ...", then what is new
+  # in worker 0's log of SIZE bytes. A code is - while a worker runs, and ? before it has started.
+  local marks=$1/launch i codes=()
+  for ((i = 0; i < $2; i++)); do
+    if [ -e "$marks/worker-$i.exit" ]; then
+      codes+=("$(cat "$marks/worker-$i.exit")")
+    elif [ -e "$marks/worker-$i.started" ]; then
+      codes+=(-)
+    else
+      codes+=('?')
+    fi
+  done
+  local size=0 from=$3
+  if [ -e "$marks/worker-0.log" ]; then size=$(stat -c %s "$marks/worker-0.log"); fi
+  if ((size - from > 100000)); then from=$((size - 100000)); fi
+  echo "codes $size ${codes[*]}"
+  if ((size > from)); then  # tail may be cut off, when the log has grown meanwhile
+    { tail -c "+$((from + 1))" "$marks/worker-0.log" || true; } | head -c $((size - from))
+  fi
+}
+
+command=$1
+shift
+case $command in
+  setup | start | run | stop | poll) "$command" "$@" ;;
+  *)
+    echo "launch/worker.sh: setup, start, run, stop or poll, not $command" >&2
+    exit 2
+    ;;
+esac
