@@ -8,13 +8,15 @@ Usage: gen-ssd sweep --config=FILE[:ARGUMENT] --workdir=DIR [flags]
   --workdir   an item is an ordinary run in workdir/NAME; the comparison is in sweep.md, sweep.json,
               examples.md and figures; the same command continues a sweep that was stopped
   --to        local: run here, then compare (the default); print: an item per line, its name,
-              settings and command separated by tabs; NAME: call launch/NAME.sh for every item
+              settings and command separated by tabs; tpu_vm, mig, xpk or slurm: call that script of
+              launch/ for every item, with the options after -- and a --name of the item
   --parallel  how many items run at the same time with --to=local (default: 1)
   --collect   only compare the items that are finished
   --config.X  a setting of all items, such as --config.seeds=3
 
 For example:
   gen-ssd sweep --config=configs/ablation.py --workdir=runs/ablation
+  gen-ssd sweep --config=configs/ablation.py --workdir=/shared/a --to=slurm -- --nodes=2
 """
 
 from collections.abc import Callable
@@ -49,6 +51,7 @@ from gen_ssd.report import comparison
 from gen_ssd.report import lines
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "launch"
+LAUNCHERS = ("tpu_vm", "mig", "xpk", "slurm")  # scripts that take --name and the run's flags
 RUN = (sys.executable, "-m", "gen_ssd.main")
 LONGEST = 60  # characters of a name that is made here
 LOGS = "logs"  # the folder of the outputs
@@ -179,26 +182,32 @@ def show(found: Sequence[Item], workdir: pathlib.Path) -> str:
   return "\n".join(rows)
 
 
-def submit(found: Sequence[Item], workdir: pathlib.Path, to: str) -> None:
-  """Calls launch/TO.sh with the flags of one item after the other; a failure ends it.
+def submit(
+  found: Sequence[Item], workdir: pathlib.Path, to: str, options: Sequence[str] = ()
+) -> None:
+  """Calls launch/TO.sh with its `options` for one item after the other; a failure ends it.
 
   Raises UserError where there is no such script; ends with the exit code of a script that fails.
   """
   script = _script(to)
   for i, item in enumerate(found):
-    if code := subprocess.run([script, *item.arguments(workdir)]).returncode:
+    own = [*options, f"--name={_machine(item.name)}", "--", *item.arguments(workdir)]
+    if code := subprocess.run([script, *own]).returncode:
       before = ", ".join(x.name for x in found[:i]) or "none"
       _end(
         f"launch/{to}.sh failed with exit code {code} for {item.name}; done before: {before}", code
       )
 
 
+def _machine(name):
+  """A name that clouds and schedulers take: lower-case letters, digits and hyphens, 40 at most."""
+  slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:28]
+  return f"{slug}-{_hash(name)}" if slug[:1].isalpha() else f"item-{slug}-{_hash(name)}"
+
+
 def _script(to):
-  known = sorted(p.stem for p in SCRIPTS.glob("*.sh"))
-  if to not in known:
-    others = [name for name in known if name != "local"]
-    says = f", or a script of launch/: {', '.join(others)}" if others else ""
-    raise UserError(f"--to is {clip(repr(to))}: there is no such script; use print or local{says}")
+  if to not in LAUNCHERS or not (SCRIPTS / f"{to}.sh").is_file():
+    errors.fail("--to", to, f"print, local, {', '.join(LAUNCHERS)}; the last need a checkout")
   return SCRIPTS / f"{to}.sh"
 
 
@@ -291,7 +300,11 @@ def main() -> None:
     arguments.add_argument("--to", default="local")
     arguments.add_argument("--parallel", type=int, default=1)
     arguments.add_argument("--collect", action="store_true")
-    known, flags = arguments.parse_known_args()
+    typed = sys.argv[1:]
+    typed, options = (
+      (typed[: typed.index("--")], typed[typed.index("--") + 1 :]) if "--" in typed else (typed, [])
+    )
+    known, flags = arguments.parse_known_args(typed)
     if rest := [flag for flag in flags if not re.match(r"--(no)?config\.", flag)]:
       arguments.error(f"unrecognized arguments: {' '.join(rest)}")
     if known.parallel < 1:
@@ -305,7 +318,7 @@ def main() -> None:
     if known.to == "print" and not known.collect:
       print(show(found, known.workdir))
     elif not here and not known.collect:
-      submit(found, known.workdir, known.to)
+      submit(found, known.workdir, known.to, options)
     else:
       if here:
         _claim(made, known.workdir, lambda config, home: inputs.identities(config))

@@ -5,6 +5,7 @@ Runs are replaced by a program that only writes report.html; one small sweep is 
 
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -200,7 +201,7 @@ def test_a_signal_says_how_to_go_on(mine, stand_in, tmp_path, monkeypatch, capsy
 def scripts(tmp_path, monkeypatch):
   folder = tmp_path / "launch"
   folder.mkdir()
-  path = folder / "cluster.sh"
+  path = folder / "slurm.sh"
   path.write_text(
     f'#!/bin/sh\nfor x in "$@"; do echo "$x"; done >> {tmp_path}/jobs\n'
     'case "$*" in *k=7*) exit 5; esac\n'
@@ -212,25 +213,38 @@ def scripts(tmp_path, monkeypatch):
 def test_a_script_is_called_with_the_flags_of_every_item(mine, scripts, tmp_path):
   path = mine("yield from ({'select.delimiters': ('. ',)}, {'select.k': 8})")
   found = sweep.items(path)
-  sweep.submit(found, pathlib.Path("/x/y z"), "cluster")
+  sweep.submit(found, pathlib.Path("/x/y z"), "slurm", ["--nodes=2"])
   assert (tmp_path / "jobs").read_text().splitlines() == [
+    "--nodes=2",
+    f"--name={sweep._machine(found[0].name)}",
+    "--",
     f"--config={path}",
     f"--workdir=/x/y z/{found[0].name}",
     "--config.select.delimiters=('. ',)",
+    "--nodes=2",
+    f"--name=select-k-8-{sweep._hash('select.k=8')}",
+    "--",
     f"--config={path}",
     "--workdir=/x/y z/select.k=8",
     "--config.select.k=8",
   ]
 
 
+@pytest.mark.parametrize("name", ["select.k=8", "8", "=", "A" * 100, "x.y_z-0"])
+def test_items_have_names_that_clouds_take(name):
+  found = sweep._machine(name)
+  assert re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", found)  # as launch/common.sh wants it
+  assert found != sweep._machine(name + "0")
+
+
 def test_a_script_that_fails_ends_with_its_code_and_says_what_was_handed_out(mine, scripts, capsys):
   found = sweep.items(mine("yield from ({'select.k': k} for k in (2, 7, 8))"))
   with pytest.raises(SystemExit) as stopped:
-    sweep.submit(found, pathlib.Path("out"), "cluster")
+    sweep.submit(found, pathlib.Path("out"), "slurm")
   assert stopped.value.code == 5
-  want = "launch/cluster.sh failed with exit code 5 for select.k=7; done before: select.k=2"
+  want = "launch/slurm.sh failed with exit code 5 for select.k=7; done before: select.k=2"
   assert want in capsys.readouterr().err
-  with pytest.raises(UserError, match="--to is 'nowhere': .* or a script of launch/: cluster"):
+  with pytest.raises(UserError, match="--to is 'nowhere': it must be print, local, tpu_vm"):
     sweep.submit(found, pathlib.Path("out"), "nowhere")
 
 
