@@ -101,6 +101,32 @@ def test_a_mistake_ends_both_processes_with_the_same_message(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_whole_run_of_two_processes_writes_the_traces_and_answers_of_one(tmp_path):
+  port, flags = free_port(), ("train.steps=40", "warm_up.steps=30")
+  pair = [start(command(tmp_path / "two", *flags), 2, (i, port)) for i in range(2)]
+  for process in (*pair, start(command(tmp_path / "one", *flags), 4)):
+    said = process.communicate(timeout=900)[1]
+    assert process.returncode == 0, said[-3000:]
+  one, two = tmp_path / "one", tmp_path / "two"
+  cold = "cold_start/traces/traces-00000.jsonl"  # nothing that two processes trained took part
+  assert (one / cold).read_bytes() == (two / cold).read_bytes()
+  files = sorted(p.relative_to(one) for p in one.rglob("traces-*.jsonl"))
+  assert len(files) >= 9  # four collections, four arms' answers, calibration
+  for file in files:
+    rows = [[json.loads(x) for x in (w / file).read_text().splitlines()] for w in (one, two)]
+    key = lambda r: (r["uuid"], r["attempt"], r["ids"], r["verdict"])
+    assert [*map(key, rows[0])] == [*map(key, rows[1])], file
+  for path in sorted(one.glob("arms/*/kept.json")):
+    assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+  students = sorted(one.rglob("model.safetensors"))
+  assert len(students) == 5 and (two / "report.html").exists()
+  for path in students:  # sums of gradients over processes differ by rounding
+    mine, theirs = load_file(path), load_file(two / path.relative_to(one))
+    for name in mine:
+      np.testing.assert_allclose(mine[name], theirs[name], atol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", [0, 1])
 def test_when_a_process_dies_the_other_ends_and_names_it(tmp_path, dead):
   port = free_port()
