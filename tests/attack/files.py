@@ -209,7 +209,7 @@ CASES = [
   (several(sweep("yield {}"), write("sweep/base/config.json", {"name": "other"})), SWEEP, "belongs to another config"),
   (several(sweep("yield {}"), write("sweep", "a file")), SWEEP, "it must be a folder that can be made and written"),
   (several(sweep("yield {}"), write("sweep/logs", "a file")), SWEEP, "sweep/logs is a file: it must be a folder"),
-  (several(sweep("yield {}"), write("sweep/base/report.html", "")), (*SWEEP, "--collect"), "base/config.json is missing"),
+  (several(sweep("yield {}"), write("sweep/base/results.json", {}), write("sweep/base/report.html", "")), (*SWEEP, "--collect"), "base/config.json is missing"),
   (None, ("report",), "the following arguments are required: --workdir"),
   (None, ("report", "--workdir={folder}/none"), "does not exist: it must be the workdir of a run"),
   (write("file", ""), ("report", "--workdir={folder}/file"), "is not a folder: it must be the workdir"),
