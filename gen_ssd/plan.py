@@ -189,7 +189,9 @@ def _memory(compiled, have):
 
 def _too_large(error, have):
   """The same of a program that the compiler refused because it does not fit."""
-  used = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", error)
+  used = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", error) or re.search(
+    r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)G\)", error
+  )
   if not used:
     raise UserError(f"the compiler refuses the program: {clip(' '.join(error.split()), 400)}")
   peak = float(used[1]) / (1 if used[2] == "G" else 1024)

@@ -189,6 +189,21 @@ def test_rooflines_are_those_worked_out_by_hand():
   assert again == pytest.approx(plain * 4 / 3)
 
 
+@pytest.mark.parametrize(
+  "said",
+  [
+    "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.15G of 15.75G hbm. Exceeded",
+    "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (20.15G) exceeds available HBM "
+    "(15.75G).",
+  ],
+)
+def test_a_program_that_the_compiler_refuses_for_its_size_is_one_that_does_not_fit(said):
+  found = plan._too_large(said, 16.0)
+  assert (found["peak_gib"], found["hbm_gib"], found["fits"]) == (20.15, 15.75, False)
+  with pytest.raises(UserError, match="the compiler refuses the program: INTERNAL: no"):
+    plan._too_large("INTERNAL: no", 16.0)
+
+
 @NEEDS_LIBTPU
 @pytest.mark.slow
 def test_a_slice_that_is_not_there_is_planned(tmp_path):
