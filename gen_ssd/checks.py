@@ -18,6 +18,7 @@ from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
+from gen_ssd.problems import problem as problem_lib
 
 MOST_TRACES = 10**7  # of one collection: their names alone fill a gigabyte
 
@@ -102,7 +103,7 @@ def _check_problems(config, models):
           f"{field}: problem {p.uuid} is {clip(p.problem, 60)!r}: it must have a word that both "
           "tokenizers know"
         )
-      text = " ".join(p.problem.split()).casefold()  # a problem may have another uuid elsewhere
+      text = problem_lib.normal(p.problem)  # a problem may have another uuid elsewhere
       owners = [home.setdefault(key, (split, field)) for key in (p.uuid, text)]
       other = next((f for s, f in owners if s != split), None)
       if other:  # test sets may share problems with each other

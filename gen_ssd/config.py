@@ -12,6 +12,7 @@ import typing
 import ml_collections
 
 from gen_ssd.errors import UserError
+from gen_ssd.errors import encodable
 from gen_ssd.errors import fail
 
 
@@ -239,15 +240,11 @@ def _typed(value, hint, path):
     except ValueError:
       pass
   texts = value if isinstance(value, tuple) else (value,)
-  if any(isinstance(t, str) and not _is_unicode(t) for t in texts):
+  if any(isinstance(t, str) and not encodable(t) for t in texts):
     fail(path, value, "text that UTF-8 can write, without half of a surrogate pair")
   if not any(type(value) is o for o in options):
     fail(path, value, "of type " + " or ".join(o.__name__ for o in options))
   return value
-
-
-def _is_unicode(text):
-  return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def collection(s):

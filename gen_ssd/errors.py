@@ -52,6 +52,20 @@ def clip(text: str, most: int = 200) -> str:
   return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
+def one_line(error: object, most: int = 200) -> str:
+  """What an exception of a library says, as a part of a message; its type where it says nothing."""
+  return clip(" ".join(str(error).split()) or type(error).__name__, most)
+
+
+def encodable(text: str) -> bool:
+  """Can a text be written as UTF-8? Not with half of a surrogate pair."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
 @contextlib.contextmanager
 def command() -> Iterator[None]:
   """What is around every command: mistakes and signals end it in one line and an exit code.

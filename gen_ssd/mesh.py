@@ -13,6 +13,7 @@ import numpy as np
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.errors import fail
+from gen_ssd.errors import one_line
 
 AXES = ("data", "model")
 HEARTBEAT = 15  # seconds of silence after which a process counts as dead, and the others end
@@ -125,7 +126,7 @@ def together():
     if "RESOURCE_EXHAUSTED" in str(error):
       raise UserError(
         f"a device has too little memory: lower slots, k, max_tokens, batch_size or length, or raise "
-        f"model_parallel, and start in another --workdir ({clip(' '.join(str(error).split()))})"
+        f"model_parallel, and start in another --workdir ({one_line(error)})"
       ) from None
     lost = ("Connection closed by peer", "coordination service", "heartbeat", "Connection reset")
     if jax.process_count() == 1 or not any(sign in str(error) for sign in lost):

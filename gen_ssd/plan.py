@@ -37,8 +37,8 @@ from gen_ssd import memory
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import programs
 from gen_ssd.errors import UserError
-from gen_ssd.errors import clip
 from gen_ssd.errors import fail
+from gen_ssd.errors import one_line
 from gen_ssd.problems import sets
 
 LISTED = 6  # collectives of a program that are printed
@@ -131,10 +131,9 @@ def _devices(topology):
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology.lower()).devices
   except Exception as error:  # of any kind: libtpu is not there, or knows no such slice
-    why = " ".join(str(error).split())
     raise UserError(
-      f"--topology is {topology!r}: {clip(why, 160)}; install the libtpu that jax[tpu] names, and "
-      "choose a slice that exists"
+      f"--topology is {topology!r}: {one_line(error, 160)}; install the libtpu that jax[tpu] "
+      "names, and choose a slice that exists"
     ) from None
 
 
@@ -193,7 +192,7 @@ def _too_large(error, have):
     r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)G\)", error
   )
   if not used:
-    raise UserError(f"the compiler refuses the program: {clip(' '.join(error.split()), 400)}")
+    raise UserError(f"the compiler refuses the program: {one_line(error, 400)}")
   peak = float(used[1]) / (1 if used[2] == "G" else 1024)
   return {"peak_gib": peak, "hbm_gib": float(used[3]), "fits": False, "ms_estimate": None,
           "collectives": []}  # fmt: skip
@@ -206,14 +205,11 @@ def _price_times(found, config, select, pair, chip, shape, price):
   """Adds times, tokens per second, hours and their price, in place."""
   p, tokens = found["programs"], found["tokens"]
   filled = select.prompt / 2 + tokens / 2
-  teacher = chips.model(pair.teacher, config.teacher.dtype, shape[1])
-  student = chips.model(pair.student, config.student.dtype)
-  writes, scores = chips.round_ms(chip, select, (teacher, student), shape, filled)
+  models = _models(config, pair, shape[1])
+  writes, scores = chips.round_ms(chip, select, models, shape, filled)
   devices = shape[0] * shape[1]
   p["step"]["ms_roofline"] = round(writes + scores, 2)
-  p["admit"]["ms_roofline"] = round(
-    chips.admit_ms(chip, select, (teacher, student), shape, select.prompt), 2
-  )
+  p["admit"]["ms_roofline"] = round(chips.admit_ms(chip, select, models, shape, select.prompt), 2)
   p["train"]["ms_roofline"] = round(chips.update_ms(chip, config.train, pair.student, devices), 2)
   found["student_share"] = round(scores / (writes + scores), 3)
   slower = lambda name: (p[name]["ms_estimate"] or 0) / p[name]["ms_roofline"]
@@ -224,7 +220,7 @@ def _price_times(found, config, select, pair, chip, shape, price):
   found["problems"] = problems
   plain = {config_lib.collection(s) for _, s in config.arms}
   for s in plain:  # what is not compiled is as much slower than its bound as what is
-    ms = sum(chips.round_ms(chip, s, (teacher, student), shape, filled))
+    ms = sum(chips.round_ms(chip, s, models, shape, filled))
     rounds = problems * s.attempts * tokens / (s.slots * s.c)
     hours += rounds * ms * max(1.0, slower("step")) / 3.6e6
   updates = config.train.steps * len(config.arms) * config.seeds + config.warm_up.steps
@@ -233,6 +229,12 @@ def _price_times(found, config, select, pair, chip, shape, price):
   found["chip_hours"] = round(hours * found["chips"], 1)
   if price:
     found["price"] = round(found["chip_hours"] * price, 2)
+
+
+def _models(config, pair, split):
+  """Teacher and student as the roofline sees them, where `split` devices share the teacher."""
+  teacher = chips.model(pair.teacher, config.teacher.dtype, split)
+  return teacher, chips.model(pair.student, config.student.dtype)
 
 
 def _problems(config):
@@ -281,10 +283,8 @@ def _best(found, config, select, pair, devices, chip):
   options: list[tuple[float, str]] = []
 
   def speed(s, split):
-    shape = (len(devices) // split, split)
-    teacher = chips.model(pair.teacher, config.teacher.dtype, split)
-    student = chips.model(pair.student, config.student.dtype)
-    return s.slots * s.c / (sum(chips.round_ms(chip, s, (teacher, student), shape, filled)) / 1e3)
+    shape, models = (len(devices) // split, split), _models(config, pair, split)
+    return s.slots * s.c / (sum(chips.round_ms(chip, s, models, shape, filled)) / 1e3)
 
   found["kept_tok_s_roofline"] = round(speed(select, config.model_parallel), 1)
   splits = [n for n in (1, 2, 4, 8) if not len(devices) % n and not pair.teacher.kv_heads % n]

@@ -7,6 +7,8 @@ import types
 import typing
 from typing import Any
 
+from gen_ssd.errors import encodable
+
 LARGEST = 2**63  # integers are below, as in a Parquet table
 
 
@@ -157,6 +159,4 @@ def _is_list(x, allowed):
 def _is_sound(x):
   if type(x) is int:
     return -LARGEST <= x < LARGEST
-  if type(x) is str and not x.isascii():
-    return not any("\ud800" <= c <= "\udfff" for c in x)
-  return True
+  return type(x) is not str or encodable(x)

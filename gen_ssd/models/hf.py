@@ -13,6 +13,7 @@ import numpy as np
 
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
+from gen_ssd.errors import one_line
 from gen_ssd.models import architecture
 from gen_ssd.models import json_files
 from gen_ssd.models import rope
@@ -92,7 +93,7 @@ def locate(path: str, wanted: tuple[str, ...] = WANTED) -> str:
       ignore_patterns=["*/*", "consolidated*"],
     )
   except errors.HFValidationError as error:
-    why = json_files.one_line(error)
+    why = one_line(error)
   except errors.GatedRepoError:
     why = (
       "the hub requires its licence accepted: accept it on the model's page, then `hf auth login`"
@@ -147,7 +148,7 @@ def read_architecture(path: PathLike) -> Architecture:
   try:
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
   except Exception as error:  # of any kind: the file is all that it reads
-    raise _wrong(path, f"transformers refuses it: {json_files.one_line(error)}") from None
+    raise _wrong(path, f"transformers refuses it: {one_line(error)}") from None
   _check_numbers(path, lambda name: getattr(config, name, None))
   _refuse_unsupported(path, kind, config)
   heads = config.num_attention_heads

@@ -6,6 +6,7 @@ import typing
 
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
+from gen_ssd.errors import one_line
 
 
 def read_object(file: str | os.PathLike) -> dict[str, typing.Any]:
@@ -20,8 +21,3 @@ def read_object(file: str | os.PathLike) -> dict[str, typing.Any]:
   if not isinstance(found, dict):
     raise UserError(f"{clip(str(file))}: it holds {clip(repr(found), 40)}, wanted a JSON object")
   return found
-
-
-def one_line(error: BaseException) -> str:
-  """What an exception of a library says, as a part of a message."""
-  return clip(" ".join(str(error).split()) or type(error).__name__)

@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
+from gen_ssd.errors import one_line
 from gen_ssd.models import json_files
 
 FLOATS = {
@@ -116,7 +117,7 @@ def _header(file):
       text = f.read(int.from_bytes(f.read(8), "little"))
     pairs = json.loads(text, object_pairs_hook=list, parse_int=str)  # of any length
   except SafetensorError as error:
-    raise UserError(f"not a whole safetensors file: {json_files.one_line(error)}") from None
+    raise UserError(f"not a whole safetensors file: {one_line(error)}") from None
   except OSError as error:
     raise UserError(f"cannot be read: {error.strerror or error}") from None
   for name, times in collections.Counter(name for name, _ in pairs).items():
@@ -134,7 +135,7 @@ def rows(entry: Entry, start: int, stop: int, *cuts: slice) -> np.ndarray:
     with safe_open(entry.file, "numpy") as f:  # opened each time: what is mapped counts as memory
       return f.get_slice(entry.name)[(slice(start, stop), *cuts)]
   except (SafetensorError, OSError, AttributeError) as error:  # Attribute: an 8-bit float type
-    why = json_files.one_line(error)
+    why = one_line(error)
     raise UserError(f"{entry.file}: {entry.name} cannot be read: {why}") from None
 
 

@@ -12,7 +12,7 @@ import jinja2
 
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
-from gen_ssd.models import json_files
+from gen_ssd.errors import one_line
 
 SECONDS = 10.0  # that one rendering may take; it takes milliseconds
 
@@ -38,7 +38,7 @@ def render(tokenizer: typing.Any, messages: list[dict[str, str]], generate: bool
     except _TooLong:
       raise UserError(f"{name} takes more than {SECONDS:g} seconds for one dialogue") from None
     except Exception as error:  # of any kind, because the template is a program of the user
-      why = json_files.one_line(error)
+      why = one_line(error)
       if isinstance(error, jinja2.TemplateSyntaxError):
         why = f"line {error.lineno}: {why}"
       elif not isinstance(error, jinja2.TemplateError):
@@ -59,7 +59,7 @@ def choose(path: str | os.PathLike, own: typing.Any, file: str | os.PathLike) ->
       with open(file, encoding="utf-8-sig") as f:
         text = f.read().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-      why = json_files.one_line(error)
+      why = one_line(error)
       raise UserError(f"chat_template is {clip(str(file))}: it cannot be read: {why}") from None
     if not text.strip():
       raise UserError(f"chat_template is {clip(str(file))}: the file is empty")

@@ -9,6 +9,7 @@ import numpy as np
 
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
+from gen_ssd.errors import one_line
 from gen_ssd.models import json_files
 from gen_ssd.models import templates
 
@@ -42,7 +43,7 @@ def load_tokenizer(path: PathLike, chat_template: PathLike = "", thinking: str =
   except (KeyboardInterrupt, SystemExit):
     raise
   except BaseException as error:  # of any kind, as the files are; a panic of Rust is no Exception
-    why = f"{type(error).__name__}: {json_files.one_line(error)}"
+    why = f"{type(error).__name__}: {one_line(error)}"
     raise UserError(f"{clip(str(path))}: transformers refuses its tokenizer: {why}") from None
   if empty:  # what transformers makes when it finds no vocabulary
     raise UserError(f"{clip(str(path))}: its tokenizer is empty: is there a tokenizer.json?")

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from gen_ssd import errors
 from gen_ssd.errors import UserError
 from gen_ssd.problems import answers
 from gen_ssd.problems import files
@@ -30,7 +31,7 @@ def field(row: dict, *names: str) -> tuple[str, object]:
 
 def check_text(value: str, name: str) -> None:
   """Raises Layout for a text that shows nothing or cannot be written."""
-  if not files.encodable(value):
+  if not errors.encodable(value):
     raise Layout(
       f": {name} is {files.show(value)}: it must be Unicode, without half a pair such as \\ud800"
     )

@@ -29,15 +29,6 @@ def show(value: object) -> str:
   return errors.clip(SHORT.repr(value))
 
 
-def encodable(text: str) -> bool:
-  """Whether a text can be written as UTF-8: it has no half of a surrogate pair."""
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
-
-
 def rows(path: str) -> list[tuple[str, object]]:
   """[("path:line", row), ...] of one file; for Parquet and JSON, line is the number of the row.
 
@@ -99,7 +90,7 @@ def _parquet(data, path):
   try:  # its only input is the file, and Arrow has many kinds of errors for broken ones
     table = pq.ParquetFile(pa.BufferReader(data)).read()
   except Exception as error:
-    raise UserError(f"{path} is not Parquet: {errors.clip(' '.join(str(error).split()))}") from None
+    raise UserError(f"{path} is not Parquet: {errors.one_line(error)}") from None
   names = table.column_names
   if len({*names}) < len(names):
     raise UserError(f"{path} has two columns {show(Counter(names).most_common(1)[0][0])}")

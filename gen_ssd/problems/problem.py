@@ -16,6 +16,11 @@ class Problem:
   level: int = 0  # 0: unknown
 
 
+def normal(text: str) -> str:
+  """The text of a problem without what does not make it another one: spaces and upper case."""
+  return " ".join(text.split()).casefold()
+
+
 def digest(text: str) -> str:
   """SHA-256 of a text, 64 hexadecimal digits."""
   return hashlib.sha256(text.encode()).hexdigest()

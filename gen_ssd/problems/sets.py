@@ -152,7 +152,7 @@ def parts(source: str) -> tuple[str | None, str | None]:
     files.address(file)
   elif os.path.isdir(file):
     raise UserError("a .jsonl, .json or .parquet file, not a folder")
-  elif not (os.path.isfile(file) and files.encodable(file)):
+  elif not (os.path.isfile(file) and errors.encodable(file)):
     raise UserError(
       "bundled, the path of a .jsonl, .json or .parquet file that exists, "
       f"{files.HUB}OWNER/NAME/PATTERN, or one of {', '.join(SETS)}, alone or as NAME:FILE"
@@ -242,7 +242,7 @@ def _unique(found, name):
   by_uuid, by_text = {}, {}
   with answers.Grader() as grader:  # it starts a process only for answers that are hard to compare
     for line, p in found:
-      text = " ".join(p.problem.split()).casefold()
+      text = problem_lib.normal(p.problem)
       other, same = by_uuid.setdefault(p.uuid, (line, text))
       if same != text:
         raise UserError(
