@@ -3,8 +3,6 @@
 Every check raises a UserError that names the field or the file, what it is, and what would be right.
 """
 
-import pathlib
-
 from gen_ssd import config_checks
 from gen_ssd import inputs
 from gen_ssd import memory
@@ -229,13 +227,18 @@ def check_earlier(config, workdir):
     ],
     "evaluate": [
       *[("collect", path) for path in kept],
-      *[("train", f"arms/{n}/seed-{i}/student") for n in arms for i in range(config.seeds)],
+      *[
+        ("train", f"arms/{n}/seed-{i}/student")
+        for n in arms
+        for i in range(config.seeds)
+      ],
     ],
   }
   done = set()
   for stage in config.stages:
     for maker, path in needs.get(stage, []):
-      if maker not in done and not (pathlib.Path(workdir) / path).exists():
+      file = path + "/config.json" * path.endswith("/student")  # which is written last
+      if maker not in done and not (workdir / file).exists():
         raise UserError(
           f"stages is {config.stages}: {stage} needs {path} of the workdir, which {maker} makes and "
           f"which is not there; put {maker} before {stage}"

@@ -5,16 +5,17 @@ import errno
 import fcntl
 import json
 import os
-import pathlib
 import socket
 
 import jax
 
 from gen_ssd import config as config_lib
+from gen_ssd import folders
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import fail
+from gen_ssd.errors import one_line
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def claimed(workdir, config, identities=None):
   with contextlib.ExitStack() as held:
 
     def claim():
-      held.enter_context(_lock(pathlib.Path(workdir)))
+      held.enter_context(_lock(folders.path(workdir)))
       _write_config(workdir, config, identities or {})
 
     mesh_lib.first(claim)
@@ -42,9 +43,13 @@ def claimed(workdir, config, identities=None):
 def _lock(workdir):
   """Holds workdir/lock, which names its holder while it runs. UserError when another process does.
 
-  The lock is the kernel's: it ends with the process, however that ends. File systems that have no
-  locks, as some that show a bucket as a folder, do not protect against a second run.
+  The lock is the kernel's: it ends with the process, however that ends. Buckets, and file systems
+  that have no locks, do not protect against a second run.
   """
+  if folders.in_bucket(workdir):
+    _check_bucket(workdir)
+    yield
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     file = open(workdir / "lock", "a+", encoding="utf-8")
@@ -72,10 +77,19 @@ def _lock(workdir):
       file.truncate(0)
 
 
+def _check_bucket(workdir):
+  """UserError where nothing can be written in the bucket of this workdir."""
+  try:
+    (workdir / "lock").write_text("")
+  except Exception as error:  # of the network or the bucket, of many types; only the name is ours
+    right = f"a folder of a bucket that exists and that you may write ({one_line(error)})"
+    fail("--workdir", str(workdir), right)
+
+
 def _write_config(workdir, config, identities):
   """Writes config.json in process 0, unless it is there. UserError when it is another config's."""
   plain = {**config_lib.settings(config), "identities": identities}
-  path = pathlib.Path(workdir) / "config.json"
+  path = folders.path(workdir) / "config.json"
   if path.exists():
     old = workdir_lib.read_json(path, "restore it, or use another --workdir")
     if not isinstance(old, dict):
@@ -98,7 +112,7 @@ def _write_config(workdir, config, identities):
           f"there and {mine!r} here; use another --workdir"
         )
   if jax.process_index() == 0:
-    workdir_lib.write_atomically(path, json.dumps(plain, indent=1))
+    folders.write(path, json.dumps(plain, indent=1))
 
 
 def _differences(a, b, where):

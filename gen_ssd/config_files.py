@@ -7,7 +7,6 @@ import difflib
 import importlib.util
 import itertools
 import os
-import pathlib
 import re
 import traceback
 from types import ModuleType
@@ -18,6 +17,7 @@ from absl import logging
 import ml_collections
 from ml_collections import config_flags
 
+from gen_ssd import folders
 from gen_ssd.errors import UserError
 
 MOST_ITEMS = 1000  # of a sweep
@@ -46,7 +46,7 @@ class Arguments(argparse.ArgumentParser):
   def _folder(self, text):
     if not text or not text.isprintable():
       raise argparse.ArgumentTypeError(f"it is {text!r}, which is not the path of a folder")
-    return pathlib.Path(text)
+    return folders.path(text)
 
 
 def module(path: str) -> ModuleType:

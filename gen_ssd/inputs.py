@@ -96,13 +96,13 @@ def tokenizer(model, path=None):
   """
   if path in (None, hf.locate(model.path)):
     return tokenization.load_tokenizer(hf.locate(model.path), model.chat_template, model.thinking)
-  return tokenization.load_tokenizer(path)
+  return tokenization.load_tokenizer(hf.locate(path))
 
 
 def load(model, path, **placement):
   """Weights and tokenizer at `path`. `model` gives dtype and unrolling, `placement` the sharding."""
   layout = Layout(dtype=model.dtype, unroll=model.unroll, **placement)
-  return weights.load(path, layout), tokenizer(model, path)
+  return weights.load(hf.locate(path), layout), tokenizer(model, path)
 
 
 def training_pairs(config, rows):

@@ -1,48 +1,54 @@
 """Metrics files, with one JSON object per line, and a progress line on the screen."""
 
+import contextlib
 import json
 import sys
 import time
 
 import jax
 
+from gen_ssd import folders
+
 
 class Metrics:
-  """Appends rows to the JSONL file `path`, in process 0 only. Values are plain numbers or text.
+  """The JSONL file `path`, in process 0 only. Rows have a `step` that rises, and plain values.
 
-  Rows have a `step` that rises. What a stopped run wrote after step `done` is cut off first, because
-  it will be written again.
+  The file is written whole: by `flush`, and by `write` when PAUSE seconds have passed. A run that
+  goes on keeps the rows up to step `done`, because what came after will be written again.
   """
 
-  def __init__(self, path, done=0):
-    self.file = None
-    if jax.process_index() == 0:
+  PAUSE = 10.0
+
+  def __init__(self, path: folders.Path, done: int = 0):
+    self.path, self.rows, self.last = path, [], time.monotonic()
+    self.on = jax.process_index() == 0
+    if self.on:
+      self.rows = _rows(path, done)
       path.parent.mkdir(parents=True, exist_ok=True)
-      self.file = open(path, "a", buffering=1)
-      self.file.truncate(_size_of_steps(path, done))
 
   def write(self, **row):
-    if self.file:
-      self.file.write(json.dumps(row) + "\n")
+    self.rows.append(json.dumps(row))
+    if time.monotonic() - self.last > self.PAUSE:
+      self.flush()
 
-  def close(self):
-    if self.file:
-      self.file.close()
+  def flush(self):
+    if self.on:
+      folders.write(self.path, "".join(f"{row}\n" for row in self.rows))
+      self.last = time.monotonic()
 
 
-def _size_of_steps(path, done):
-  """Bytes of the whole lines of `path` before the first of a step after `done`."""
-  size = 0
-  with open(path, "rb") as file:
-    for line in file:
+def _rows(path, done):
+  """The whole lines of `path` before the first of a step after `done`."""
+  found = []
+  with contextlib.suppress(FileNotFoundError):
+    for line in path.read_bytes().split(b"\n")[:-1]:
       try:
-        kept = line.endswith(b"\n") and json.loads(line)["step"] <= done
-      except (ValueError, KeyError, TypeError, RecursionError):  # torn
-        kept = False
-      if not kept:
+        if json.loads(line)["step"] > done:
+          break
+      except (ValueError, KeyError, TypeError, RecursionError):  # damaged
         break
-      size += len(line)
-  return size
+      found.append(line.decode())
+  return found
 
 
 class Progress:

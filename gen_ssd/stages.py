@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import pathlib
 
 import jax
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 from gen_ssd import checks
 from gen_ssd import claims
 from gen_ssd import config as config_lib
+from gen_ssd import folders
 from gen_ssd import inputs
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import provenance
@@ -53,6 +53,7 @@ def run(config, workdir, devices=None):
   memory of the devices, and for a workdir that another config has or that is in use.
   """
   checks.check(config)
+  workdir = folders.path(workdir)
   with begun(config, workdir, devices):
     run_stages(config, workdir)
 
@@ -83,7 +84,7 @@ def begun(config, workdir, devices=None):
 def cold_start(config, workdir):
   """Teacher traces on a few problems, and the student fine-tuned on the right ones."""
   folder = workdir / "cold_start"
-  if (folder / "student").exists():
+  if workdir_lib.has_student(folder):
     return
   problems = inputs.problems(config, "cold_start")[config.problems.held_out :]
   home = folder / "traces"
@@ -109,8 +110,8 @@ def collect(config, workdir):
       traces.write_parquet(
         folder / "traces.parquet", rows, kept=pairs, system=config.problems.system
       )
-      workdir_lib.write_atomically(folder / "traces.json", json.dumps({"collection": home}))
-      workdir_lib.write_atomically(folder / "kept.json", json.dumps(pairs))
+      folders.write(folder / "traces.json", json.dumps({"collection": home}))
+      folders.write(folder / "kept.json", json.dumps(pairs))
     trackers.write(f"collect {name}", len(rows), {"kept": len(kept) / max(len(rows), 1)})
     mesh_lib.barrier(f"{name} written")
 
@@ -129,7 +130,7 @@ def _write(config, workdir, select, folder, name):
     rows = _collect(
       config, workdir, select, folder, problems[:end], (None, student), f"collect {name}"
     )
-    if end < len(problems) and not (fresh / "student").exists():
+    if end < len(problems) and not workdir_lib.has_student(fresh):
       kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
       _train(
         config,
@@ -147,13 +148,13 @@ def train(config, workdir):
   for name, _ in config.arms:
     folder = workdir / "arms" / name
     homes = [folder / f"seed-{i}" for i in range(config.seeds)]
-    if all((home / "student").exists() for home in homes):
+    if all(map(workdir_lib.has_student, homes)):
       continue
     kept = _cold_rows(config, workdir) if config.train.cold_traces else []
     kept += workdir_lib.arm_rows(workdir, name)[1]
     warm = str(workdir / "cold_start" / "student") if config.train.start == "cold_start" else None
     for i, home in enumerate(homes):
-      if not (home / "student").exists():
+      if not workdir_lib.has_student(home):
         _train(
           config,
           kept,
@@ -211,7 +212,7 @@ def evaluate(config, workdir):
     found = {**statistics.results(costs, pooled, sum(problems.values(), [])), "tests": per_test}
   if jax.process_index() == 0:
     named = {**found, "made_by": provenance.provenance()}
-    workdir_lib.write_atomically(workdir / "results.json", json.dumps(named, indent=1))
+    folders.write(workdir / "results.json", json.dumps(named, indent=1))
     for test, one in per_test.items():
       print("\n".join(filter(None, (test, statistics.table(one)))))
     if len(per_test) > 1:
@@ -248,6 +249,7 @@ def _collect(config, workdir, select, folder, problems, models, title):
     path = hf.locate(config.teacher.path)
     teacher, tokenizer = inputs.load(config.teacher, path)
   else:
+    path = hf.locate(path)
     teacher, tokenizer = inputs.load(config.student, path, **inputs.ALONE)
   chooser, its_tokenizer = (
     (None, None) if student is None else inputs.load(config.student, student, **inputs.ALONE)
@@ -292,7 +294,7 @@ def _calibrate(config, workdir, select, student):
     keep=config_lib.Select.keep,
     quantile=config_lib.Select.quantile,
   )
-  home = workdir / "cold_start" if select.chooser == "base" else pathlib.Path(student).parent
+  home = workdir / "cold_start" if select.chooser == "base" else folders.path(student).parent
   rows = _collect(
     config,
     workdir,
@@ -338,7 +340,7 @@ def _train(config, rows, settings, folder, *, title, source=None):
     print(f"{title}: {note}")
   fsdp_axes = train_lib.fsdp_axes(hf.read_architecture(path))
   layout = Layout(batch_axes=train_lib.AXES, tensor_axis=None, fsdp_axes=fsdp_axes)
-  model = weights.load(source or path, layout)
+  model = weights.load(hf.locate(source) if source else path, layout)
   examples = packing.Rows(pairs, settings.length)
   model = train_lib.fit(model, examples, settings, folder / "checkpoints", title=title, field=field)
   own_template = config.student.chat_template or config.student.thinking

@@ -42,6 +42,7 @@ from gen_ssd import config as config_lib
 from gen_ssd import config_checks
 from gen_ssd import config_files
 from gen_ssd import errors
+from gen_ssd import folders
 from gen_ssd import inputs
 from gen_ssd import processes
 from gen_ssd import workdir as workdir_lib
@@ -68,7 +69,7 @@ class Item:
   flags: tuple[str, ...]  # its other flags: --config.FIELD=VALUE
   changes: Mapping[str, typing.Any] | None  # {field: value}; None where it has an own argument
 
-  def arguments(self, workdir: pathlib.Path) -> list[str]:
+  def arguments(self, workdir: folders.Path) -> list[str]:
     """The flags of its run, which may be given to any command that takes those of `gen-ssd run`."""
     return [f"--config={self.path}", f"--workdir={workdir / self.name}", *self.flags]
 
@@ -172,7 +173,7 @@ def configs(
 # ---------------------------------------------------------------- what is done with them
 
 
-def show(found: Sequence[Item], workdir: pathlib.Path) -> str:
+def show(found: Sequence[Item], workdir: folders.Path) -> str:
   """A line per item: name, changed settings and command, separated by tabs."""
   rows = []
   for item in found:
@@ -183,7 +184,7 @@ def show(found: Sequence[Item], workdir: pathlib.Path) -> str:
 
 
 def submit(
-  found: Sequence[Item], workdir: pathlib.Path, to: str, options: Sequence[str] = ()
+  found: Sequence[Item], workdir: folders.Path, to: str, options: Sequence[str] = ()
 ) -> None:
   """Calls launch/TO.sh with its `options` for one item after the other; a failure ends it.
 
@@ -211,7 +212,7 @@ def _script(to):
   return SCRIPTS / f"{to}.sh"
 
 
-def local(found: Sequence[Item], workdir: pathlib.Path, parallel: int = 1) -> None:
+def local(found: Sequence[Item], workdir: folders.Path, parallel: int = 1) -> None:
   """Runs the items as processes, `parallel` at a time; those with a report.html are finished.
 
   Their output goes to workdir/logs/NAME.log. When some fail, the others go on, and the command
@@ -220,6 +221,8 @@ def local(found: Sequence[Item], workdir: pathlib.Path, parallel: int = 1) -> No
   todo = {
     item.name: [*RUN, *item.arguments(workdir)] for item in found if not _finished(workdir, item)
   }
+  if folders.in_bucket(workdir):
+    errors.fail("--workdir", str(workdir), "a folder of this machine, with --to=local")
   if (workdir / LOGS).is_file():
     raise UserError(f"{workdir / LOGS} is a file: it must be a folder, for the output of the items")
   failed, signals = processes.run(todo, workdir / LOGS, parallel, done=len(found) - len(todo))
@@ -254,7 +257,7 @@ def _claim(made, workdir, identities):
       pass
 
 
-def collect(found: Sequence[Item], made: Configs, workdir: pathlib.Path, sweeps) -> str:
+def collect(found: Sequence[Item], made: Configs, workdir: folders.Path, sweeps) -> str:
   """Writes the comparison of the finished items and returns its table; the others are named.
 
   `sweeps` are more lines of figures, as comparison.Sweeps. Raises UserError when no item is

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 import contextlib
 import importlib.util
 import os
-import pathlib
 import re
 import sys
+import tempfile
 import time
 import typing
 
 import jax
 
 from gen_ssd import errors
-from gen_ssd import workdir as workdir_lib
+from gen_ssd import folders
 
 PROJECT = "gen-ssd"  # of W&B and trackio
 SECRET = re.compile(r"[\w-]{20,}|(?<=//)[^/\s@]+(?=@)")  # a key or a token, or the user of a URL
@@ -37,6 +37,8 @@ class _TensorBoard:
   """Event files in workdir/tensorboard, one for each start of the run."""
 
   def __init__(self, workdir, run, settings):
+    if folders.in_bucket(workdir):  # its files grow
+      raise ValueError("it needs a workdir on a disk")
     from tensorboardX import event_file_writer
     from tensorboardX import summary
     from tensorboardX.proto import event_pb2
@@ -66,7 +68,7 @@ class _Wandb:
       id=run,
       name=_name(workdir, run),
       resume="allow",
-      dir=str(workdir),
+      dir=tempfile.gettempdir() if folders.in_bucket(workdir) else str(workdir),
       config=settings,
     )
     self.groups = set()
@@ -116,7 +118,7 @@ def check(names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def opened(
-  names: Sequence[str], workdir: pathlib.Path, settings: Mapping[str, typing.Any]
+  names: Sequence[str], workdir: folders.Path, settings: Mapping[str, typing.Any]
 ) -> Iterator[None]:
   """Opens the trackers `names` of TABLE for the run in `workdir`, which must be there.
 
@@ -167,7 +169,7 @@ def _id(workdir):
     found = ""
   if not re.fullmatch("[0-9a-f]{12}", found):
     found = os.urandom(6).hex()
-    workdir_lib.write_atomically(path, found)
+    folders.write(path, found)
   return found
 
 

@@ -1,18 +1,19 @@
-"""The files of a run: folder names, atomic writes, and readers; claims.py says whose a workdir is."""
+"""The files of a run: folder names, and readers; claims.py says whose a workdir is."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
 import hashlib
 import json
-import pathlib
 import re
 import sys
 from typing import Any
 
 from gen_ssd import config as config_lib
+from gen_ssd import folders
 from gen_ssd import rows
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
+from gen_ssd.folders import Path
 
 DEEPEST = 100  # levels of nesting in a JSON file
 
@@ -28,26 +29,17 @@ def short_hash(s):
   return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def write_atomically(path, text):
-  """Writes a text file so that it is never seen half written."""
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(text, encoding="utf-8")
-  partial.replace(path)
-
-
 # ---------------------------------------------------------------- what a run reads back
 
 
-def read_jsonl(
-  path: pathlib.Path, fits: Callable[[Any], bool] | None = None
-) -> tuple[list[Any], int]:
+def read_jsonl(path: Path, fits: Callable[[Any], bool] | None = None) -> tuple[list[Any], int]:
   """Reads a JSONL file of traces or candidates: (rows, number of damaged lines).
 
   A missing file counts as one damaged line. A line is damaged when it is not JSON, when its object
   has no `uuid` or no `attempt`, and when `fits`, for example rows.is_row, says so.
   """
   try:
-    lines = [x for x in pathlib.Path(path).read_bytes().splitlines() if x.strip()]
+    lines = [x for x in path.read_bytes().splitlines() if x.strip()]
   except (FileNotFoundError, IsADirectoryError):
     return [], 1
   good = []
@@ -62,7 +54,7 @@ def read_jsonl(
   return good, len(lines) - len(good)
 
 
-def fence(folder: pathlib.Path) -> tuple[int, Any]:
+def fence(folder: Path) -> tuple[int, Any]:
   """(how many shards count, the slots as they are in in_flight.json) of a collection's last fence.
 
   Where in_flight.json is damaged: all the shards there are, and None for the slots. Raises
@@ -82,7 +74,7 @@ def fence(folder: pathlib.Path) -> tuple[int, Any]:
   return count, slots
 
 
-def finished_rows(folder: pathlib.Path) -> list[rows.Row]:
+def finished_rows(folder: Path) -> list[rows.Row]:
   """Rows of the finished traces in a collection's folder; damaged ones are named on stderr.
 
   Only reads: repairs nothing.
@@ -95,7 +87,7 @@ def finished_rows(folder: pathlib.Path) -> list[rows.Row]:
   return [r for path in paths for r in _sound(path, rows.is_row)]
 
 
-def lost_candidates(folder: pathlib.Path) -> Iterator[rows.Lost]:
+def lost_candidates(folder: Path) -> Iterator[rows.Lost]:
   """Yields the rows of a collection's lost candidates, in the order of writing.
 
   Damaged ones are named on stderr.
@@ -111,7 +103,7 @@ def _sound(path, fits):
   return good
 
 
-def read_json(path: pathlib.Path, remedy: str) -> Any:
+def read_json(path: Path, remedy: str) -> Any:
   """The JSON value of a file. Raises UserError, which ends with `remedy`, where there is none."""
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
@@ -138,6 +130,11 @@ def _inner(x):
   return x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
 
 
+def has_student(home: Path) -> bool:
+  """Is there a trained student in `home`, whole? Its config.json is written last."""
+  return (home / "student" / "config.json").exists()
+
+
 def is_collection(name: Any) -> bool:
   """Can this be the name of a folder of traces: is it a plain name that leads nowhere else?"""
   return isinstance(name, str) and bool(re.fullmatch(r"[\w-]{1,100}", name, re.ASCII))
@@ -150,7 +147,7 @@ def _remedy(arm):
   )
 
 
-def collection(workdir: pathlib.Path, name: str) -> pathlib.Path:
+def collection(workdir: Path, name: str) -> Path:
   """The folder of the collection that arm `name` took its traces from.
 
   Raises UserError where the arm's traces.json does not say so.
@@ -166,7 +163,7 @@ def collection(workdir: pathlib.Path, name: str) -> pathlib.Path:
   return workdir / "traces" / found
 
 
-def arm_rows(workdir: pathlib.Path, name: str) -> tuple[list[rows.Row], list[rows.Row]]:
+def arm_rows(workdir: Path, name: str) -> tuple[list[rows.Row], list[rows.Row]]:
   """(all rows, kept rows) of arm `name`, after its traces are collected.
 
   Raises UserError where kept.json or traces.json of the arm is missing or damaged, and where the
@@ -190,7 +187,7 @@ def _is_pair(x):
   return isinstance(x, list) and [type(v) for v in x] == [str, int]
 
 
-def arm_answers(workdir: pathlib.Path, name: str) -> list[list[rows.Row]]:
+def arm_answers(workdir: Path, name: str) -> list[list[rows.Row]]:
   """The answers of the students of arm `name`, on all tests: one list of rows per seed."""
   homes = [p for p in (workdir / "arms" / name).glob("seed-*") if p.name[5:].isdecimal()]
   return [
@@ -229,6 +226,6 @@ the run.
 """
 
 
-def describe(workdir: pathlib.Path, name: str) -> None:
+def describe(workdir: Path, name: str) -> None:
   """Writes README.md: what every file and folder of the run `name` is."""
-  write_atomically(pathlib.Path(workdir) / "README.md", README.format(name=name))
+  folders.write(workdir / "README.md", README.format(name=name))

@@ -12,6 +12,7 @@ import pytest
 
 from gen_ssd import config
 from gen_ssd import config_checks
+from gen_ssd import folders
 from gen_ssd import workdir as workdir_lib
 from tests import tiny
 
@@ -490,9 +491,9 @@ def test_a_workdir_belongs_to_its_models(tmp_path):
 
 
 def test_files_are_there_whole_or_not_at_all(tmp_path):
-  workdir_lib.write_atomically(tmp_path / "a.json", "old")
+  folders.write(tmp_path / "a.json", "old")
   with pytest.raises(TypeError):
-    workdir_lib.write_atomically(tmp_path / "a.json", 5)
+    folders.write(tmp_path / "a.json", 5)
   assert (tmp_path / "a.json").read_text() == "old"
 
 

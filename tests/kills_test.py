@@ -124,21 +124,28 @@ class Runs:
 
 def contents(workdir):
   """What a run leaves: {path: bytes}; of a checkpoint, its name and sums."""
-  found, scalar = {}, jax.ShapeDtypeStruct((), jnp.uint32, sharding=one_device())
+  found = {}
   for path in sorted(workdir.rglob("*")):
     name, parts = str(path.relative_to(workdir)), path.relative_to(workdir).parts
     if "checkpoints" in parts[:-1] and path.is_dir() and path.parent.name == "checkpoints":
-      sums = {"sums": {"state": scalar, "data": scalar}}
+      sums = {"sums": dict.fromkeys(("state", "data"), scalar())}
       found[name] = jax.tree.map(int, ocp.load_checkpointables(path, sums))
     elif path.is_file() and not any(x.isdigit() for x in parts[:-1]):
-      where = f"{re.escape(str(workdir))}|{workdir.name}".encode()
-      made_by = rb"Drawn [-0-9]+ [0-9:]+ UTC|[0-9a-f]{40}(-dirty)?|" + where
-      found[name] = re.sub(made_by, b"MADE BY", path.read_bytes())
+      found[name] = plain(path.read_bytes(), workdir)
   return found
 
 
-def one_device():
-  return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+def plain(data, workdir):
+  """A file without what says by which run it was made, and when."""
+  where = f"{re.escape(str(workdir))}|{workdir.name}".encode()
+  made_by = rb"Drawn [-0-9]+ [0-9:]+ UTC|[0-9a-f]{40}(-dirty)?|" + where
+  return re.sub(made_by, b"MADE BY", data)
+
+
+def scalar():
+  """A number of a checkpoint, without its value."""
+  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.ShapeDtypeStruct((), jnp.uint32, sharding=one)
 
 
 @pytest.mark.slow

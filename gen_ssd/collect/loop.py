@@ -2,13 +2,13 @@
 
 import functools
 import math
-import pathlib
 import time
 
 import jax
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from gen_ssd import folders
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
 from gen_ssd import trackers
@@ -26,7 +26,7 @@ from gen_ssd.problems.problem import Problem
 
 
 def finished(
-  problems: list[Problem], select: Select, folder: pathlib.Path
+  problems: list[Problem], select: Select, folder: folders.Path
 ) -> list[traces_lib.Row] | None:
   """The rows of a collection in `folder` that has nothing left to do, as `collect` returns them.
 
@@ -45,7 +45,7 @@ def collect(
   writer: writer_lib.Writer,
   problems: list[Problem],
   select: Select,
-  folder: pathlib.Path,
+  folder: folders.Path,
   *,
   grader: Grader,
   threshold: float = math.inf,

@@ -1,8 +1,8 @@
 """Traces on disk: immutable JSONL shards while running, one Parquet table at the end."""
 
 import dataclasses
+import io
 import json
-import pathlib
 import sys
 import typing
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gen_ssd import folders
 from gen_ssd import rows as rows_lib
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.engine import state as state_lib
@@ -139,11 +140,11 @@ class Shards:
   count. Whatever a killed run left after its last fence is written again, identically.
   """
 
-  def __init__(self, folder: pathlib.Path):
-    self.folder = pathlib.Path(folder)
+  def __init__(self, folder: folders.Path):
+    self.folder = folder
     self.count = 0
 
-  def path(self, kind: str, index: int) -> pathlib.Path:
+  def path(self, kind: str, index: int) -> folders.Path:
     return self.folder / f"{kind}-{index:05d}.jsonl"
 
   def write(self, finished: list[Row], lost: list[Lost], in_flight: list[Trace | None]) -> None:
@@ -151,10 +152,10 @@ class Shards:
     self.folder.mkdir(parents=True, exist_ok=True)
     for kind, rows in zip(KINDS, (finished, lost)):
       lines = "".join(json.dumps(r) + "\n" for r in rows)
-      workdir_lib.write_atomically(self.path(kind, self.count), lines)
+      folders.write(self.path(kind, self.count), lines)
     self.count += 1
     state = {"shards": self.count, "slots": [t and dataclasses.asdict(t) for t in in_flight]}
-    workdir_lib.write_atomically(self.folder / "in_flight.json", json.dumps(state))
+    folders.write(self.folder / "in_flight.json", json.dumps(state))
 
   def resume(self, slots: int | None = None) -> tuple[list[Row], list[Trace | None] | None]:
     """(finished rows, the trace under way in each slot or None) of an earlier run.
@@ -187,7 +188,7 @@ class Shards:
       file=sys.stderr,
     )
     path.replace(path.with_name(path.name + ".damaged"))
-    workdir_lib.write_atomically(path, json.dumps({"shards": self.count, "slots": []}))
+    folders.write(path, json.dumps({"shards": self.count, "slots": []}))
 
   def _repair(self, path):
     good, bad = workdir_lib.read_jsonl(path, rows_lib.is_row)
@@ -199,7 +200,7 @@ class Shards:
       )
       if path.exists():
         path.replace(path.with_name(path.name + ".damaged"))
-      workdir_lib.write_atomically(path, "".join(json.dumps(r) + "\n" for r in good))
+      folders.write(path, "".join(json.dumps(r) + "\n" for r in good))
     return good
 
 
@@ -236,7 +237,7 @@ def kept(rows: list[Row], *, keep: str, pruned: str = "drop") -> list[Row]:
 
 
 def write_parquet(
-  path: pathlib.Path, rows: list[Row], *, kept: typing.Iterable = (), system: str = ""
+  path: folders.Path, rows: list[Row], *, kept: typing.Iterable = (), system: str = ""
 ) -> None:
   """One row a problem, with the columns OpenR1-Math readers expect and ours beside them.
 
@@ -282,6 +283,6 @@ def write_parquet(
         ],
       }
     )
-  partial = path.with_name(path.name + ".partial")
-  pq.write_table(pa.Table.from_pylist(table), partial)
-  partial.replace(path)
+  file = io.BytesIO()
+  pq.write_table(pa.Table.from_pylist(table), file)
+  folders.write(path, file.getvalue())

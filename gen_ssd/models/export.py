@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import typing
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
 import numpy as np
 
+from gen_ssd import folders
 from gen_ssd.errors import UserError
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
@@ -50,15 +52,20 @@ def save(
   config.json, generation_config and tokenizer come from directory `source`, and so does the chat
   template when none is given. Weights are written as `dtype` (default: the layout's), in several
   files when they take more than `shard_bytes`. The directory appears whole or not at all; an
-  earlier export there is replaced. Every process must call this; process 0 writes.
+  earlier export there is replaced. In a bucket, config.json appears last, and is the sign that the
+  others are there. Every process must call this; process 0 writes.
 
   Raises UserError when `source` describes another model or `path` holds something else, and
   FloatingPointError when a weight is not finite; what was at `path` is still there then.
   """
-  path, kind = os.path.normpath(path), jnp.dtype(dtype or model.layout.dtype)
+  path, kind = os.fspath(path), jnp.dtype(dtype or model.layout.dtype)
+  first, partial = jax.process_index() == 0, ""
+  if not folders.in_bucket(path):
+    path = os.path.normpath(path)
+    partial = path + ".partial"
   _check_target(path, model.arch, source)
-  first, partial = jax.process_index() == 0, path + ".partial"
   if first:
+    partial = partial or tempfile.mkdtemp(prefix="gen_ssd-export-")
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     _copy_companions(source, partial, kind)
@@ -66,7 +73,10 @@ def save(
       with open(os.path.join(partial, "chat_template.jinja"), "w", encoding="utf-8") as f:
         f.write(chat_template)
   _write_weights(partial, model, kind, shard_bytes)
-  if first:
+  if first and folders.in_bucket(path):
+    folders.send(partial, folders.path(path), last="config.json")
+    shutil.rmtree(partial)
+  elif first:
     shutil.rmtree(path + ".old", ignore_errors=True)
     if os.path.exists(path):
       os.rename(path, path + ".old")

@@ -11,6 +11,7 @@ import typing
 
 import numpy as np
 
+from gen_ssd import folders
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.errors import one_line
@@ -66,9 +67,10 @@ BUNDLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bundled")
 def locate(path: str, wanted: tuple[str, ...] = WANTED) -> str:
   """The directory of the model that `path` names, with at least the files `wanted`.
 
-  `path` is a directory, `bundled/NAME`, or a hub name: ORG/NAME or ORG/NAME@REVISION. A hub model is
-  downloaded unless it is in the hub's cache (HF_HOME, HF_HUB_CACHE), which also works without a
-  network. Raises UserError when a hub model cannot be found or downloaded.
+  `path` is a directory, a folder of a bucket (see folders.py), `bundled/NAME`, or a hub name: ORG/NAME
+  or ORG/NAME@REVISION. A hub model is downloaded unless it is in the hub's cache (HF_HOME,
+  HF_HUB_CACHE), which also works without a network. Raises UserError when a model cannot be found or
+  downloaded.
   """
   shown = clip(path)
   if path.startswith("bundled/"):
@@ -77,6 +79,8 @@ def locate(path: str, wanted: tuple[str, ...] = WANTED) -> str:
       models = ", ".join(f"bundled/{n}" for n in known if os.path.isdir(os.path.join(BUNDLED, n)))
       raise UserError(f"{shown}: there is no such bundled model; there are {models}")
     return os.path.join(BUNDLED, path.removeprefix("bundled/"))
+  if folders.in_bucket(path):
+    return folders.here(path, wanted)
   if os.path.isdir(path) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", path):
     return path
   import huggingface_hub

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import json
-from pathlib import Path
 import typing
 from typing import Any
 
 from gen_ssd import config as config_lib
+from gen_ssd import folders
 from gen_ssd import provenance
 from gen_ssd import rows as rows_lib
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
+from gen_ssd.folders import Path
 from gen_ssd.report import examples
 from gen_ssd.report import figures
 from gen_ssd.report import statistics
@@ -136,7 +137,7 @@ def write(
   if {"gen_ssd", "random"} <= found["arms"].keys():
     files["examples.md"] = examples.examples(workdir / next(iter(configs)))
   for name, text in files.items():
-    workdir_lib.write_atomically(workdir / name, words.visible(text))
+    folders.write(workdir / name, words.visible(text))
   return words.visible(files["sweep.md"]), [workdir / name for name in files]
 
 

@@ -1,9 +1,9 @@
 """Traces in which selection helped and in which it hurt, with all candidates, as Markdown."""
 
 import collections
-from pathlib import Path
 
 from gen_ssd import workdir as workdir_lib
+from gen_ssd.folders import Path
 from gen_ssd.report import words
 
 TEXT = 2000  # characters that are shown of a text

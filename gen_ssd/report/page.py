@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 from markupsafe import escape
 
-from gen_ssd import workdir as workdir_lib
+from gen_ssd import folders
 from gen_ssd.errors import UserError
 from gen_ssd.report import figures
 from gen_ssd.report import reading
@@ -44,14 +44,14 @@ HEADS = (
 )
 
 
-def write_report(workdir: str | Path, trees: int = 6) -> Path:
+def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
   """Draws `workdir/report.html` from what the run has written so far and returns its path.
 
   `trees` is the number of branch trees to show. Raises UserError when config.json is missing or is
   not a JSON object, and OSError when the page cannot be written; any other missing or broken file is
   named in the footer. Long texts are cut, with their length, and control characters are shown.
   """
-  workdir = Path(workdir)
+  workdir = folders.path(workdir)
   path = workdir / "report.html"
   if path.is_dir():
     raise UserError(f"{path} is a folder: remove it, the page goes there")
@@ -67,7 +67,7 @@ def write_report(workdir: str | Path, trees: int = 6) -> Path:
     trees=_trees(run, trees),
     footer=_footer(run),  # last: by now every note is written
   )
-  workdir_lib.write_atomically(path, words.visible(page))
+  folders.write(path, words.visible(page))
   return path
 
 

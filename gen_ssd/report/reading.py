@@ -7,12 +7,12 @@ run of any size fits in memory.
 
 from collections.abc import Iterator
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
+from gen_ssd.folders import Path
 from gen_ssd.report.words import cut
 
 KNOWN_ARMS = ("standard_kd", "random", "posthoc", "gen_ssd")  # these keep their colour in every run

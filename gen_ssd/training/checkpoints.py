@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 import os
-import pathlib
 import re
 import sys
 import threading
@@ -21,13 +20,14 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from gen_ssd import errors
+from gen_ssd import folders
 from gen_ssd import mesh as mesh_lib
 
 DAMAGED = -1  # what a process found, instead of the number of an error of the machine
 
 
 @contextlib.contextmanager
-def keeper(folder: pathlib.Path, save_every: int) -> Iterator[ocp.training.Checkpointer]:
+def keeper(folder: folders.Path, save_every: int) -> Iterator[ocp.training.Checkpointer]:
   """Keeps two checkpoints in `folder`: every `save_every` updates and before preemption.
 
   Raises OSError, with its number and `folder`, when the machine is why one cannot be written, such as
@@ -38,7 +38,7 @@ def keeper(folder: pathlib.Path, save_every: int) -> Iterator[ocp.training.Check
     with (
       _quiet(),
       ocp.training.Checkpointer(
-        str(folder.absolute()),
+        str(folder if folders.in_bucket(folder) else folder.absolute()),
         save_decision_policy=when.AnySavePolicy(
           [when.FixedIntervalPolicy(save_every), when.PreemptionCheckpointingPolicy()]
         ),

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 import dataclasses
-import pathlib
 
 import jax
 import numpy as np
 import transformers
 
 from gen_ssd import config as config_lib
+from gen_ssd import folders
 from gen_ssd.models import decoder
 from gen_ssd.models import export
 from gen_ssd.models import hf
@@ -48,7 +48,7 @@ class Documents:
     return packing.example(prompt, [*ids, self.eos], self.length)
 
 
-def pretrain(config: config_lib.Config, workdir: pathlib.Path) -> None:
+def pretrain(config: config_lib.Config, workdir: folders.Path) -> None:
   """Trains a bundled model from random weights and saves it in Hugging Face format.
 
   It is written to `config.pretrain.out`, or to `model` in the workdir.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 import typing
 
 import jax
@@ -18,6 +17,7 @@ import optax
 
 from gen_ssd import config as config_lib
 from gen_ssd import errors
+from gen_ssd import folders
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
 from gen_ssd import trackers
@@ -181,7 +181,7 @@ def fit(
   model: decoder.Transformer,
   source: typing.Any,
   config: config_lib.Train,
-  folder: pathlib.Path,
+  folder: folders.Path,
   *,
   title: str = "train",
   field: str = "train",
@@ -220,8 +220,9 @@ def fit(
         _check_finite({**metrics, "weights": _finite_sum(state.model)}, i, field)
         _report(pending, i, config, log, line, field)  # no run makes this line after the save
         pending = None
+        log.flush()
         checkpoints.save(saver, i, state, batches)
-  log.close()
+  log.flush()
   return state.model
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from gen_ssd import config
+from gen_ssd import folders
 from gen_ssd import mesh
-from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import traces
@@ -256,7 +256,7 @@ def test_the_scoring_student_reads_the_prompt_of_either_template(setting, tmp_pa
 
 def test_killed_while_writing_a_fence(setting, whole, tmp_path, monkeypatch):
   rows, folder = whole
-  real = workdir_lib.write_atomically
+  real = folders.write
   left = [4]
 
   def write(path, text):
@@ -266,10 +266,10 @@ def test_killed_while_writing_a_fence(setting, whole, tmp_path, monkeypatch):
     left[0] -= 1
     real(path, text)
 
-  monkeypatch.setattr(workdir_lib, "write_atomically", write)
+  monkeypatch.setattr(folders, "write", write)
   with pytest.raises(Killed):
     run(setting, tmp_path / "a")
-  monkeypatch.setattr(workdir_lib, "write_atomically", real)
+  monkeypatch.setattr(folders, "write", real)
   assert run(setting, tmp_path / "a") == rows
   for partial in (tmp_path / "a").glob("*.partial"):
     partial.unlink()

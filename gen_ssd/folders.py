@@ -1,0 +1,106 @@
+"""Folders on this machine, and in buckets as gs://BUCKET/PATH: those go through etils.epath and gcsfs.
+
+What differs: in a bucket a file appears whole, cannot be appended to or locked, and a folder cannot
+be moved. So a run only reads files and writes them whole, here too.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import fnmatch
+import hashlib
+import os
+import pathlib
+import shutil
+import tempfile
+
+from etils import epath
+import fsspec
+
+from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
+from gen_ssd.errors import one_line
+
+BUCKETS = "gs://"
+Path = pathlib.Path | epath.Path  # what both can is all that is used
+
+
+def path(text: str | Path) -> Path:
+  """The folder or file that `text` names. Raises UserError for a bucket without gcsfs."""
+  if isinstance(text, Path):
+    return text
+  if not in_bucket(text):
+    return pathlib.Path(text)
+  # Other processes write, too, so what a folder held a moment ago is not remembered.
+  fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+  try:
+    fsspec.get_filesystem_class("gcs")
+  except ImportError:
+    raise UserError(
+      f"{clip(text)} is in a bucket, which needs a package that is not installed: pip install gcsfs"
+    ) from None
+  return epath.Path(text)
+
+
+def in_bucket(folder: str | Path) -> bool:
+  """Is this the address of a bucket, or of something in one?"""
+  return str(folder).startswith(BUCKETS)
+
+
+def write(file: Path, content: str | bytes) -> None:
+  """Writes a file so that it is never seen half written. Raises UserError where a bucket refuses it."""
+  data = content.encode() if isinstance(content, str) else content
+  if not in_bucket(file):
+    partial = file.with_name(file.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(file)
+    return
+  try:
+    file.write_bytes(data)
+  except Exception as error:  # of the network, of many types; gcsfs has tried several times
+    raise UserError(f"{file} cannot be written: {one_line(error)}") from None
+
+
+def here(folder: str, wanted: Sequence[str] = ("*",)) -> str:
+  """The folder on this machine: itself, or a copy of the files `wanted` when it is in a bucket.
+
+  Copies stay in the temporary folder of this machine, by names, sizes and times of the files.
+  Raises UserError when there is no such folder in the bucket, or it cannot be read.
+  """
+  if not in_bucket(folder):
+    return folder
+  try:
+    there = path(folder)
+    listed = there.iterdir() if there.exists() else ()
+    found = [f for f in listed if any(fnmatch.fnmatch(f.name, w) for w in wanted)]
+    stats = [(f.name, s.length, s.mtime) for f in sorted(found) for s in [f.stat()]]
+    name = hashlib.sha256(repr((folder, stats)).encode()).hexdigest()[:16]
+    copy = os.path.join(tempfile.gettempdir(), f"gen_ssd-{os.getuid()}", name)
+    if found and not os.path.isdir(copy):
+      os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
+      partial = tempfile.mkdtemp(dir=os.path.dirname(copy))
+      for f in found:
+        f.copy(os.path.join(partial, f.name))
+      with contextlib.suppress(OSError):  # another process was faster
+        os.rename(partial, copy)
+      shutil.rmtree(partial, ignore_errors=True)
+  except UserError:
+    raise
+  except Exception as error:  # of the network, of many types; only the name comes from us
+    raise UserError(f"{clip(folder)} cannot be read: {one_line(error)}") from None
+  if not found:
+    raise UserError(f"{clip(folder)} holds no files: it must be the folder of a model")
+  return copy
+
+
+def send(folder: str, target: Path, last: str) -> None:
+  """Makes `target`, in a bucket, the copy of a folder of this machine; the file `last` comes last.
+
+  What was there before is removed, `last` first. Raises UserError where the bucket refuses it.
+  """
+  try:
+    for old in sorted(target.iterdir(), key=lambda f: f.name != last) if target.exists() else ():
+      old.unlink()
+    for name in sorted(os.listdir(folder), key=lambda name: (name == last, name)):
+      epath.Path(folder, name).copy(target / name)
+  except Exception as error:  # of the network, of many types
+    raise UserError(f"{target} cannot be written: {one_line(error)}") from None
