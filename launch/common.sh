@@ -87,8 +87,9 @@ check_main_flags() {
     esac
   done
   [ -n "$config" ] || mistake "give gen_ssd's own flags after --, with --config=FILE among them"
-  [[ $workdir =~ ^/[A-Za-z0-9._=/-]+$ ]] || mistake "--workdir is '$workdir': it must be the absolute" \
-    "path (letters, digits, . _ = -) of a folder that all workers see, as in -- --workdir=/shared/runs/a"
+  [[ $workdir =~ ^(gs:/)?/[A-Za-z0-9._=/-]+$ ]] || mistake "--workdir is '$workdir': it must be" \
+    "a folder (letters, digits, . _ = -) that all workers see: one of a bucket, as in" \
+    "-- --workdir=gs://BUCKET/runs/a, or the absolute path of a shared folder"
 }
 
 check_checkout() {

@@ -30,6 +30,8 @@ option account "($word_pattern)?" 'the name of an account' ''
 option time '([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}' 'a time limit, as 1-00:00:00' 1-00:00:00
 option cuda '12|13' '12 or 13' 13
 options "$@"
+[[ $workdir = /* ]] || mistake "--workdir is '$workdir': it must be the absolute path of a folder" \
+  "that all nodes see"
 [ "$autodelete" = no ] || mistake '--autodelete is not for Slurm: a job ends with its processes'
 
 files=$workdir/launch/${revision:0:12}

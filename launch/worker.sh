@@ -7,7 +7,8 @@
 #   worker.sh stop                                 stop it
 #   worker.sh poll WORKDIR WORKERS SEEN            how it goes, and the log after SEEN bytes
 #
-# Each worker writes WORKDIR/launch/worker-N.started, .log, and at the end .exit (its exit code).
+# Each worker writes WORKDIR/launch/worker-N.started, .log, and at the end .exit (its exit code). If
+# WORKDIR is in a bucket (gs://), the log goes there at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python_version=3.11
@@ -22,7 +23,7 @@ setup() {  # EXTRA: tpu, cuda12 or cuda13
   # uv brings its own Python: the machines' images have an older one.
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
   uv venv --quiet --clear --python "$python_version" .venv
-  uv pip install --quiet --python .venv/bin/python -e . -r requirements.txt "jax[$1]" -c "$lock"
+  uv pip install --quiet --python .venv/bin/python -e . -r requirements.txt gcsfs "jax[$1]" -c "$lock"
   touch "$mark"
 }
 
@@ -45,13 +46,31 @@ find_place() {  # number: which worker this is. Leaves finding the others to JAX
   fi
 }
 
+# The marks of workers are files in WORKDIR/launch. If that is in a bucket, this worker's are also here.
+find_marks() {  # WORKDIR: marks
+  workdir=$1 marks=$1/launch
+  if [[ $1 = gs://* ]]; then marks=$HOME/.gen_ssd/${1#gs://}; fi
+  mkdir -p "$marks"
+}
+
+bucket() {  # COMMAND ...: of bucket.py, if the workdir is in a bucket
+  if [[ $workdir = gs://* ]]; then PYTHONPATH=. .venv/bin/python launch/bucket.py "$@"; fi
+}
+
+forget() {  # MARK ...
+  rm -f "${@/#/$marks/}"
+  bucket remove "${@/#/$workdir/launch/}"
+}
+
 run() {  # WORKDIR -- MAIN_FLAGS ...
-  local workdir=$1 marks=$1/launch code=0
+  local code=0
+  find_marks "$1"
   shift 2
   find_place
-  mkdir -p "$marks"
-  rm -f "$marks/worker-$number.exit"
+  bucket fetch "$workdir/launch/worker-$number.log" "$marks/worker-$number.log"  # of another machine
+  forget "worker-$number.exit"
   echo "$(hostname) $(cat REVISION 2>/dev/null)" >"$marks/worker-$number.started"
+  bucket put "$marks/worker-$number.started" "$workdir/launch"
   export JAX_COMPILATION_CACHE_DIR=$workdir/programs PYTHONPATH=. PYTHONUNBUFFERED=1
   trap : TERM INT  # Python gets the signal too; this shell stays to write its exit code
   .venv/bin/python -m gen_ssd.main "$@" >>"$marks/worker-$number.log" 2>&1 &
@@ -66,6 +85,7 @@ run() {  # WORKDIR -- MAIN_FLAGS ...
   wait "$pid" 2>/dev/null || code=$?
   echo "$code" >"$marks/.exit-$number"
   mv "$marks/.exit-$number" "$marks/worker-$number.exit"
+  bucket put "$marks/worker-$number".{log,exit} "$workdir/launch"
   return "$code"
 }
 
@@ -73,7 +93,6 @@ pid() { cat "$HOME/.gen_ssd.pid" 2>/dev/null || echo none; }
 running() { grep -qas worker.sh "/proc/$(pid)/cmdline"; }
 
 start() {  # WORKDIR -- MAIN_FLAGS ...
-  local marks=$1/launch
   if running; then
     if [ "$(cat "$HOME/.gen_ssd.command")" = "$PWD $*" ]; then return; fi
     echo "launch/worker.sh: another run is in progress here, of $(cat "$HOME/.gen_ssd.command");" \
@@ -81,8 +100,8 @@ start() {  # WORKDIR -- MAIN_FLAGS ...
     exit 2
   fi
   find_place
-  mkdir -p "$marks"
-  rm -f "$marks/worker-$number.exit" "$marks/worker-$number.started"
+  find_marks "$1"
+  forget "worker-$number.exit" "worker-$number.started"
   nohup bash launch/worker.sh run "$@" </dev/null >.launch.log 2>&1 9>&- &
   echo $! >"$HOME/.gen_ssd.pid"
   echo "$PWD $*" >"$HOME/.gen_ssd.command"
@@ -100,11 +119,18 @@ stop() {  # the run that `start` left here, so that all begin again together
 
 poll() {  # WORKDIR WORKERS SEEN: "codes SIZE CODE ...", then what is new
   # in worker 0's log of SIZE bytes. A code is - while a worker runs, and ? before it has started.
-  local marks=$1/launch i codes=()
+  local i codes=()
+  find_marks "$1"
+  all=$marks
+  if [[ $1 = gs://* ]]; then
+    all=$(mktemp -d)
+    trap 'rm -rf "$all"' EXIT
+    bucket get "$workdir/launch" "$all"
+  fi
   for ((i = 0; i < $2; i++)); do
-    if [ -e "$marks/worker-$i.exit" ]; then
-      codes+=("$(cat "$marks/worker-$i.exit")")
-    elif [ -e "$marks/worker-$i.started" ]; then
+    if [ -e "$all/worker-$i.exit" ]; then
+      codes+=("$(cat "$all/worker-$i.exit")")
+    elif [ -e "$all/worker-$i.started" ]; then
       codes+=(-)
     else
       codes+=('?')
@@ -112,6 +138,7 @@ poll() {  # WORKDIR WORKERS SEEN: "codes SIZE CODE ...", then what is new
   done
   local size=0 from=$3
   if [ -e "$marks/worker-0.log" ]; then size=$(stat -c %s "$marks/worker-0.log"); fi
+  if ((size < from)); then from=0; fi  # another machine, another log
   if ((size - from > 100000)); then from=$((size - 100000)); fi
   echo "codes $size ${codes[*]}"
   if ((size > from)); then  # tail may be cut off, when the log has grown meanwhile

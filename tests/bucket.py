@@ -56,6 +56,17 @@ class Bucket(http.server.ThreadingHTTPServer):
     }
 
 
+@contextlib.contextmanager
+def serving():
+  """A Bucket that serves meanwhile, from a thread of this process."""
+  found = Bucket()
+  threading.Thread(target=found.serve_forever, daemon=True).start()
+  try:
+    yield found
+  finally:
+    found.shutdown()
+
+
 def environment(url):
   """Environment variables by which clients use the stand-in at `url` instead of Google."""
   return {

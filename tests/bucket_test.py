@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import threading
 
 import fsspec
 from orbax.checkpoint import v1 as ocp
@@ -28,13 +27,10 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def server():
   """The stand-in, to which this process and those that it starts are pointed."""
-  found = bucket.Bucket()
-  threading.Thread(target=found.serve_forever, daemon=True).start()
-  with pytest.MonkeyPatch.context() as patch:
+  with bucket.serving() as found, pytest.MonkeyPatch.context() as patch:
     for name, value in bucket.environment(found.url).items():
       patch.setenv(name, value)
     yield found
-  found.shutdown()
 
 
 @pytest.fixture

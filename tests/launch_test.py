@@ -3,6 +3,7 @@
 Long because the four scripts promise the same things, and most tests run over all of them.
 """
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -12,6 +13,7 @@ import time
 
 import pytest
 
+from tests import bucket
 from tests import paths
 from tests.stand_ins import COMMON
 from tests.stand_ins import STAND_INS
@@ -117,6 +119,25 @@ def test_after_a_preemption_the_same_command_runs_again(stage, script):
   runs = stage.calls("-m gen_ssd.main")
   assert len(runs) == 4 and len({*runs}) == 1
   assert "with the same workdir" in stage.output
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is None, reason="gcsfs is not installed")
+@pytest.mark.parametrize("script", PODS)
+def test_of_a_workdir_in_a_bucket_the_marks_and_logs_are_there_too(stage, script):
+  with bucket.serving() as server:
+    stage.workdir = f"gs://{bucket.NAME}/run"
+    stage.env |= bucket.environment(server.url)
+    stage.plays(exits_1=["143", "0"])
+    assert stage.launch(script, *OPTIONS[script]) == 0, stage.output
+  found = {name: data.decode() for name, (_, data) in server.objects.items()}
+  marks = [f"worker-{n}.{kind}" for n in (0, 1) for kind in ("exit", "log", "started")]
+  assert sorted(found) == [f"run/launch/{mark}" for mark in marks]
+  assert [found[f"run/launch/worker-{n}.exit"] for n in (0, 1)] == ["0\n", "0\n"]
+  assert found["run/launch/worker-1.log"] == "a line of worker 1\n" * 2
+  assert stage.output.count("a line of worker 0") == 2 and "starting again" in stage.output
+  # Before each start a worker's own marks are forgotten, so that nobody takes them for new ones.
+  removed = sorted(name for what, name, _ in server.log if what == "delete")
+  assert removed == [f"run/launch/{mark}" for mark in marks if not mark.endswith(".log")]
 
 
 @pytest.mark.parametrize("code", ["2", "1"])
@@ -330,6 +351,13 @@ def test_what_does_not_fit_a_script_is_one_message(stage, script, options, messa
   assert not stage.calls()
 
 
+def test_a_job_of_slurm_has_its_workdir_in_a_shared_folder(stage):
+  stage.workdir = "gs://bucket/run"
+  assert stage.launch("slurm.sh", *OPTIONS["slurm.sh"]) == 2
+  assert "--workdir is 'gs://bucket/run': it must be the absolute path of a folder" in stage.output
+  assert not stage.calls()
+
+
 @pytest.mark.parametrize("script", ALL)
 def test_help_names_every_option(stage, script):
   text = (paths.ROOT / "launch" / script).read_text()
@@ -351,6 +379,7 @@ def test_a_missing_option_is_named(stage):
     (["--", "--config=configs/quickstart.py"], "--workdir is ''"),
     (["--", "--config=configs/quickstart.py", "--workdir=runs/a"], "--workdir is 'runs/a'"),
     (["--", "--config=configs/quickstart.py", "--workdir=/a b"], "--workdir is '/a b'"),
+    (["--", "--config=configs/quickstart.py", "--workdir=s3://b/a"], "--workdir is 's3://b/a'"),
     (["--", "--config=configs/none.py", "--workdir=/a"], "--config is 'configs/none.py'"),
   ],
 )

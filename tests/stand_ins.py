@@ -7,6 +7,9 @@ codes of a play.
 
 import os
 import subprocess
+import sys
+
+from tests import paths
 
 COMMON = r"""#!/usr/bin/env bash
 { printf '%s' "$(basename "$0")"; printf ' %s' "${@//$'\n'/ }"; echo; } >>"$STAGE/calls"
@@ -72,6 +75,7 @@ case "$*" in
 esac
 """,
   "python-of-the-play": r"""
+if [ "$1" = launch/bucket.py ]; then PYTHONPATH=$ROOT exec "$PYTHON" "$@"; fi
 n=${SLURM_PROCID:-}
 if [ -z "$n" ]; then n=$(pwd); n=${n#"$STAGE/machines/"}; n=${n%%/*}; fi
 env | grep '^JAX' >"$STAGE/environment-$n"
@@ -122,6 +126,7 @@ class Stage:
 
   def __init__(self, home, checkout):
     self.home, self.checkout, self.workdir = home, checkout, home / "shared" / "run"
+    self.env = {"ROOT": str(paths.ROOT), "PYTHON": sys.executable}
     (home / "bin").mkdir()
     self.workdir.mkdir(parents=True)
     for name, body in STAND_INS.items():
@@ -144,7 +149,7 @@ class Stage:
     command = ["bash", str((checkout or self.checkout) / "launch" / script), *options]
     if flags is not None:
       command += ["--", "--config=configs/quickstart.py", f"--workdir={self.workdir}", *flags]
-    env = {**os.environ, "STAGE": str(self.home)}
+    env = {**os.environ, **self.env, "STAGE": str(self.home)}
     env["PATH"] = f"{self.home / 'bin'}:{env['PATH']}"
     for name in [name for name in env if name.startswith(("SLURM", "TPU_", "JAX_"))]:
       del env[name]
