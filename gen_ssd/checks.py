@@ -227,11 +227,7 @@ def check_earlier(config, workdir):
     ],
     "evaluate": [
       *[("collect", path) for path in kept],
-      *[
-        ("train", f"arms/{n}/seed-{i}/student")
-        for n in arms
-        for i in range(config.seeds)
-      ],
+      *[("train", f"arms/{n}/seed-{i}/student") for n in arms for i in range(config.seeds)],
     ],
   }
   done = set()

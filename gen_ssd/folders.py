@@ -63,7 +63,7 @@ def write(file: Path, content: str | bytes) -> None:
 def here(folder: str, wanted: Sequence[str] = ("*",)) -> str:
   """The folder on this machine: itself, or a copy of the files `wanted` when it is in a bucket.
 
-  Copies stay in the temporary folder of this machine, by names, sizes and times of the files.
+  Copies stay in the temporary folder of this machine, and are used again while the files are the same.
   Raises UserError when there is no such folder in the bucket, or it cannot be read.
   """
   if not in_bucket(folder):
@@ -72,8 +72,9 @@ def here(folder: str, wanted: Sequence[str] = ("*",)) -> str:
     there = path(folder)
     listed = there.iterdir() if there.exists() else ()
     found = [f for f in listed if any(fnmatch.fnmatch(f.name, w) for w in wanted)]
-    stats = [(f.name, s.length, s.mtime) for f in sorted(found) for s in [f.stat()]]
-    name = hashlib.sha256(repr((folder, stats)).encode()).hexdigest()[:16]
+    state = fsspec.filesystem("gcs").ukey  # another one when the file was written again
+    states = [(f.name, state(str(f))) for f in sorted(found)]
+    name = hashlib.sha256(repr(states).encode()).hexdigest()[:16]
     copy = os.path.join(tempfile.gettempdir(), f"gen_ssd-{os.getuid()}", name)
     if found and not os.path.isdir(copy):
       os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)

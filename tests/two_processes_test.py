@@ -1,5 +1,6 @@
 """Two processes, as on a pod: the same files and weights as in one process, and one end."""
 
+import hashlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests import bucket
 from tests import paths
 from tests.models.decoder_test import golden
 
@@ -101,23 +103,38 @@ def test_a_mistake_ends_both_processes_with_the_same_message(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_whole_run_of_two_processes_writes_the_traces_and_answers_of_one(tmp_path):
+@pytest.mark.parametrize("place", ["a disk", "a bucket"])
+def test_a_whole_run_of_two_processes_writes_the_traces_and_answers_of_one(
+  tmp_path, monkeypatch, place
+):
   port, flags = free_port(), ("train.steps=40", "warm_up.steps=30")
-  pair = [start(command(tmp_path / "two", *flags), 2, (i, port)) for i in range(2)]
-  for process in (*pair, start(command(tmp_path / "one", *flags), 4)):
-    said = process.communicate(timeout=900)[1]
-    assert process.returncode == 0, said[-3000:]
+  with bucket.serving() as server:
+    for name, value in bucket.environment(server.url).items():
+      monkeypatch.setenv(name, value)
+    workdir = tmp_path / "two" if place == "a disk" else f"gs://{bucket.NAME}/two"
+    pair = [start(command(workdir, *flags), 2, (i, port)) for i in range(2)]
+    for process in (*pair, start(command(tmp_path / "one", *flags), 4)):
+      said = process.communicate(timeout=900)[1]
+      assert process.returncode == 0, said[-3000:]
+  for name, (_, data) in server.objects.items():
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(data)
+  assert bool(server.objects) == (place == "a bucket")
   one, two = tmp_path / "one", tmp_path / "two"
   cold = "cold_start/traces/traces-00000.jsonl"  # nothing that two processes trained took part
   assert (one / cold).read_bytes() == (two / cold).read_bytes()
+  digest = lambda data: hashlib.sha256(data).hexdigest()[:16]
   files = sorted(p.relative_to(one) for p in one.rglob("traces-*.jsonl"))
   assert len(files) >= 9  # four collections, four arms' answers, calibration
   for file in files:
     rows = [[json.loads(x) for x in (w / file).read_text().splitlines()] for w in (one, two)]
     key = lambda r: (r["uuid"], r["attempt"], r["ids"], r["verdict"])
     assert [*map(key, rows[0])] == [*map(key, rows[1])], file
+    print(f"{file!s:53}", *(digest(repr([*map(key, r)]).encode()) for r in rows))
   for path in sorted(one.glob("arms/*/kept.json")):
-    assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+    theirs = two / path.relative_to(one)
+    assert path.read_bytes() == theirs.read_bytes()
+    print(f"{path.relative_to(one)!s:53}", digest(path.read_bytes()), digest(theirs.read_bytes()))
   students = sorted(one.rglob("model.safetensors"))
   assert len(students) == 5 and (two / "report.html").exists()
   for path in students:  # sums of gradients over processes differ by rounding
