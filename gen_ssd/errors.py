@@ -7,6 +7,17 @@
 | 2 | something given is wrong: one message says what and how to correct it |
 | 130, 143 | stopped by Ctrl-C or SIGTERM: the same command continues the run |
 | 141 | stopped because nobody reads its output any more: the same command continues the run |
+
+143 is the code of every process of a run of which one got SIGTERM:
+
+| when it comes | what happens |
+|---|---|
+| in a training | all processes save a checkpoint after the same update, and end |
+| in a collection of several processes | all end after the same round |
+| at any other time | the process ends at once; others end when they lose it, maybe with another code |
+
+A training or collection that takes longer than GRACE for that ends without. In any case the same
+command continues to the same result: a collection from its last fence, which SIGTERM need not add to.
 """
 
 from collections.abc import Iterator
@@ -30,7 +41,11 @@ MACHINE = {
 
 
 UNREAD = 141  # what a shell says of SIGPIPE
+GRACE = 20.0  # seconds that a training or collection has to end after SIGTERM; machines give 30
 SIGNALS = {signal.SIGINT: ("Ctrl-C", 130), signal.SIGTERM: ("SIGTERM", 143)}
+_told: list[str] = []  # how the run was stopped: by SIGTERM here, or with another process
+_graceful = threading.Event()  # is what runs now going to end by itself once it is told?
+_ending = threading.RLock()  # taken by the thread that ends the process
 
 
 class UserError(ValueError):
@@ -70,38 +85,112 @@ def encodable(text: str) -> bool:
 def command() -> Iterator[None]:
   """What is around every command: mistakes and signals end it in one line and an exit code.
 
-  Any other exception is a bug and keeps its traceback. A signal ends the process at once, as a kill
-  would, because a library that is interrupted may wait for itself for ever; a run continues after both.
+  Any other exception is a bug and keeps its traceback. A signal ends the process at once (SIGTERM
+  not within `grace`), as a kill would, because a library that is interrupted may wait for itself for
+  ever; a run continues after both.
   """
-  before = {}
   # A closed stdout or stderr would give its number to a file of the run, with all that is printed.
   while (number := os.open(os.devnull, os.O_RDWR)) < 3:
     pass
   os.close(number)
-  if threading.current_thread() is threading.main_thread():
-    before = {number: signal.signal(number, _stop) for number in SIGNALS}
+  with _signals():
+    try:
+      yield
+      print(end="", flush=True)
+    except BrokenPipeError:
+      _unread()
+    except (UserError, FloatingPointError) as error:
+      _end(str(error), 2)
+    except OSError as error:
+      if error.errno not in MACHINE:
+        raise
+      where = f"{error.filename}: " if error.filename else ""
+      _end(f"{where}{MACHINE[error.errno]}", 2)
+
+
+@contextlib.contextmanager
+def grace() -> Iterator[None]:
+  """What is inside asks `told` and ends by itself, within GRACE seconds; then the process ends."""
+  _graceful.set()
   try:
     yield
-    print(end="", flush=True)
-  except BrokenPipeError:
-    _unread()
-  except (UserError, FloatingPointError) as error:
-    _end(str(error), 2)
-  except OSError as error:
-    if error.errno not in MACHINE:
-      raise
-    where = f"{error.filename}: " if error.filename else ""
-    _end(f"{where}{MACHINE[error.errno]}", 2)
+  finally:
+    _graceful.clear()
+  if told():
+    _stop(_told[0], 143)
+
+
+def told() -> bool:
+  """Has this process, or by `tell` another one of its run, been told to stop?"""
+  return bool(_told)
+
+
+def tell(how: str = "with another process") -> None:
+  """Tells this process to stop: now, or in a `grace` when that ends or GRACE seconds have passed."""
+  _told.append(how)
+  if not _graceful.is_set():
+    _stop(how, 143)
+  timer = threading.Timer(GRACE, _stop, [how, 143])
+  timer.daemon = True
+  timer.start()
+
+
+def keep_signals() -> None:
+  """Takes signals back from a library that has replaced the handlers of `command`."""
+  for number in SIGNALS:
+    if signal.getsignal(number) is _heard:
+      signal.signal(number, _heard)
+
+
+@contextlib.contextmanager
+def _signals():
+  """Signals are heard at once, also where the main thread is inside a library for minutes."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = {number: signal.signal(number, _heard) for number in SIGNALS}
+  read, write = os.pipe()
+  os.set_blocking(write, False)
+  earlier = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+  threading.Thread(target=_listen, args=[read], daemon=True).start()
+  try:
+    yield
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+    signal.set_wakeup_fd(earlier)
+    os.close(write)
 
 
-def _stop(number, frame):
+def _listen(pipe):
+  """Hears the signals whose numbers Python writes to the pipe, until it is closed."""
+  while number := os.read(pipe, 1):
+    if signal.getsignal(number[0]) is _heard:  # else somebody else deals with it meanwhile
+      _heard(number[0])
+  os.close(pipe)
+
+
+def _heard(number, frame=None):
+  """Deals with a signal, whichever thread is the first to hear of it."""
   name, code = SIGNALS[number]
-  with contextlib.suppress(Exception):
-    sys.stdout.flush()
-  os.write(2, f"\ngen_ssd: stopped by {name}; the same command continues\n".encode())
+  if number == signal.SIGTERM:
+    tell(f"by {name}")
+  else:
+    _stop(f"by {name}", code)
+
+
+def _stop(how, code):
+  """Ends the process at once, in one line."""
+
+  def say():
+    with contextlib.suppress(Exception):
+      sys.stdout.flush()
+    os.write(2, f"\ngen_ssd: stopped {how}; the same command continues\n".encode())
+
+  _ending.acquire()
+  speaker = threading.Thread(target=say, daemon=True)  # a pipe that nobody reads may be full
+  speaker.start()
+  speaker.join(2)
   os._exit(code)
 
 

@@ -10,6 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from gen_ssd import errors
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.errors import fail
@@ -32,6 +33,7 @@ def start(model_parallel=1, devices=None):
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   several_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
   if (address or several_hosts) and not jax.distributed.is_initialized():
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM: see stoppable
     jax.distributed.initialize(**_place_of_this_process(), heartbeat_timeout_seconds=HEARTBEAT)
   if jax.config.jax_enable_x64:
     raise UserError(
@@ -41,6 +43,7 @@ def start(model_parallel=1, devices=None):
     devices = jax.devices() if devices is None else devices
   except RuntimeError as error:  # the machine and JAX_PLATFORMS are all that decides
     raise UserError(f"jax finds no devices: {clip(str(error), 400)}") from None
+  errors.keep_signals()  # the TPU library has handlers of its own
   if model_parallel < 1 or len(devices) % model_parallel:
     fail("model_parallel", model_parallel, f"a divisor of the number of devices, {len(devices)}")
   mesh = jax.make_mesh(
@@ -112,6 +115,30 @@ def first(call, *arguments):
     message = found.tobytes().rstrip(b"\0").decode(errors="replace")
   if message:
     raise UserError(message)
+
+
+@contextlib.contextmanager
+def stoppable(alone=True):
+  """What all processes leave at the same point, when one got SIGTERM; then they end (see errors.py).
+
+  Yields `stopping() -> bool`, which all ask at the same points: are we to leave? Inside is a loop that
+  need not be `stoppable` in a run of one process where `alone` is False: SIGTERM ends that at once.
+  """
+  several, agreed = jax.process_count() > 1, False
+
+  def stopping():
+    nonlocal agreed
+    agreed = errors.told()
+    if several:
+      agreed = bool(multihost_utils.process_allgather(np.int32(agreed)).any())
+    if agreed and not errors.told():
+      errors.tell()
+    return agreed
+
+  with errors.grace() if several or alone else contextlib.nullcontext():
+    yield stopping
+    if several and agreed:
+      jax.distributed.shutdown()  # waits for all: whoever is left behind would be told of a lost one
 
 
 @contextlib.contextmanager

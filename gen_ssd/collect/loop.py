@@ -66,7 +66,8 @@ def collect(
   """
   loop = _Loop(writer, problems, select, folder, grader, threshold)
   if loop.pending or any(loop.slots):
-    loop.run(title)
+    with mesh_lib.stoppable(alone=False) as stopping:
+      loop.run(title, stopping)
   return _ordered(problems, loop.finished)
 
 
@@ -127,7 +128,7 @@ class _Loop:
     self.proposed = self.rounds = 0
     self.tracked = len(self.finished)  # what the trackers know of
 
-  def run(self, title):
+  def run(self, title, stopping):
     w = self.writer
     traced = writer_lib.knobs(w, self.select, self.threshold)
     if w.translate and w.student is not None:
@@ -156,6 +157,8 @@ class _Loop:
       if self.rounds % self.select.shard_rounds == 0 or not (self.pending or any(self.slots)):
         self._finish()  # a fence, or the end, writes all that is finished
       self._show(line, start, f"scoring {self._student_share(report):.0%} of FLOPs ")
+      if stopping():
+        return
     self._write()
     made = len(self.finished) - done_before
     self._show(line, start, f"({made} traces, {self.rounds} rounds)", final=True)

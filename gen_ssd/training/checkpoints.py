@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -28,21 +29,17 @@ DAMAGED = -1  # what a process found, instead of the number of an error of the m
 
 @contextlib.contextmanager
 def keeper(folder: folders.Path, save_every: int) -> Iterator[ocp.training.Checkpointer]:
-  """Keeps two checkpoints in `folder`: every `save_every` updates and before preemption.
+  """Keeps the newest two checkpoints in `folder`, of which `save_every` updates may lie in between.
 
   Raises OSError, with its number and `folder`, when the machine is why one cannot be written, such as
   a full disk; Orbax writes in the background, so that may be later than the save.
   """
-  when, keep = ocp.training.save_decision_policies, ocp.training.preservation_policies
   try:
     with (
       _quiet(),
       ocp.training.Checkpointer(
         str(folder if folders.in_bucket(folder) else folder.absolute()),
-        save_decision_policy=when.AnySavePolicy(
-          [when.FixedIntervalPolicy(save_every), when.PreemptionCheckpointingPolicy()]
-        ),
-        preservation_policy=keep.LatestN(2),
+        preservation_policy=_Newest(save_every),
         cleanup_tmp_directories=True,
       ) as saver,
     ):
@@ -52,6 +49,18 @@ def keeper(folder: folders.Path, save_every: int) -> Iterator[ocp.training.Check
     if not number or getattr(error, "filename", None):
       raise
     raise OSError(number, os.strerror(number), str(folder)) from error
+
+
+@dataclasses.dataclass
+class _Newest(ocp.training.preservation_policies.PreservationPolicy):
+  """Preserves two, as of a run that was never stopped: not one of a stop when there is a newer one."""
+
+  save_every: int
+
+  def should_preserve(self, checkpoints, *, context):
+    steps = [c.step for c in checkpoints]
+    planned = [step for step in steps[:-1] if step % self.save_every == 0]
+    return [step in (*planned[-1:], *steps[-1:]) for step in steps]
 
 
 @contextlib.contextmanager

@@ -188,8 +188,9 @@ def fit(
 ) -> decoder.Transformer:
   """Trains `model` on `source` (see packing.batches) for `config.steps` updates and returns it.
 
-  Checkpoints (weights, optimizer, data position) go to `folder`. Calling it again continues to the
-  same result as if it had never stopped. `field` is where the settings stand in a Config, for messages.
+  Checkpoints (weights, optimizer, data position) go to `folder`: every `config.save_every` updates,
+  and before SIGTERM ends all processes. Calling it again continues to the same result as if it had
+  never stopped. `field` is where the settings stand in a Config, for messages.
 
   Raises FloatingPointError, naming the update, when a metric or a weight is not finite: before every
   checkpoint, so that none holds such weights. Raises UserError when `source` is empty or lacks a
@@ -206,7 +207,7 @@ def fit(
     source, batch_size=config.batch_size, length=config.length, seed=config.seed
   )
   line = progress.Progress(title, config.steps)
-  with checkpoints.keeper(folder, config.save_every) as saver:
+  with mesh_lib.stoppable() as stopping, checkpoints.keeper(folder, config.save_every) as saver:
     first, state = checkpoints.restore(saver, state, batches)
     log = progress.Metrics(folder / "metrics.jsonl", first)
     pending = None  # metrics of the step before: the host never waits for the step it just sent
@@ -216,12 +217,15 @@ def fit(
       pending = metrics
       if jax.default_backend() == "cpu":
         jax.block_until_ready(metrics)  # collectives of two steps at once can dead-lock
-      if i == config.steps or saver.should_save(i):
+      stop = stopping()
+      if stop or i == config.steps or i % config.save_every == 0:
         _check_finite({**metrics, "weights": _finite_sum(state.model)}, i, field)
         _report(pending, i, config, log, line, field)  # no run makes this line after the save
         pending = None
         log.flush()
         checkpoints.save(saver, i, state, batches)
+      if stop:
+        break
   log.flush()
   return state.model
 
