@@ -212,12 +212,13 @@ def fit(
     log = progress.Metrics(folder / "metrics.jsonl", first)
     pending = None  # metrics of the step before: the host never waits for the step it just sent
     for i in range(first + 1, config.steps + 1):
-      state, metrics = train_step(state, _next_batch(batches, config.accumulate), config=program)
+      batch = _next_batch(batches, config.accumulate)
+      stop = stopping()  # several processes wait here for the update before, not for this one
+      state, metrics = train_step(state, batch, config=program)
       _report(pending, i - 1, config, log, line, field)
       pending = metrics
       if jax.default_backend() == "cpu":
         jax.block_until_ready(metrics)  # collectives of two steps at once can dead-lock
-      stop = stopping()
       if stop or i == config.steps or i % config.save_every == 0:
         _check_finite({**metrics, "weights": _finite_sum(state.model)}, i, field)
         _report(pending, i, config, log, line, field)  # no run makes this line after the save
