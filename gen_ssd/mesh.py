@@ -33,7 +33,9 @@ def start(model_parallel=1, devices=None):
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   several_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
   if (address or several_hosts) and not jax.distributed.is_initialized():
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM: see stoppable
+    jax.config.update(
+      "jax_enable_preemption_service", False
+    )  # it would take SIGTERM: see stoppable
     jax.distributed.initialize(**_place_of_this_process(), heartbeat_timeout_seconds=HEARTBEAT)
   if jax.config.jax_enable_x64:
     raise UserError(

@@ -1,19 +1,11 @@
 """SIGTERM: a training saves and ends at once in every process, and goes on to the same result."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
-import numpy as np
 import pytest
 
-from gen_ssd import errors
-from gen_ssd.training import checkpoints
 from tests import paths
 from tests import two_processes_test
-from tests.training import checkpoints_test
 
 SCRIPT = paths.ROOT / "tests" / "stopped_process.py"
 HERE = "\ngen_ssd: stopped by SIGTERM; the same command continues\n"

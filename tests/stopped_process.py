@@ -1,14 +1,13 @@
 """What stop_test.py starts, with the arguments FOLDER, WHAT and WHO.
 
-Does WHAT twice, in FOLDER/stopped and FOLDER/whole. Process WHO gets SIGTERM in the middle of the first,
-once. Alone or as one of several processes.
+Does WHAT twice, in FOLDER/stopped and FOLDER/whole, alone or as one of several processes. Process WHO
+gets SIGTERM once, in the middle of the first.
 """
 
 import os
 import pathlib
 import signal
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
