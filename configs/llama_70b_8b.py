@@ -1,4 +1,7 @@
-"""Teacher Llama-3.3-70B-Instruct on 8 devices, student Llama-3.1-8B-Instruct."""
+"""Teacher Llama-3.3-70B-Instruct on 8 devices, student Llama-3.1-8B-Instruct.
+
+For v5p:2x2x2, v5p:2x2x4 or tpu7x:2x2x2.
+"""
 
 from configs import paper
 
@@ -11,4 +14,6 @@ def get_config(arg=""):
   c.student.path = "meta-llama/Llama-3.1-8B-Instruct"
   for part in (c.select, c.cold_start):
     part.max_tokens = 4096
+  for part in (c.warm_up, c.train):
+    part.update(batch_size=16, accumulate=2)
   return c

@@ -22,16 +22,16 @@ def get_config(arg=""):
   c = config.default()
   c.name = "paper"
   c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)
-  long = dict(c=128, slots=32, prompt=2048, max_tokens=8192, block=512, loop_window=256)
-  c.select.update(k=8, temperature=1.0, threshold="calibrated", shard_rounds=16, **long)
-  c.cold_start.update(temperature=0.6, shard_rounds=16, **long)
+  long = dict(c=128, slots=64, prompt=2048, max_tokens=8192, block=2048, loop_window=256)
+  c.select.update(k=8, temperature=1.0, threshold="calibrated", **long)
+  c.cold_start.update(temperature=0.6, **long)
   budget = dict(attempts=c.select.k)  # standard_kd_all: as many teacher tokens as the others
   c.arms = {name: ARMS[name] | (budget if "attempts" in ARMS[name] else {}) for name in names}
   c.seeds = 3
   training = dict(
-    batch_size=16,
+    batch_size=8,  # a sequence for each of 8 devices: more need more memory, and are slower
     length=8192,
-    accumulate=2,
+    accumulate=4,
     learning_rate=1e-5,
     weight_decay=0.0,
     block=1024,

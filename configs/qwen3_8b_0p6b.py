@@ -1,4 +1,7 @@
-"""Teacher Qwen3-8B with thinking, student Qwen3-0.6B-Base."""
+"""Teacher Qwen3-8B with thinking on 4 devices, student Qwen3-0.6B-Base.
+
+For v6e:2x4, v5p:2x2x1 or tpu7x:2x2x1.
+"""
 
 from configs import paper
 
@@ -6,6 +9,7 @@ from configs import paper
 def get_config(arg=""):
   c = paper.get_config(arg)
   c.name = "qwen3-8b-0p6b"
+  c.model_parallel = 4
   c.teacher.update(path="Qwen/Qwen3-8B", thinking="on")
   c.student.path = "Qwen/Qwen3-0.6B-Base"
   for part in (c.select, c.cold_start):

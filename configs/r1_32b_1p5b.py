@@ -1,5 +1,7 @@
 """Teacher DeepSeek-R1-Distill-Qwen-32B on 4 devices, student DeepSeek-R1-Distill-Qwen-1.5B.
 
+For v5p:2x2x1, v5p:2x2x2 or tpu7x:2x2x1.
+
 The original chat template deletes the thinking part of assistant turns. The student is trained and
 exported with a template that keeps it. There is no system message, as the authors of these models
 recommend.
@@ -21,7 +23,7 @@ def get_config(arg=""):
   )
   c.problems.system = ""
   for part in (c.select, c.cold_start):
-    part.max_tokens = 16384
+    part.update(slots=32, max_tokens=16384)
   c.warm_up.length = c.train.length = 16384
   c.evaluate.max_tokens = 32768
   return c

@@ -45,11 +45,15 @@ def training(train: config_lib.Train, arch: Architecture, devices: int) -> int:
   return (4 * 4 * architecture.parameters(arch) + kept + batches) // devices
 
 
+def limit(device: typing.Any) -> int | None:
+  """Bytes that a device of this process has for itself; None of a CPU."""
+  return (device.memory_stats() or {}).get("bytes_limit")
+
+
 def available(device: typing.Any) -> int:
   """Bytes of memory of a device of this process; for a CPU, its share of the machine's."""
-  limit = (device.memory_stats() or {}).get("bytes_limit")
-  if limit:
-    return limit
+  if own := limit(device):
+    return own
   most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   with contextlib.suppress(OSError, ValueError):  # a container has a part of it, or says "max"
     most = min(most, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))

@@ -2,12 +2,14 @@
 
 Usage: gen-ssd plan --config=FILE[:ARGUMENT] [--topology=v5p:2x2x1] [--config.FIELD=VALUE ...]
 
-  --topology  a TPU slice, such as v5e:2x4, v6e:4x4, v5p:2x2x1, v4:2x2x2 or tpu7x:2x2x1; it needs
-              the package libtpu, but no TPU (default: the devices of this machine)
+  --topology  a TPU slice, such as v5e:2x4, v6e:4x4, v5p:2x2x1, v4:2x2x2 or tpu7x:2x2x1; the package
+              libtpu compiles for it without a TPU, and without libtpu only sizes of arguments and
+              rooflines are known (default: the devices of this machine)
   --arm       whose collection is compiled (default: gen_ssd, or the last one)
   --tokens    tokens of a trace, on average (default: half of select.max_tokens)
   --price     of one chip for one hour, in any currency
   --json      one JSON object instead of text
+  --row       one row of the table in launch/README.md instead; it needs --topology
 
 The real programs are compiled from shapes alone: no weights are read, and only config.json of a
 model on the hub is downloaded. Times are lower bounds (roofline) and the TPU compiler's estimate,
@@ -17,7 +19,9 @@ which counts no communication. For example:
 
 import concurrent.futures
 import dataclasses
+import importlib.util
 import json
+import math
 import os
 import re
 import time
@@ -35,13 +39,19 @@ from gen_ssd import hlo
 from gen_ssd import inputs
 from gen_ssd import memory
 from gen_ssd import mesh as mesh_lib
+from gen_ssd import plan_text
 from gen_ssd import programs
 from gen_ssd.errors import UserError
 from gen_ssd.errors import fail
 from gen_ssd.errors import one_line
 from gen_ssd.problems import sets
 
-LISTED = 6  # collectives of a program that are printed
+MOST_DEVICES = 16384  # more than the largest slice has
+UNKNOWN = (
+  "libtpu is not installed: temporaries, peak memory, collectives, the number of hosts and the "
+  "compiler's estimates are unknown, and whether programs fit whose arguments do; "
+  f'`pip install "jax[tpu]=={jax.__version__}"` installs the compiler, which needs no TPU'
+)
 # libtpu reads these when it is loaded; a type of its family keeps it from asking for a real TPU.
 ENVIRONMENT = dict(
   ALLOW_MULTIPLE_LIBTPU_LOAD="1",
@@ -61,15 +71,21 @@ def main() -> None:
     arguments.add_argument("--tokens", type=int, default=0)
     arguments.add_argument("--price", type=float, default=0.0)
     arguments.add_argument("--json", action="store_true")
+    arguments.add_argument("--row", action="store_true")
     known, overrides = arguments.parse_known_args()
     if known.tokens < 0:
       fail("--tokens", known.tokens, "0 (half of select.max_tokens) or more")
+    if known.row and not known.topology:
+      fail("--topology", known.topology, "a TPU slice, with --row")
     if not 0 <= known.price < 1e9:
       fail("--price", known.price, "0 or more")
     config = config_lib.parse(config_files.load(known.config, overrides))
     config_checks.check(config)
     found = plan(config, known.topology, arm=known.arm, tokens=known.tokens, price=known.price)
-    print(json.dumps(found, indent=1) if known.json else text(found))
+    if known.json:
+      print(json.dumps(found, indent=1))
+    else:
+      print(plan_text.row(found) if known.row else plan_text.text(found))
 
 
 def plan(
@@ -89,7 +105,7 @@ def plan(
     tokens: tokens of a trace, on average; 0: half of its `max_tokens`.
     price: of one chip for one hour.
   """
-  devices = _devices(topology)
+  devices, compiles = _devices(topology)
   mesh = mesh_lib.start(config.model_parallel, devices)
   pair, arms = programs.architectures(config), dict(config.arms)
   arm = arm or ("gen_ssd" if "gen_ssd" in arms else list(arms)[-1])
@@ -100,49 +116,69 @@ def plan(
   tokens = tokens or select.max_tokens // 2
   filled = select.prompt / 2 + tokens / 2  # of a ring, on average
   shape = (mesh.shape["data"], mesh.shape["model"])
+  parts = programs.of(config, select, pair)
   found: dict[str, typing.Any] = {
     "config": config.name,
     "arm": arm,
     "topology": topology or f"{len(devices)} x {devices[0].device_kind}",
     "mesh": dict(mesh.shape),
     "chips": len(devices) // (chip.per_chip if chip else 1),
-    "hosts": len({d.process_index for d in devices}),
+    "hosts": len({d.process_index for d in devices}) if compiles else None,
     "tokens": tokens,
-    "programs": _programs(config, select, pair, mesh, chip, filled),
   }
+  compiled = lambda: _programs(parts, mesh, chip, select, filled)
+  found["programs"] = compiled() if compiles else _uncompiled(parts, chip)
   if chip:
     _price_times(found, config, select, pair, chip, shape, price)
-  found["advice"] = _advice(found, config, select, pair, devices, chip)
+  said = (programs.advice(p, found["programs"][name]) for name, p in parts.items())
+  found["advice"] = [UNKNOWN] * (not compiles) + [line for line in said if line]
+  found["advice"] += _advice(found, config, select, pair, devices, chip)
   return found
 
 
 def _devices(topology):
-  """The devices of a TPU slice that need not exist, or of this machine."""
+  """(devices, is there a compiler for them?) of a TPU slice that need not exist, or this machine.
+
+  Where there is no compiler, as many CPU devices stand for those of the slice.
+  """
   if not topology:
-    return jax.devices()
+    return jax.devices(), True
   name, _, shape = topology.partition(":")
   if name.lower() not in chips.CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
     fail("--topology", topology, f"{', '.join(chips.CHIPS)}, a colon, and a shape such as 2x2x1")
+  jax.config.update("jax_platforms", "cpu")
+  if importlib.util.find_spec("libtpu") is None:
+    return _stand_ins(topology, chips.CHIPS[name.lower()].per_chip, shape), False
   from jax.experimental import topologies
 
-  jax.config.update("jax_platforms", "cpu")
   for key, value in ENVIRONMENT.items():
     os.environ.setdefault(key, value)
   try:
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology.lower()).devices
-  except Exception as error:  # of any kind: libtpu is not there, or knows no such slice
+    found = topologies.get_topology_desc(platform="tpu", topology_name=topology.lower())
+  except Exception as error:  # of any kind; the name of the slice is all that libtpu is given
     raise UserError(
-      f"--topology is {topology!r}: {one_line(error, 160)}; install the libtpu that jax[tpu] "
-      "names, and choose a slice that exists"
+      f"--topology is {topology!r}: {one_line(error, 160)}; choose a slice that exists, and the "
+      "libtpu that jax[tpu] names"
     ) from None
+  return found.devices, True
+
+
+def _stand_ins(topology, per_chip, shape):
+  """As many CPU devices as a slice has. They only say how arrays are split: nothing runs on them."""
+  count = per_chip * math.prod(map(int, shape.split("x")))
+  if not 0 < count <= MOST_DEVICES:
+    fail("--topology", topology, f"a slice of at most {MOST_DEVICES:,} devices, without libtpu")
+  flags = os.environ.get("XLA_FLAGS", "")  # may set another number
+  os.environ["XLA_FLAGS"] = re.sub(r"--xla_force_host_platform_device_count=\S*", "", flags)
+  jax.config.update("jax_num_cpu_devices", count)
+  return jax.devices()
 
 
 # ---------------------------------------------------------------- compiling
 
 
-def _programs(config, select, pair, mesh, chip, filled):
-  """{name: what its compiled form needs}; several compile at once."""
-  lowered = {name: programs.lower(config, select, pair, name) for name in programs.NAMES}
+def _programs(found, mesh, chip, select, filled):
+  """{name: what a Program needs, compiled}; several compile at once."""
   blocks = int(np.ceil(filled / select.block)) if select.block else 1
   trips = {  # of loops whose number of trips depends on the data
     "step": {"attention.py": blocks, "step.py": select.c},
@@ -152,50 +188,31 @@ def _programs(config, select, pair, mesh, chip, filled):
   hosts = [d.process_index for d in mesh.devices.flat]
   have = chip.hbm if chip else memory.available(mesh.local_devices[0]) / chips.GIB
 
-  def one(name):
+  def one(program):
     start = time.monotonic()
-    try:
-      compiled = lowered[name].compile()
-    except jax.errors.JaxRuntimeError as error:
-      return _too_large(str(error), have)
-    found = {"compile_s": round(time.monotonic() - start, 1), **_memory(compiled, have)}
-    text, known = hlo.Text(compiled.as_text()), lambda file: trips[name].get(file, 0)
+    with jax.set_mesh(mesh):  # which belongs to a thread
+      compiled, facts = programs.need(program, have)
+    facts |= {"compile_s": None, "ms_estimate": None, "collectives": None}
+    if compiled is None:
+      return facts
+    facts["compile_s"] = round(time.monotonic() - start, 1)
+    text, known = hlo.Text(compiled.as_text()), lambda file: trips[program.name].get(file, 0)
     ms = hlo.milliseconds(text, chip.ghz, known) if chip else None
-    rows = hlo.collectives(text, hosts, known)
-    found["ms_estimate"] = ms and round(ms, 2)
-    found["collectives"] = [row._asdict() for row in rows]
-    return found
+    facts["ms_estimate"] = ms and round(ms, 2)
+    facts["collectives"] = [row._asdict() for row in hlo.collectives(text, hosts, known)]
+    return facts
 
-  with concurrent.futures.ThreadPoolExecutor(len(lowered)) as pool:
-    return dict(zip(lowered, pool.map(one, lowered)))
+  with concurrent.futures.ThreadPoolExecutor(len(found)) as pool:
+    return dict(zip(found, pool.map(one, found.values())))
 
 
-def _memory(compiled, have):
-  """Memory of a compiled program on one device, in GiB."""
-  m = compiled.memory_analysis()
-  gib = lambda n: round(n / chips.GIB, 6)
-  # What goes out and is not donated is there beside the arguments.
-  peak = m.argument_size_in_bytes + m.temp_size_in_bytes
-  peak += max(0, m.output_size_in_bytes - m.alias_size_in_bytes)
+def _uncompiled(found, chip):
+  """The same where no compiler is there for the chip."""
+  unknown = dict.fromkeys(("compile_s", "ms_estimate", "collectives"))
+  size = lambda p: round(p.bytes() / chips.GIB, 6)
   return {
-    "arguments_gib": gib(m.argument_size_in_bytes),
-    "temporaries_gib": gib(m.temp_size_in_bytes),
-    "peak_gib": gib(peak),
-    "hbm_gib": round(have, 2),
-    "fits": bool(peak / chips.GIB < have),
+    n: programs.memory_facts(size(p), None, None, chip.hbm) | unknown for n, p in found.items()
   }
-
-
-def _too_large(error, have):
-  """The same of a program that the compiler refused because it does not fit."""
-  used = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", error) or re.search(
-    r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)G\)", error
-  )
-  if not used:
-    raise UserError(f"the compiler refuses the program: {one_line(error, 400)}")
-  peak = float(used[1]) / (1 if used[2] == "G" else 1024)
-  return {"peak_gib": peak, "hbm_gib": float(used[3]), "fits": False, "ms_estimate": None,
-          "collectives": []}  # fmt: skip
 
 
 # ---------------------------------------------------------------- time and money
@@ -208,9 +225,9 @@ def _price_times(found, config, select, pair, chip, shape, price):
   models = _models(config, pair, shape[1])
   writes, scores = chips.round_ms(chip, select, models, shape, filled)
   devices = shape[0] * shape[1]
-  p["step"]["ms_roofline"] = round(writes + scores, 2)
-  p["admit"]["ms_roofline"] = round(chips.admit_ms(chip, select, models, shape, select.prompt), 2)
-  p["train"]["ms_roofline"] = round(chips.update_ms(chip, config.train, pair.student, devices), 2)
+  p["step"]["ms_roofline"] = round(writes + scores, 4)
+  p["admit"]["ms_roofline"] = round(chips.admit_ms(chip, select, models, shape, select.prompt), 4)
+  p["train"]["ms_roofline"] = round(chips.update_ms(chip, config.train, pair.student, devices), 4)
   found["student_share"] = round(scores / (writes + scores), 3)
   slower = lambda name: (p[name]["ms_estimate"] or 0) / p[name]["ms_roofline"]
   found["kept_tok_s"] = round(
@@ -253,18 +270,10 @@ def _problems(config):
 def _advice(found, config, select, pair, devices, chip):
   """Sentences on what to change."""
   lines = []
-  for name, p in found["programs"].items():
-    if not p["fits"]:
-      what = (
-        "train.batch_size, train.length or train.block, or set train.remat"
-        if name == "train"
-        else f"slots ({select.slots}), k ({select.k}) or max_tokens ({select.max_tokens}), or raise "
-        f"model_parallel ({config.model_parallel})"
-      )
-      lines.append(
-        f"{name} needs {p['peak_gib']:.1f} GiB per device of {p['hbm_gib']:.1f}: lower {what}"
-      )
-  if any(c["crosses_hosts"] for p in found["programs"].values() for c in p["collectives"]):
+  crosses = any(
+    c["crosses_hosts"] for p in found["programs"].values() for c in p["collectives"] or ()
+  )
+  if crosses and not chip:  # the links of a TPU slice do not end at a host
     if config.model_parallel > 1:
       lines.append("some collectives cross hosts; model_parallel within one host is faster")
   best = _best(found, config, select, pair, devices, chip) if chip else None
@@ -306,44 +315,6 @@ def _doubled(start, most):
   while start <= most:
     yield start
     start *= 2
-
-
-# ---------------------------------------------------------------- text
-
-
-def _row(name, p):
-  """The line of one program."""
-  number = lambda key, unit="": "-" if p.get(key) is None else f"{p[key]:,.1f}{unit}"
-  use = f"{p['peak_gib']:,.1f} of {p['hbm_gib']:,.1f} {'fits' if p['fits'] else 'DOES NOT FIT'}"
-  times = f"{number('ms_estimate', ' ms'):>13}{number('ms_roofline', ' ms'):>12}"
-  sizes = f"{number('arguments_gib'):>10}{number('temporaries_gib'):>13}"
-  return f"{name:<9}{sizes}  {use:<27}{number('compile_s', ' s'):>8}{times}"
-
-
-def text(found: dict[str, typing.Any]) -> str:
-  """A plan for people."""
-  rows = [
-    f"{found['config']}, arm {found['arm']}, on {found['topology']}: {found['chips']} chips of "
-    f"{found['hosts']} hosts, mesh {found['mesh']}",
-    "",
-    "program   arguments  temporaries  peak of memory, GiB         compile     estimate    roofline",
-  ]
-  rows += [_row(name, p) for name, p in found["programs"].items()]
-  for name, p in found["programs"].items():
-    for c in p["collectives"][:LISTED]:
-      where = ", across hosts" if c["crosses_hosts"] else ""
-      rows.append(f"  {name}: {c['times']:,} x {c['kind']} of {c['bytes'] / 2**20:,.2f} MiB{where}")
-  if "kept_tok_s" in found:
-    rows += [
-      "",
-      f"{found['kept_tok_s']:,.0f} kept tokens/s at best; the student takes "
-      f"{found['student_share']:.0%} of a round",
-      f"{found['hours']:,.1f} hours, {found['chip_hours']:,.1f} chip-hours"
-      + (f", price {found['price']:,.2f}" if "price" in found else "")
-      + f" for {found['problems']:,} problems in every arm, traces of {found['tokens']:,} tokens and "
-      "all training; without evaluation, start-up and communication",
-    ]
-  return "\n".join([*rows, *(f"- {line}" for line in found["advice"])])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from gen_ssd import config as config_lib
 from gen_ssd import folders
 from gen_ssd import inputs
 from gen_ssd import mesh as mesh_lib
+from gen_ssd import programs
 from gen_ssd import provenance
 from gen_ssd import trackers
 from gen_ssd import workdir as workdir_lib
@@ -78,6 +79,7 @@ def begun(config, workdir, devices=None):
     if jax.process_index() == 0 and "pretrain" not in config.stages:
       workdir_lib.describe(workdir, config.name)
     with mesh_lib.together():
+      programs.check(config, workdir, mesh.local_devices[0])
       yield
 
 

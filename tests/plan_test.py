@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from gen_ssd import config as config_lib
 from gen_ssd import hlo
 from gen_ssd import mesh
 from gen_ssd import plan
+from gen_ssd import plan_text
 from gen_ssd import programs
+from gen_ssd import stages
 from gen_ssd.errors import UserError
+from gen_ssd.models import weights
 from gen_ssd.models.architecture import Architecture
 from tests import paths
 
@@ -28,6 +32,10 @@ NEEDS_LIBTPU = pytest.mark.skipif(
 ARCH = Architecture(
   vocab=1000, width=64, layers=3, kv_heads=2, groups=2, head=16, hidden=128, tied=True
 )
+
+
+# The command `gen-ssd plan` where libtpu is not installed.
+HIDDEN = "import sys; sys.modules['libtpu'] = None; from gen_ssd import plan; plan.main()"
 
 
 def small(**changes):
@@ -54,7 +62,7 @@ def test_a_plan_of_this_machine_says_what_every_program_needs(found):
     assert 0 < p["arguments_gib"] <= p["peak_gib"] < p["hbm_gib"] and p["fits"]
     assert p["compile_s"] > 0 and p["ms_estimate"] is None  # a CPU compiler gives no cycles
   assert found["advice"] == [] and "kept_tok_s" not in found
-  said = plan.text(found)
+  said = plan_text.text(found)
   assert "fits" in said and len(said.splitlines()) > 6
   assert json.loads(json.dumps(found)) == found
 
@@ -65,7 +73,7 @@ def test_what_does_not_fit_is_said_with_what_to_change(monkeypatch):
   assert not any(p["fits"] for p in found["programs"].values())
   assert any("step needs" in line and "lower slots (32)" in line for line in found["advice"])
   assert any("train needs" in line and "train.batch_size" in line for line in found["advice"])
-  assert "DOES NOT FIT" in plan.text(found)
+  assert "DOES NOT FIT" in plan_text.text(found)
 
 
 @pytest.mark.parametrize(
@@ -81,23 +89,144 @@ def test_a_topology_that_cannot_be_is_one_message(topology, says):
     plan.plan(small(), topology)
 
 
+def test_a_slice_without_its_compiler_is_planned_as_far_as_sizes_say():
+  def found(*flags):
+    command = [sys.executable, "-c", HIDDEN, "--config=configs/quickstart.py", *flags]
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  topology = "--topology=tpu7x:2x2x1"  # where a chip is two devices
+  plain = json.loads(found(topology, "--json", "--config.model_parallel=2"))
+  assert (plain["chips"], plain["mesh"]) == (4, {"data": 4, "model": 2}) and plain["hosts"] is None
+  assert plain["kept_tok_s"] > 0 and "hours" in plain
+  assert "jax[tpu]==" in plain["advice"][0]
+  for p in plain["programs"].values():
+    unknown = ("temporaries_gib", "peak_gib", "compile_s", "ms_estimate", "collectives", "fits")
+    assert {name: p[name] for name in unknown} == dict.fromkeys(unknown)
+    assert p["arguments_gib"] > 0 and p["ms_roofline"] > 0 and p["hbm_gib"] == 96
+  text = found(topology, "--config.select.slots=1600000")
+  step = next(line for line in text.splitlines() if line.startswith("step"))
+  assert "- of 96.0 DOES NOT FIT" in step
+  assert "step needs at least" in text and "lower slots (1600000)" in text
+  assert "train needs" not in text
+
+
+def test_a_row_of_the_table_has_a_cell_for_every_column(found):
+  lines = (paths.ROOT / "launch" / "README.md").read_text().splitlines()
+  head = next(line for line in lines if line.startswith("| config"))
+  programs_ = {name: p | {"ms_roofline": 4.0} for name, p in found["programs"].items()}
+  more = {"topology": "v5e:2x4", "programs": programs_, "kept_tok_s": 1234.5, "chip_hours": 8.0}
+  row = plan_text.row(found | more)
+  assert row.count("|") == head.count("|")
+  assert row.startswith("| `quickstart` | v5e:2x4 | 8, 1 | 4 x 2 |") and row.endswith(
+    "| 1,234 | 8 |"
+  )
+
+
+def test_the_bytes_of_arguments_are_those_of_the_compiled_program():
+  config = small(model_parallel=2, teacher__unroll=True)
+  mesh.start(2)
+  select = config_lib.collection(dict(config.arms)["gen_ssd"])
+  for p in programs.of(config, select, programs.architectures(config)).values():
+    assert p.bytes() == p.lower().compile().memory_analysis().argument_size_in_bytes, p.name
+
+
 def test_an_arm_that_is_not_there_is_one_message():
   with pytest.raises(UserError, match="--arm is 'gen_sdd': it must be one of gen_ssd, posthoc"):
     plan.plan(small(), arm="gen_sdd")
 
 
+# ---------------------------------------------------------------- before a run
+
+
+def little(**changes):
+  """A config with one arm, which one short run computes."""
+  c = dataclasses.replace(
+    small(problems__train=8, problems__test=8, problems__cold_start=8, problems__held_out=2),
+    stages=("cold_start", "collect", "train"),
+  )
+  arms = tuple((n, dataclasses.replace(s, threshold="off")) for n, s in c.arms if n == "gen_ssd")
+  few = dict(steps=1, warmup_steps=0, log_every=1)
+  trains = dict(
+    warm_up=dataclasses.replace(c.warm_up, **few), train=dataclasses.replace(c.train, **few)
+  )
+  return dataclasses.replace(c, arms=arms, **trains, **changes)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch, tmp_path):
+  monkeypatch.setattr(programs.memory, "limit", lambda device: 2**20)
+  monkeypatch.setattr(stages.checks, "check_devices", lambda config, mesh: None)
+  monkeypatch.setattr(weights, "load", None)
+  monkeypatch.setattr(programs.jax.config, "update", lambda *_: None)
+  needs = "step needs 0.0 GiB per device of 0.0: lower slots"
+  with pytest.raises(UserError, match=rf"^cold_start: {needs} \(32\), k \(1\)"):
+    stages.run(little(), tmp_path)
+  with pytest.raises(
+    UserError, match=rf"^arms.gen_ssd: {needs} \(32\), k \(4\) or max_tokens \(80\)"
+  ):
+    programs.check(little(stages=("collect",)), tmp_path, None)
+  with pytest.raises(
+    UserError, match="^train: train needs .*: lower train.batch_size .16., train.le"
+  ):
+    programs.check(little(stages=("train",)), tmp_path, None)
+  with pytest.raises(UserError, match=f"^evaluate: {needs}"):
+    programs.check(little(stages=("evaluate",)), tmp_path, None)
+
+
+def test_what_is_done_is_not_compiled_again(tmp_path):
+  mesh.start()
+  parts = lambda: [part for part, _ in programs.needed(little(), tmp_path)]
+  assert parts() == ["cold_start"] * 2 + ["warm_up"] + ["arms.gen_ssd"] * 2 + ["train"]
+  for path in (
+    "cold_start/student/config.json",
+    "arms/gen_ssd/kept.json",
+    "arms/gen_ssd/seed-0/student/config.json",
+  ):
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).touch()
+  assert parts() == []
+
+
+FOUND = """
+import sys, pathlib, jax
+from gen_ssd import memory, programs, stages
+from tests import plan_test
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+memory.limit = lambda device: 2**36
+programs.memory.available = lambda device: 2**36
+names = lambda: {p.name for p in pathlib.Path(sys.argv[1], "programs").glob("jit_*-cache")}
+large = lambda: {n for n in names() if n.startswith(("jit_select_step", "jit_admit", "jit_train_step"))}
+real, before = stages.run_stages, set()
+stages.run_stages = lambda *given: (before.update(large()), real(*given))
+stages.run(plan_test.little(), pathlib.Path(sys.argv[1]))
+print(len(before), len(large() - before))
+"""
+
+
+def test_the_run_finds_the_programs_that_were_compiled_before_it(tmp_path):
+  env = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(paths.ROOT), "PATH": os.environ["PATH"]}
+  done = subprocess.run(
+    [sys.executable, "-c", FOUND, tmp_path], cwd=paths.ROOT, env=env, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert done.stdout.splitlines()[0] == "compiling 6 programs, to see that they fit"
+  assert done.stdout.splitlines()[-1] == "6 0", done.stdout
+
+
 # ---------------------------------------------------------------- guards on compiled text
 
 
-@pytest.fixture(scope="module")
-def compiled():
-  """(Text of the step, Select, Pair) on eight fake devices, four of which share a teacher."""
+@pytest.fixture(scope="module", params=["cpu", pytest.param("v5e:2x4", marks=NEEDS_LIBTPU)])
+def compiled(request):
+  """(Text of the step, Select, Pair) on eight devices that need not exist, four of a teacher each."""
   config = small(model_parallel=4, select__slots=8)
-  mesh.start(4)
+  mesh.start(4, None if request.param == "cpu" else plan._devices(request.param)[0])
   arch = dataclasses.replace(ARCH, vocab=4 * 1511, layers=3, kv_heads=4)  # a size of nothing else
   pair = programs.Pair(arch, dataclasses.replace(arch, layers=2, width=32))
   select = config_lib.collection(dict(config.arms)["gen_ssd"])
-  return hlo.Text(programs.lower(config, select, pair, "step").compile().as_text()), select, pair
+  step = programs.of(config, select, pair)["step"]
+  return hlo.Text(step.lower().compile().as_text()), select, pair
 
 
 def test_no_buffer_of_the_step_has_a_vocabulary_for_every_position(compiled):
@@ -127,7 +256,8 @@ def test_weights_and_rings_are_never_gathered_or_copied_whole(compiled):
 def test_a_teacher_layer_reduces_twice(compiled):
   text, select, pair = compiled
   hidden = select.slots // 2 * select.k * pair.teacher.width * 4  # on one device
-  rows = hlo.collectives(text, [0] * 8, lambda file: 1)
+  once = lambda file: file in ("attention.py", "step.py")  # how often depends on the data
+  rows = hlo.collectives(text, [0] * 8, once)
   times = sum(r.times for r in rows if r.kind == "all-reduce" and r.bytes == hidden)
   assert times == 2 * pair.teacher.layers
 
@@ -198,10 +328,9 @@ def test_rooflines_are_those_worked_out_by_hand():
   ],
 )
 def test_a_program_that_the_compiler_refuses_for_its_size_is_one_that_does_not_fit(said):
-  found = plan._too_large(said, 16.0)
-  assert (found["peak_gib"], found["hbm_gib"], found["fits"]) == (20.15, 15.75, False)
+  assert programs.refused(said) == (20.15, 15.75)
   with pytest.raises(UserError, match="the compiler refuses the program: INTERNAL: no"):
-    plan._too_large("INTERNAL: no", 16.0)
+    programs.refused("INTERNAL: no")
 
 
 @NEEDS_LIBTPU
