@@ -1,6 +1,6 @@
 """Teacher Llama-3.3-70B-Instruct on 8 devices, student Llama-3.1-8B-Instruct.
 
-For v5p:2x2x2, v5p:2x2x4 or tpu7x:2x2x2.
+For v5p:2x2x2 or v5p:2x2x4.
 """
 
 from configs import paper

@@ -1,6 +1,6 @@
 """Teacher Qwen3-8B with thinking on 4 devices, student Qwen3-0.6B-Base.
 
-For v6e:2x4, v5p:2x2x1 or tpu7x:2x2x1.
+For v6e:2x4 or v5p:2x2x1.
 """
 
 from configs import paper

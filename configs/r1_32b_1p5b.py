@@ -1,6 +1,6 @@
 """Teacher DeepSeek-R1-Distill-Qwen-32B on 4 devices, student DeepSeek-R1-Distill-Qwen-1.5B.
 
-For v5p:2x2x1, v5p:2x2x2 or tpu7x:2x2x1.
+For v5p:2x2x1 or v5p:2x2x2.
 
 The original chat template deletes the thinking part of assistant turns. The student is trained and
 exported with a template that keeps it. There is no system message, as the authors of these models
