@@ -33,9 +33,8 @@ def start(model_parallel=1, devices=None):
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
   several_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
   if (address or several_hosts) and not jax.distributed.is_initialized():
-    jax.config.update(
-      "jax_enable_preemption_service", False
-    )  # it would take SIGTERM: see stoppable
+    # It would take SIGTERM from errors.command, and nothing would end: see stoppable.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(**_place_of_this_process(), heartbeat_timeout_seconds=HEARTBEAT)
   if jax.config.jax_enable_x64:
     raise UserError(
@@ -123,8 +122,8 @@ def first(call, *arguments):
 def stoppable(alone=True):
   """What all processes leave at the same point, when one got SIGTERM; then they end (see errors.py).
 
-  Yields `stopping() -> bool`, which all ask at the same points: are we to leave? Inside is a loop that
-  need not be `stoppable` in a run of one process where `alone` is False: SIGTERM ends that at once.
+  Yields `stopping() -> bool`, which all ask at the same points: are we to leave? With `alone` False a
+  run of one process does not wait for that: SIGTERM ends it at once, because there is nothing to save.
   """
   several, agreed = jax.process_count() > 1, False
 

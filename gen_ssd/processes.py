@@ -17,7 +17,7 @@ from gen_ssd import progress
 from gen_ssd.errors import clip
 
 SIGNALS = {**errors.SIGNALS, signal.SIGHUP: ("the end of the terminal", 129)}
-PATIENCE = 10  # seconds that processes have to end after SIGTERM
+PATIENCE = errors.GRACE + 5  # seconds that processes have to end after SIGTERM
 
 
 def run(

@@ -109,7 +109,7 @@ start() {  # WORKDIR -- MAIN_FLAGS ...
 
 stop() {  # the run that `start` left here, so that all begin again together
   local i
-  for ((i = 0; i < 50; i++)); do
+  for ((i = 0; i < 125; i++)); do  # a training saves first, in 20 seconds at most
     running || return 0
     if [ "$i" = 0 ]; then kill -TERM "$(pid)" || true; fi
     sleep 0.2

@@ -1,9 +1,17 @@
 """SIGTERM: a training saves and ends at once in every process, and goes on to the same result."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
 
 import pytest
 
+from gen_ssd.training import checkpoints
 from tests import paths
 from tests import two_processes_test
 
@@ -54,6 +62,77 @@ def check(folder, ends, what, who, processes):
 
 def test_a_training_that_gets_sigterm_saves_and_goes_on_to_the_same_result(tmp_path):
   check(tmp_path, run(tmp_path, "training"), "training", 0, 1)
+
+
+def test_a_checkpoint_of_a_stop_goes_with_the_next_one():
+  policy = checkpoints._Newest(8)
+
+  def left(steps):
+    found = [types.SimpleNamespace(step=step) for step in steps]
+    return [s for s, keep in zip(steps, policy.should_preserve(found, context=None)) if keep]
+
+  assert left([]) == [] and left([5]) == [5]
+  assert left([8, 16, 21]) == [16, 21]  # the older one stands in if the newest is damaged
+  assert left([16, 21, 23]) == [16, 23]
+  assert left([16, 21, 24]) == [16, 24]  # as without a stop
+  assert left([16, 24, 30]) == [24, 30]  # the end of a training
+
+
+@contextlib.contextmanager
+def command(body):
+  """A process inside of errors.command, from when its `body` has printed something."""
+  script = f"import time\nfrom gen_ssd import errors\nwith errors.command():\n{body}"
+  with subprocess.Popen(
+    [sys.executable, "-c", script],
+    cwd=paths.ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    try:
+      assert process.stdout.readline()
+      yield process
+    finally:
+      process.kill()
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_process_that_is_deep_in_jax(number, code):
+  body = """
+  import jax
+  endless = jax.jit(lambda x: jax.lax.while_loop(lambda x: x >= 0, lambda x: x * 3 & 255, x))
+  print("computes", flush=True)
+  jax.block_until_ready(endless(jax.numpy.int32(1)))
+"""
+  with command(body) as process:
+    time.sleep(2)  # it is compiled
+    process.send_signal(number)
+    assert process.wait(20) == code
+    assert "; the same command continues\n" in process.stderr.read()
+
+
+def test_what_takes_longer_than_the_grace_ends_without_saving():
+  body = """
+  errors.GRACE = 0.5
+  with errors.grace():
+    print("saves", flush=True)
+    time.sleep(600)
+"""
+  with command(body) as process:
+    process.terminate()
+    time.sleep(0.1)
+    assert process.poll() is None
+    assert process.wait(20) == 143
+    assert process.stderr.read() == HERE
+
+
+def test_ctrl_c_does_not_wait_for_a_training():
+  body = "  with errors.grace():\n    print('saves', flush=True)\n    time.sleep(600)\n"
+  with command(body) as process:
+    process.terminate()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == 130
 
 
 @pytest.mark.slow

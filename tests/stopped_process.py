@@ -10,7 +10,6 @@ import signal
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gen_ssd import config
@@ -47,12 +46,11 @@ def signalled(call):
 
 def training(folder):
   """Twelve updates, with a checkpoint after every eighth and the last."""
-  fsdp = tiny.build(tiny.STUDENT)
   settings = config.Train(
     steps=12, save_every=8, log_every=2, batch_size=4, length=24, warmup_steps=2, block=24
   )
   rows = [([1, 2, 3], np.random.default_rng(i).integers(4, 60, 9).tolist()) for i in range(40)]
-  net = train.fit(fsdp, packing.Rows(rows, 24), settings, folder)
+  net = train.fit(tiny.build(tiny.STUDENT), packing.Rows(rows, 24), settings, folder)
   np.save(folder / f"embed-{jax.process_index()}.npy", mesh.host(net.embed[...]))
 
 
@@ -68,15 +66,6 @@ def collection(folder):
   select = config.Select(k=2, c=4, slots=8, prompt=40, max_tokens=16, shard_rounds=3, loop_window=8)
   with answers.Grader() as grader:
     loop.collect(writer, bundled.problems("test", 12), select, folder, grader=grader)
-
-
-def computation(folder):
-  """Minutes inside of jax, which no Python code interrupts."""
-  if not (out / "signalled").exists():
-    (out / "signalled").touch()
-    work = jax.jit(lambda x: jax.lax.fori_loop(0, 1 << 40, lambda i, x: jnp.sin(x), x))
-    print("computes", file=sys.stderr, flush=True)
-    jax.block_until_ready(work(jnp.ones(9)))
 
 
 train._next_batch = signalled(train._next_batch)
