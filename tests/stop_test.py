@@ -140,3 +140,12 @@ def test_ctrl_c_does_not_wait_for_a_training():
 @pytest.mark.parametrize("who", [0, 1])
 def test_if_one_of_two_processes_gets_sigterm_both_stop_at_the_same_point(tmp_path, what, who):
   check(tmp_path, run(tmp_path, what, who, 2), what, who, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_elsewhere_a_process_that_gets_sigterm_ends_at_once_and_the_other_loses_it(tmp_path, who):
+  start = time.monotonic()
+  ends = run(tmp_path, "waiting", who, 2)
+  assert ends[who][0] == 143 and ends[who][1].endswith(HERE)
+  assert ends[1 - who][0] not in (0, 1) and time.monotonic() - start < 60
