@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable
 import contextlib
-from fractions import Fraction
 import json
 import math
 from multiprocessing.connection import wait
@@ -15,6 +14,8 @@ from subprocess import Popen
 import sys
 from typing import Literal, NamedTuple
 import weakref
+
+from gen_ssd.problems import forms
 
 Verdict = Literal["right", "wrong", "unverifiable"]
 GradedBy = Literal["rule", "math-verify", "timeout", "crash"]
@@ -36,7 +37,6 @@ CHILD = str(Path(__file__).resolve().with_name("math_verify_child.py"))
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
 # A minus after a word or a closing bracket is a subtraction, not a sign.
 LAST_NUMBER = re.compile(rf"((?<![\w)\]}}])-)?(?:\\?\$)?({NUMBER})", re.ASCII)
-WHOLE_NUMBER = re.compile(rf"([-+]?)({NUMBER})(\\?%)?", re.ASCII)
 # Escapes, boxes with braces, boxes without (`\boxed 5`), and single braces.
 BOX_TOKENS = re.compile(
   r"\\\\|\\[{}]|(?P<box>\\f?box(?:ed)?\s*\{)"
@@ -83,7 +83,7 @@ def extract_last_number(text: str) -> str | None:
 
 def _normal(answer):
   """The answer without boxes, spacing commands, dollar signs and final full stop; one \\frac."""
-  answer = (extract_boxed(answer) if "box" in answer else None) or answer
+  answer = forms.plain((extract_boxed(answer) if "box" in answer else None) or answer)
   answer = re.sub(r"\\!|\\?\$|\\(?:left|right)(?![A-Za-z])\.?", "", _join_thousands(answer))
   answer = re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"(?<!\\)\\[,;: ]|~", " ", answer))
   # Keep spaces that separate: `3 1/2` is not `31/2`, `1, 200` is not `1,200`.
@@ -91,10 +91,8 @@ def _normal(answer):
   return answer.removesuffix(".")
 
 
-def _number(normal):
-  """(exact value, has a percent sign) of a normalized answer that is one number, else None."""
-  match = WHOLE_NUMBER.fullmatch(normal) if len(normal) <= 100 else None
-  return match and (Fraction(match[1] + match[2].replace(",", "")), bool(match[3]))
+def _is_number(answer):
+  return bool(forms.NUMBER.fullmatch(_normal(answer)))
 
 
 def compare(gold: str, answer: str) -> Verdict | None:
@@ -102,13 +100,7 @@ def compare(gold: str, answer: str) -> Verdict | None:
   gold, answer = _normal(gold), _normal(answer)
   if not gold or not answer:
     return "wrong" if gold else "unverifiable"
-  a, b = _number(gold), _number(answer)
-  if gold == answer or (a and b and a[0] == b[0]):
-    return "right"
-  if not a or not b or a[1] or b[1]:
-    return None
-  # math-verify rounds to 6 places, so closer decimals are left to it.
-  return "wrong" if abs(a[0] - b[0]) > Fraction(1, 10**6) else None
+  return forms.decide(gold, answer)
 
 
 def verdict(gold: str, text: str) -> Verdict | None:
@@ -125,10 +117,10 @@ def last_number_right(gold: str, text: str) -> bool | None:
 
   More lenient than `verdict`; use it to measure models, not to keep traces.
   """
-  if not _number(_normal(gold)):
+  if not _is_number(gold):
     return None
   box = extract_boxed(text) or ""
-  number = box if _number(_normal(box)) else extract_last_number(box) or extract_last_number(text)
+  number = box if _is_number(box) else extract_last_number(box) or extract_last_number(text)
   return compare(gold, number or "") == "right"
 
 

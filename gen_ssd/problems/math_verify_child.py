@@ -15,6 +15,15 @@ from math_verify import parse
 from math_verify import verify
 
 
+def _far(gold, answer):
+  """Are both numbers, and different ones? math-verify rounds to six places, however small they are."""
+  if not all(getattr(x, "is_number", False) for x in (gold, answer)):
+    return False
+  a, b = gold.evalf(30), answer.evalf(30)
+  largest = max(abs(a), abs(b))
+  return bool(largest.is_finite and abs(a - b) > 1e-5 * largest and largest < 1e-3)
+
+
 def grade(gold: str, answer: str) -> str:
   """Verdict of math-verify on two bare answers; 'unverifiable' when it cannot parse the gold."""
   # The time limits of math-verify are off: it applies three in turn, and returns False at each.
@@ -26,7 +35,7 @@ def grade(gold: str, answer: str) -> str:
     if not golds:
       return "unverifiable"
     same = verify(golds, answers, timeout_seconds=None, raise_on_error=True)
-    return "right" if same else "wrong"
+    return "right" if same and not _far(golds[0], answers[0]) else "wrong"
   except Exception:  # sympy raises many types of exception on malformed input
     return "unverifiable"
 

@@ -14,7 +14,7 @@ from gen_ssd.problems.answers import Grade
 from gen_ssd.problems.answers import Grader
 from tests import paths
 
-HALF = (r"\frac{1}{2}", r"so \boxed{2/4}")
+HALF = (r"\frac{\pi}{2}", r"so \boxed{2\pi/4}")
 RIGHT = Grade("right", "math-verify")
 
 
@@ -59,7 +59,7 @@ def _later(child, number):
 
 def test_time_in_which_the_child_does_not_run_does_not_count(started):
   with Grader(seconds=0.2) as v:
-    assert v.compare(r"\frac{1}{3}", "2/6") == "right"
+    assert v.compare(r"\frac{\pi}{3}", r"2\pi/6") == "right"
     timer = _later(started[0], signal.SIGCONT)
     assert v.grade(*HALF) == RIGHT
     timer.join()
@@ -69,7 +69,7 @@ def test_time_in_which_the_child_does_not_run_does_not_count(started):
 @pytest.mark.parametrize("when", ["before", "while asked"])
 def test_a_pair_whose_child_was_killed_is_tried_once_more(started, when):
   with Grader() as v:
-    assert v.compare(r"\frac{1}{3}", "2/6") == "right"
+    assert v.compare(r"\frac{\pi}{3}", r"2\pi/6") == "right"
     if when == "before":
       started[0].kill()
       started[0].wait()
@@ -97,7 +97,7 @@ def test_a_second_crash_is_unverifiable_until_the_pair_comes_again(started, monk
 
 def test_a_child_that_hangs_without_computing_is_a_crash(started, monkeypatch):
   with Grader(seconds=3) as v:
-    assert v.compare(r"\frac{1}{3}", "2/6") == "right"
+    assert v.compare(r"\frac{\pi}{3}", r"2\pi/6") == "right"
     started[0].send_signal(signal.SIGSTOP)
     limits, real = [], answers.wait
 
@@ -117,19 +117,19 @@ def test_an_interrupt_leaves_no_stale_reply(monkeypatch):
     raise KeyboardInterrupt
 
   with Grader() as v:
-    assert v.compare(r"\frac{1}{2}", "2/4") == "right"
+    assert v.compare(r"\frac{\pi}{2}", r"2\pi/4") == "right"
     with monkeypatch.context() as patch:
       patch.setattr(answers, "wait", interrupt)
       with pytest.raises(KeyboardInterrupt):
-        v.compare(r"\frac{1}{2}", "5/10")
+        v.compare(r"\frac{\pi}{2}", r"5\pi/10")
     assert v._child is None
-    assert v.compare(r"\frac{1}{2}", "1/3") == "wrong"
+    assert v.compare(r"\frac{\pi}{2}", r"\pi/3") == "wrong"
 
 
 def test_start_failure_says_so(monkeypatch, started):
   monkeypatch.setattr(sys, "executable", "/bin/false")
   with Grader() as v, pytest.raises(RuntimeError, match="math-verify did not start"):
-    v.compare(r"\frac{1}{2}", "2/4")
+    v.compare(r"\frac{\pi}{2}", r"2\pi/4")
   assert [c.returncode for c in started] == [1, 1]
 
 
@@ -152,7 +152,7 @@ def test_script_without_main_guard_exits_and_leaves_nothing(tmp_path):
   script.write_text(
     "from gen_ssd.problems.answers import Grader\n"
     "v = Grader()\n"
-    r"print(v.compare('\\frac{1}{2}', '2/4'), v._child.pid)"  # never closed
+    r"print(v.compare('\\frac{\\pi}{2}', '2\\pi/4'), v._child.pid)"  # never closed
   )
   env = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
   run = subprocess.run(

@@ -116,13 +116,16 @@ def test_extract_last_number(text, expected):
     ("0.5", "50", "wrong"),
     ("30000", "30001", "wrong"),
     ("100000000000000000000", "100000000000000000001", "wrong"),
-    ("0.3333333", "0.33333349", None),
+    ("0.3333333", "0.33333349", "right"),
+    ("0.0000002", "0.0000001", "wrong"),
     (r"\boxed{18}", r"\$18.00", "right"),
     (r"10\%", "10", "right"),
-    (r"10\%", "0.1", None),
+    (r"10\%", "0.1", "right"),
+    ("0.1", "10", "wrong"),
     ("1, 200", "1200", None),
     (r"3 \frac{1}{2}", r"3\frac{1}{2}", "right"),
-    ("3 1/2", "31/2", None),
+    ("3 1/2", "31/2", "wrong"),
+    ("7/2", "3 1/2", "right"),
     (r"\left( 1, \dfrac{1}{2} \right)", r"(1, \frac{1}{2})", "right"),
     (r"\text{(C)}", "C", None),
     ("", "5", "unverifiable"),
@@ -140,7 +143,8 @@ def test_kept_traces_need_a_box_and_scores_do_not():
   assert last_number_right("12", text) is True
   assert verdict("12", r"\boxed{12") == "wrong"
   assert verdict("12", r"\boxed{12}") == "right"
-  assert verdict("12", r"\boxed{x=12}") is None
+  assert verdict("12", r"\boxed{x=12}") == "right"
+  assert verdict("12", r"\boxed{2\cdot6}") is None
   assert verdict("", "nothing") == "unverifiable"
   assert last_number_right("12", r"\boxed{12} from 3 bags") is True
   assert last_number_right("12", r"\boxed{12\text{ m}} from 3 bags") is True
@@ -156,8 +160,8 @@ TABLE = [
   (r"10\%", "10", "right"),
   ("10", r"10\%", "right"),
   (r"10\%", "0.1", "right"),
-  (r"(-\infty,5]", r"x\le 5", "wrong"),  # known false negative: one-sided,
-  (r"x\le 5", r"(-\infty,5]", "right"),  # the other way it is seen
+  (r"(-\infty,5]", r"x\le 5", "right"),
+  (r"x\le 5", r"(-\infty,5]", "right"),
   (r"\frac13", "0.333", "wrong"),
   (r"\frac13", "0.333333", "right"),
   ("2516_8", "2516", "right"),
@@ -172,12 +176,13 @@ TABLE = [
   ("1, 200", "1200", "wrong"),
   ("5", r"5\text{ apples}", "right"),
   ("5", "x = 5", "right"),
-  ("1,234", "x = 1,234", "wrong"),  # known false negative: read as two numbers
+  ("1,234", "x = 1,234", "right"),
   (r"\frac{1}{2}", "1/2", "right"),
   (r"x^3+3x-6", r"3x + x^{3} - 6", "right"),
-  # False positives of math-verify: known, wrong, and expected here so that a change is seen.
-  ("1/2^99", "1/2^98", "right"),
-  (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", "right"),
+  # math-verify alone says right: it rounds to six places.
+  ("1/2^99", "1/2^98", "wrong"),
+  (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", "wrong"),
+  (r"10^{-9}", r"2\cdot10^{-9}", "wrong"),
   # False positives with other wrappings; with a box the first gold cannot be parsed.
   (r"1-1/\mathrm{e}", r"1+1/\mathrm{e}", "unverifiable"),
   ("3*x-1*y+13=0", "3x+4y+14=0", "wrong"),
@@ -212,10 +217,10 @@ def test_child_has_no_jax_and_verdicts_are_cached(grader):
   with warnings.catch_warnings():
     warnings.simplefilter("error")  # JAX warns when it is forked
     grader.close()
-    assert grader.compare(r"\frac{1}{7}", "2/14") == "right"
+    assert grader.compare(r"\frac{\pi}{7}", r"2\pi/14") == "right"
   assert "jaxlib" not in Path(f"/proc/{grader._child.pid}/maps").read_text()
   slow = grader.counts["slow"]
-  assert grader.compare(r"\dfrac{1}{7}", "2/14") == "right"
+  assert grader.compare(r"\dfrac{\pi}{7}", r"2\pi/14") == "right"
   assert grader.counts["slow"] == slow
 
 
@@ -247,6 +252,10 @@ def _styles(gold):
   yield rf"\boxed{{{f'{int(plain):,}'.replace(',', '{,}')}}}"
   yield rf"$\boxed {plain}$."
   yield rf"\fbox{{ {plain}\% }}"
+  yield rf"\boxed{{x = {gold}}}"
+  yield rf"\boxed{{\mathbf{{{plain}}}}}"
+  yield rf"\boxed{{{gold} dollars}}"
+  yield rf"\boxed{{\text{{The answer is }} {gold}\text{{ kg}}}}"
 
 
 @pytest.mark.skipif(not GSM8K.is_dir(), reason=f"no GSM8K at {GSM8K}")
@@ -263,7 +272,6 @@ def test_gsm8k_gold_answers(grader):
       assert last_number_right(gold, text), (gold, text)
     other = int(gold.replace(",", "")) + 1
     assert grader.grade(gold, rf"\boxed{{{other}}} not {gold}").verdict == "wrong", gold
-  assert grader.counts["slow"] == slow
   for gold in ("18", "1,234", "-3"):
     assert grader.grade(gold, rf"\boxed{{{gold}\text{{ dollars}}}}").verdict == "right", gold
-  assert grader.counts["slow"] == slow + 3
+  assert grader.counts["slow"] == slow

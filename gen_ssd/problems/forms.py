@@ -1,0 +1,218 @@
+r"""The forms in which answers are written: what one says, where no algebra is needed to tell.
+
+`plain` removes what only concerns the looks of an answer. `decide` compares two plain answers that are
+numbers (with units, or in a base), relations, intervals or words, as who sets the exam would. Some
+things the question decides, which is not known here: a unit, a base or a percent sign that only one of
+two answers has counts as right. A caller who knows better must look at the answers.
+"""
+
+from fractions import Fraction
+import re
+from typing import Literal
+import unicodedata
+
+Verdict = Literal["right", "wrong", "unverifiable"]
+LONGEST = 400  # characters of an answer that has a form; longer ones are left to algebra
+DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+NUMBER = re.compile(rf"([-+]?)({DIGITS})(\\?%)?", re.ASCII)
+LOOKS = re.compile(
+  r"\\(?:boldsymbol|bm|mathbf|mathit|underline|displaystyle|mathsf|bf|it|rm|tt)(?![A-Za-z])\s*"
+  r"|\\color\{[^{}]*\}|\\color\[[^][]*\]\{[^{}]*\}"
+)
+SAID = re.compile(r"^\\text\{[^{}]*\b(?:is|are|answer):?\s*\}:?|^the (?:final )?answer is:?", re.I)
+# \frac and \sqrt without braces around them: `5^\frac{1}{2}`, `\sqrt\frac{1}{2}`.
+BARE = re.compile(r"(\^|_|\\sqrt)\s*(\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\})")
+EDGE = r"\\cup|\\cap|\\times|\\cdot|\\div|\\to|\\in(?![A-Za-z])|[*/^_=]"
+FRAGMENT = re.compile(rf"^(?:{EDGE})|(?:{EDGE}|[-+,;<>])$")
+MIXED = re.compile(r"(-?)(\d+)(?: (\d+)/(\d+)| ?\\frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d)))", re.ASCII)
+RATIO = re.compile(r"(-?)(?:(\d+)/(\d+)|\\frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d)))", re.ASCII)
+BASED = re.compile(r"([0-9A-Fa-f]+)_\{?(\d+|[a-z]+)\}?", re.ASCII)
+BASES = {"two": "2", "eight": "8", "ten": "10", "sixteen": "16"}
+ORDER = {"<": "<", r"\lt": "<", ">": ">", r"\gt": ">", r"\le": "<=", r"\leq": "<=", "<=": "<=",
+         r"\leqslant": "<=", r"\ge": ">=", r"\geq": ">=", ">=": ">=", r"\geqslant": ">="}  # fmt: skip
+SIGN = "|".join(sorted(map(re.escape, ORDER), key=len, reverse=True))
+ONE_SIDED = re.compile(rf"([A-Za-z])? ?({SIGN})(?![A-Za-z]) ?([^<>]+)")
+TWO_SIDED = re.compile(
+  rf"([^<>]+?) ?({SIGN})(?![A-Za-z]) ?([A-Za-z]) ?({SIGN})(?![A-Za-z]) ?([^<>]+)"
+)
+UNEQUAL = re.compile(r"([A-Za-z])? ?(?:\\neq?|\\not=)(?![A-Za-z]) ?(.+)")
+ASSIGNED = re.compile(r"^[A-Za-z](?:_\{?\w\}?)?(?:\([A-Za-z]\))?=(?=[^=]+$)")
+INFINITY = r"\infty"
+WORD = re.compile(r"[A-Za-z][A-Za-z' -]+")
+MAGNITUDES = dict(hundred=10**2, thousand=10**3, million=10**6, billion=10**9, trillion=10**12)
+UNITS = {  # other names of a unit; a plural is its singular
+  "hr": "hour", "h": "hour", "min": "minute", "sec": "second", "s": "second", "cm": "centimeter",
+  "centimetre": "centimeter", "m": "meter", "metre": "meter", "km": "kilometer",
+  "kilometre": "kilometer", "mm": "millimeter", "millimetre": "millimeter", "feet": "foot",
+  "ft": "foot", "inche": "inch", "in": "inch", "mi": "mile", "yd": "yard", "kg": "kilogram",
+  "g": "gram", "gm": "gram", "lb": "pound", "oz": "ounce", "l": "liter", "litre": "liter",
+  "ml": "milliliter", "sq": "square", "$": "dollar", "buck": "dollar", "¢": "cent", "deg": "degree",
+  "°": "degree", "people": "person", "children": "child",
+}  # fmt: skip
+
+
+def plain(answer: str) -> str:
+  """The answer without what only concerns its looks: fonts, colours, full-width characters."""
+  if not answer.isascii():
+    answer = unicodedata.normalize("NFKC", answer.replace("°", r"^\circ")).replace("\u2044", "/")
+  if "\\" in answer or "answer" in answer.casefold():
+    answer = SAID.sub("", re.sub(r"\\[()\[\]]", "", LOOKS.sub("", answer.strip())))
+    answer = re.sub(r"(\\circ|\\degrees?)(?![A-Za-z])", r"\\circ", answer)
+    answer = re.sub(r"(?<!\^)(?<!\^\{)\\circ", r"^\\circ", answer)
+    answer = re.sub(r"^\{([^{}]+)\}$", r"\1", answer)
+    answer = re.sub(r"\\varnothing|\\\{\s*\\\}", r"\\emptyset", BARE.sub(r"\1{\2}", answer))
+  return answer
+
+
+def number(text: str) -> tuple[Fraction, bool] | None:
+  """(exact value, has it a percent sign?) of one number, a mixed number or a ratio of integers."""
+  if len(text) > 100:
+    return None
+  if found := NUMBER.fullmatch(text):
+    return Fraction(found[1] + found[2].replace(",", "")), bool(found[3])
+  for pattern in (MIXED, RATIO):
+    if found := pattern.fullmatch(text):
+      sign, *parts = found.groups()
+      *whole, over, under = [int(x) for x in parts if x]
+      if under:
+        return (-1 if sign else 1) * (sum(whole) + Fraction(over, under)), False
+  return None
+
+
+def quantity(text: str) -> tuple[Fraction, str] | None:
+  """(value, unit) of a number that words follow, such as `5 dollars` or `5\\text{ million}`."""
+  found = re.match(rf"[-+]?\\?\$?(?:{DIGITS}|\d+/\d+)", text, re.ASCII) if len(text) < 100 else None
+  if not found or not (rest := text[found.end() :]):
+    return None
+  value = number(found[0].replace("\\", "").replace("$", ""))
+  words = re.sub(r"\\(?:text|textbf|mathrm|mbox|operatorname)\{([^{}]*)\}", r" \1 ", rest)
+  if not value or not re.fullmatch(
+    r"[A-Za-z°¢ .²³^{}\d/-]*[A-Za-z°¢][A-Za-z°¢ .²³^{}\d/-]*", words
+  ):
+    return None
+  if re.match(r"[A-Za-z](?![A-Za-z])", rest) and not rest.startswith(" "):
+    return None  # 5x
+  total, unit = value[0], []
+  for word in re.findall(r"[A-Za-z°¢]+|[²³/]|\^\{?\d\}?", words.casefold()):
+    if word in MAGNITUDES and not unit:
+      total *= MAGNITUDES[word]
+    elif word != "and":
+      word = word.removesuffix("s") if len(word) > 2 else word
+      unit.append(UNITS.get(word, word))
+  return total, " ".join(unit)
+
+
+def _interval(text):
+  """(left bracket, left end, right end, right bracket) of an interval or an inequality, or None."""
+  if found := TWO_SIDED.fullmatch(text):
+    left, first, _, second, right = found.groups()
+    if ORDER[first][0] == ORDER[second][0] == "<":
+      return "[" if "=" in ORDER[first] else "(", left, right, "]" if "=" in ORDER[second] else ")"
+  if found := ONE_SIDED.fullmatch(text):
+    sign, end = ORDER[found[2]], found[3]
+    if sign[0] == ">":
+      return "[" if "=" in sign else "(", end, INFINITY, ")"
+    return "(", "-" + INFINITY, end, "]" if "=" in sign else ")"
+  found = re.fullmatch(r"([(\[])([^,()\[\]]+),([^,()\[\]]+)([)\]])", text)
+  return found and tuple(x.replace("+" + INFINITY, INFINITY).strip() for x in found.groups())
+
+
+def _same_interval(a, b, same):
+  """Are two intervals equal? None where the ends need algebra."""
+  if a[0] != b[0] or a[3] != b[3]:
+    return False
+  ends = [same(x, y) for x, y in zip(a[1:3], b[1:3])]
+  return False if False in ends else None if None in ends else True
+
+
+def _equal(a, b):
+  """Are two ends, or two numbers, equal? None where it needs algebra."""
+  if a == b:
+    return True
+  x, y = number(a), number(b)
+  return close(x[0], y[0]) if x and y else False if INFINITY in a + b else None
+
+
+def close(a: Fraction, b: Fraction) -> bool:
+  """Are two numbers equal, or is one of them the other, rounded to six or more digits?"""
+  if a.denominator == b.denominator == 1:
+    return a == b
+  return abs(a - b) <= Fraction(1, 10**6) * max(abs(a), abs(b))
+
+
+def decide(gold: str, answer: str) -> Verdict | None:
+  """Verdict on two plain answers without spaces that mean nothing; None where algebra must tell."""
+  if gold == answer:
+    return "right"
+  if max(len(gold), len(answer)) > LONGEST:
+    return None
+  if FRAGMENT.search(answer) and not FRAGMENT.search(gold):
+    return "wrong"
+  for rule in (_relations, _numbers, _bases, _quantities, _names):
+    if (found := rule(gold, answer)) is not None:
+      return "right" if found else "wrong"
+  return None
+
+
+def _relations(gold, answer):
+  """Inequalities and intervals; a set is no pair, and a relation is no number."""
+  a, b = UNEQUAL.fullmatch(gold), UNEQUAL.fullmatch(answer)
+  if a or b:
+    return _equal(a[2], b[2]) if a and b else False
+  kinds = [bool(ONE_SIDED.fullmatch(x) or TWO_SIDED.fullmatch(x)) for x in (gold, answer)]
+  brackets = {"(": "(", "[": "(", "\\{": "{"}
+  a, b = (
+    next((kind for k, kind in brackets.items() if x.startswith(k)), "") for x in (gold, answer)
+  )
+  if not any(kinds) and a and b and a != b and gold.endswith(("}", ")", "]")):
+    return False  # (1,2) and \{1,2\}
+  a, b = _interval(gold), _interval(answer)
+  if a and b and (any(kinds) or {a[0], a[3], b[0], b[3]} & {"[", "]"} or INFINITY in gold):
+    return _same_interval(a, b, _equal)
+  return False if kinds[1] and not a else None
+
+
+def _numbers(gold, answer):
+  gold, answer = (ASSIGNED.sub("", x) for x in (gold, answer))
+  a, b = number(gold), number(answer)
+  if not a or not b:
+    return True if gold == answer else None
+  if close(a[0], b[0]):
+    return True  # also 10% for 10: the question asks for percent, or does not
+  if a[1] != b[1]:
+    return close(a[0] / (100 if a[1] else 1), b[0] / (100 if b[1] else 1))
+  return False
+
+
+def _bases(gold, answer):
+  a, b = BASED.fullmatch(gold), BASED.fullmatch(answer)
+  base = lambda x: BASES.get(x[2], x[2])
+  if a and b:
+    return (a[1].casefold(), base(a)) == (b[1].casefold(), base(b))
+  if a and number(answer):
+    return a[1] == answer  # the question names the base
+  if b and number(gold):
+    with_base = base(b).isdigit() and 2 <= int(base(b)) <= 36
+    try:
+      return with_base and Fraction(int(b[1], int(base(b)))) == number(gold)[0]
+    except ValueError:
+      return False
+  return None
+
+
+def _quantities(gold, answer):
+  """Numbers with units. A unit that only one has is taken for granted; two must be the same."""
+  a, b = quantity(gold), quantity(answer)
+  if not a and not b:
+    return None
+  a, b = (x or ((n := number(y)) and (n[0], "")) for x, y in ((a, gold), (b, answer)))
+  if not a or not b:
+    return None
+  return close(a[0], b[0]) and (not a[1] or not b[1] or a[1] == b[1])
+
+
+def _names(gold, answer):
+  """Words, whose case does not count: not single letters, which may be variables."""
+  bare = lambda x: re.sub(r"\\(?:text|textbf|mathrm|mbox)\{([^{}]*)\}", r"\1", x).strip(" .")
+  a, b = bare(gold), bare(answer)
+  return True if WORD.fullmatch(a) and a.casefold() == b.casefold() else None
