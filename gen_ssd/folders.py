@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import contextlib
 import fnmatch
 import hashlib
+import logging
 import os
 import pathlib
 import shutil
@@ -32,6 +33,7 @@ def path(text: str | Path) -> Path:
     return pathlib.Path(text)
   # Other processes write, too, so what a folder held a moment ago is not remembered.
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the errors that it raises
   try:
     fsspec.get_filesystem_class("gcs")
   except ImportError:
