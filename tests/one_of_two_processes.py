@@ -10,10 +10,7 @@ import numpy as np
 from gen_ssd import config
 from gen_ssd import mesh
 from gen_ssd.collect import loop
-from gen_ssd.collect import writer as writer_lib
 from gen_ssd.models import export
-from gen_ssd.models import hf
-from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import answers
@@ -25,14 +22,7 @@ from tests.collect import translate_test
 
 out = pathlib.Path(sys.argv[1])
 mesh.start(2)
-tokenizer = tokenization.load_tokenizer(hf.locate("bundled/teacher"))
-writer = writer_lib.Writer(
-  teacher=tiny.build(tiny.TEACHER),
-  teacher_tokenizer=tokenizer,
-  ends=(tokenizer.eos_token_id, 7, 9, 11),
-  student=tiny.build(tiny.STUDENT),
-  student_tokenizer=tokenizer,
-)
+writer = tiny.writer()
 select = config.Select(k=2, c=4, slots=8, prompt=40, max_tokens=16, shard_rounds=3, loop_window=8)
 with answers.Grader() as grader:
   rows = loop.collect(writer, bundled.problems("test", 12), select, out / "traces", grader=grader)

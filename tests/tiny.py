@@ -9,6 +9,7 @@ import numpy as np
 
 from gen_ssd import claims
 from gen_ssd import mesh
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
 from gen_ssd.engine import scores
@@ -17,6 +18,8 @@ from gen_ssd.engine import state as state_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
+from gen_ssd.models import hf
+from gen_ssd.models import tokenization
 from gen_ssd.models.architecture import Architecture
 from gen_ssd.models.architecture import Layout
 
@@ -213,3 +216,15 @@ def claim(*arguments):
   """Claims a workdir as a run does, and gives its lock back."""
   with claims.claimed(*arguments):
     pass
+
+
+def writer():
+  """A Writer of the tiny pair with the bundled tokenizer, in which some words end a trace."""
+  tokenizer = tokenization.load_tokenizer(hf.locate("bundled/teacher"))
+  return writer_lib.Writer(
+    teacher=build(TEACHER),
+    teacher_tokenizer=tokenizer,
+    ends=(tokenizer.eos_token_id, 7, 9, 11),
+    student=build(STUDENT),
+    student_tokenizer=tokenizer,
+  )
