@@ -79,14 +79,15 @@ def test_a_signal_ends_all_processes_and_what_they_started(tmp_path, number):
       time.sleep(0.02)
     os.kill(os.getpid(), number)
 
-  real = processes._start
+  real, outside = processes._start, signal.getsignal(number)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(processes, "PATIENCE", 0.3)
     patch.setattr(processes, "_start", lambda *a: started.append(real(*a)) or started[-1])
-    before = signal.getsignal(number)
+    signal.signal(number, before := signal.default_int_handler)  # nohup has it ignored
     threading.Thread(target=stop).start()
     failed, signals = processes.run(commands, tmp_path, 2)
   assert signals == [number] and not failed and signal.getsignal(number) is before
+  signal.signal(number, outside)
   assert len(started) == 2 and all(p.poll() is not None for p in started)
   assert not any(_living(process.pid) for process in started)
   assert not (tmp_path / "later.log").exists()
