@@ -17,7 +17,7 @@ import weakref
 
 from gen_ssd.problems import forms
 
-Verdict = Literal["right", "wrong", "unverifiable"]
+Verdict = forms.Verdict
 GradedBy = Literal["rule", "math-verify", "timeout", "crash"]
 
 
@@ -34,9 +34,8 @@ WALL_SECONDS = 60  # per CPU second
 START_SECONDS = 600  # wall-clock, for the imports of a child
 
 CHILD = str(Path(__file__).resolve().with_name("math_verify_child.py"))
-NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
 # A minus after a word or a closing bracket is a subtraction, not a sign.
-LAST_NUMBER = re.compile(rf"((?<![\w)\]}}])-)?(?:\\?\$)?({NUMBER})", re.ASCII)
+LAST_NUMBER = re.compile(rf"((?<![\w)\]}}])-)?(?:\\?\$)?({forms.DIGITS})", re.ASCII)
 # Escapes, boxes with braces, boxes without (`\boxed 5`), and single braces.
 BOX_TOKENS = re.compile(
   r"\\\\|\\[{}]|(?P<box>\\f?box(?:ed)?\s*\{)"

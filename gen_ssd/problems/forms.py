@@ -1,9 +1,9 @@
 r"""The forms in which answers are written: what one says, where no algebra is needed to tell.
 
 `plain` removes what only concerns the looks of an answer. `decide` compares two plain answers that are
-numbers (with units, or in a base), relations, intervals or words, as who sets the exam would. Some
-things the question decides, which is not known here: a unit, a base or a percent sign that only one of
-two answers has counts as right. A caller who knows better must look at the answers.
+numbers (with units, or in a base), relations, intervals or words, as an examiner would. Some
+things depend on the question, which is not known here: a unit, a base or a percent sign that only one
+of the two has is accepted. A caller who knows the question can be stricter.
 """
 
 from fractions import Fraction
@@ -13,7 +13,7 @@ import unicodedata
 
 Verdict = Literal["right", "wrong", "unverifiable"]
 LONGEST = 400  # characters of an answer that has a form; longer ones are left to algebra
-DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
 NUMBER = re.compile(rf"([-+]?)({DIGITS})(\\?%)?", re.ASCII)
 LOOKS = re.compile(
   r"\\(?:boldsymbol|bm|mathbf|mathit|underline|displaystyle|mathsf|bf|it|rm|tt)(?![A-Za-z])\s*"
@@ -22,8 +22,8 @@ LOOKS = re.compile(
 SAID = re.compile(r"^\\text\{[^{}]*\b(?:is|are|answer):?\s*\}:?|^the (?:final )?answer is:?", re.I)
 # \frac and \sqrt without braces around them: `5^\frac{1}{2}`, `\sqrt\frac{1}{2}`.
 BARE = re.compile(r"(\^|_|\\sqrt)\s*(\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\})")
-EDGE = r"\\cup|\\cap|\\times|\\cdot|\\div|\\to|\\in(?![A-Za-z])|[*/^_=]"
-FRAGMENT = re.compile(rf"^(?:{EDGE})|(?:{EDGE}|[-+,;<>])$")
+EDGE = r"\\cup|\\cap|\\times|\\cdot|\\div|\\to|\\in(?![A-Za-z])|[*/^_]"
+FRAGMENT = re.compile(rf"^(?:{EDGE})|(?:{EDGE}|[-+=,;<>])$")
 MIXED = re.compile(r"(-?)(\d+)(?: (\d+)/(\d+)| ?\\frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d)))", re.ASCII)
 RATIO = re.compile(r"(-?)(?:(\d+)/(\d+)|\\frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d)))", re.ASCII)
 BASED = re.compile(r"([0-9A-Fa-f]+)_\{?(\d+|[a-z]+)\}?", re.ASCII)
@@ -35,8 +35,10 @@ ONE_SIDED = re.compile(rf"([A-Za-z])? ?({SIGN})(?![A-Za-z]) ?([^<>]+)")
 TWO_SIDED = re.compile(
   rf"([^<>]+?) ?({SIGN})(?![A-Za-z]) ?([A-Za-z]) ?({SIGN})(?![A-Za-z]) ?([^<>]+)"
 )
+# An answer that may say the same as a relation does.
+RELATES = re.compile(rf"{SIGN}|\\neq?|\\not|\\cup|\\cap|\\setminus|\\in(?![A-Za-z])|\\mathbb")
 UNEQUAL = re.compile(r"([A-Za-z])? ?(?:\\neq?|\\not=)(?![A-Za-z]) ?(.+)")
-ASSIGNED = re.compile(r"^[A-Za-z](?:_\{?\w\}?)?(?:\([A-Za-z]\))?=(?=[^=]+$)")
+ASSIGNED = re.compile(r"^(?:[A-Za-z](?:_\{?\w\}?)?(?:\([A-Za-z]\))?)?=(?=[^=]+$)")
 INFINITY = r"\infty"
 WORD = re.compile(r"[A-Za-z][A-Za-z' -]+")
 MAGNITUDES = dict(hundred=10**2, thousand=10**3, million=10**6, billion=10**9, trillion=10**12)
@@ -117,11 +119,11 @@ def _interval(text):
   return found and tuple(x.replace("+" + INFINITY, INFINITY).strip() for x in found.groups())
 
 
-def _same_interval(a, b, same):
+def _same_interval(a, b):
   """Are two intervals equal? None where the ends need algebra."""
   if a[0] != b[0] or a[3] != b[3]:
     return False
-  ends = [same(x, y) for x, y in zip(a[1:3], b[1:3])]
+  ends = [_equal(x, y) for x, y in zip(a[1:3], b[1:3])]
   return False if False in ends else None if None in ends else True
 
 
@@ -155,10 +157,11 @@ def decide(gold: str, answer: str) -> Verdict | None:
 
 
 def _relations(gold, answer):
-  """Inequalities and intervals; a set is no pair, and a relation is no number."""
+  """Inequalities and intervals. A set is not a pair, and a relation is not a value."""
+  value = not RELATES.search(gold)  # then a relation cannot equal it, unless it is an interval
   a, b = UNEQUAL.fullmatch(gold), UNEQUAL.fullmatch(answer)
   if a or b:
-    return _equal(a[2], b[2]) if a and b else False
+    return _equal(a[2], b[2]) if a and b else False if value else None
   kinds = [bool(ONE_SIDED.fullmatch(x) or TWO_SIDED.fullmatch(x)) for x in (gold, answer)]
   brackets = {"(": "(", "[": "(", "\\{": "{"}
   a, b = (
@@ -168,8 +171,8 @@ def _relations(gold, answer):
     return False  # (1,2) and \{1,2\}
   a, b = _interval(gold), _interval(answer)
   if a and b and (any(kinds) or {a[0], a[3], b[0], b[3]} & {"[", "]"} or INFINITY in gold):
-    return _same_interval(a, b, _equal)
-  return False if kinds[1] and not a else None
+    return _same_interval(a, b)
+  return False if kinds[1] and value and not a else None
 
 
 def _numbers(gold, answer):
@@ -192,10 +195,9 @@ def _bases(gold, answer):
   if a and number(answer):
     return a[1] == answer  # the question names the base
   if b and number(gold):
-    with_base = base(b).isdigit() and 2 <= int(base(b)) <= 36
     try:
-      return with_base and Fraction(int(b[1], int(base(b)))) == number(gold)[0]
-    except ValueError:
+      return base(b) != "0" and int(b[1], int(base(b))) == number(gold)[0]
+    except ValueError:  # a digit that the base does not have, or no base
       return False
   return None
 

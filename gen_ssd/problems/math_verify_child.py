@@ -15,13 +15,13 @@ from math_verify import parse
 from math_verify import verify
 
 
-def _far(gold, answer):
-  """Are both numbers, and different ones? math-verify rounds to six places, however small they are."""
+def _differ(gold, answer):
+  """Are both small numbers, and different ones? math-verify rounds to six places, which hides that."""
   if not all(getattr(x, "is_number", False) for x in (gold, answer)):
     return False
   a, b = gold.evalf(30), answer.evalf(30)
   largest = max(abs(a), abs(b))
-  return bool(largest.is_finite and abs(a - b) > 1e-5 * largest and largest < 1e-3)
+  return bool(largest < 1e-3 and abs(a - b) > 1e-5 * largest)
 
 
 def grade(gold: str, answer: str) -> str:
@@ -35,7 +35,7 @@ def grade(gold: str, answer: str) -> str:
     if not golds:
       return "unverifiable"
     same = verify(golds, answers, timeout_seconds=None, raise_on_error=True)
-    return "right" if same and not _far(golds[0], answers[0]) else "wrong"
+    return "right" if same and not _differ(golds[0], answers[0]) else "wrong"
   except Exception:  # sympy raises many types of exception on malformed input
     return "unverifiable"
 

@@ -1,4 +1,4 @@
-"""What an answer says: a table of decisions, in both of its forms: by rules, and by the grader.
+"""What an answer says: a table of decisions of the whole grader, and the rules one by one.
 
 Each row is (gold, answer, verdict). Two rows that only differ in order may have different verdicts,
 because the gold says what is asked for.
@@ -20,6 +20,12 @@ TABLE = [
   (r"1101_2", r"1100_2", "wrong"),
   (r"5", r"\ge 5", "wrong"),
   (r"5", r"\neq 5", "wrong"),
+  (r"5", r"= 5", "right"),
+  (r"5", r"5 =", "wrong"),
+  (r"x\neq 5", r"(-\infty,5)\cup(5,\infty)", "right"),
+  (r"13", r"13_0", "wrong"),
+  (r"\sqrt5", r"\ge \sqrt5", "wrong"),
+  (r"\sqrt5", r"\neq \sqrt5", "wrong"),
   (r"\neq 5", r"x\neq 5", "right"),
   (r"\sqrt5", r"5^\frac{1}{2}", "right"),
   (r"1/2", r"5^\frac{1}{2}", "wrong"),
