@@ -7,6 +7,7 @@ from gen_ssd import config_checks
 from gen_ssd import inputs
 from gen_ssd import memory
 from gen_ssd import trackers
+from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import writer as writer_lib
 from gen_ssd.errors import UserError
@@ -233,10 +234,13 @@ def check_earlier(config, workdir):
   done = set()
   for stage in config.stages:
     for maker, path in needs.get(stage, []):
-      file = path + "/config.json" * path.endswith("/student")  # which is written last
-      if maker not in done and not (workdir / file).exists():
+      if maker not in done and not _is_there(workdir / path):
         raise UserError(
           f"stages is {config.stages}: {stage} needs {path} of the workdir, which {maker} makes and "
           f"which is not there; put {maker} before {stage}"
         )
     done.add(stage)
+
+
+def _is_there(path):
+  return workdir_lib.has_student(path.parent) if path.name == "student" else path.exists()

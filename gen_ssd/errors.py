@@ -8,16 +8,16 @@
 | 130, 143 | stopped by Ctrl-C or SIGTERM: the same command continues the run |
 | 141 | stopped because nobody reads its output any more: the same command continues the run |
 
-143 is the code of every process of a run of which one got SIGTERM:
+What SIGTERM to one process of a run does:
 
 | when it comes | what happens |
 |---|---|
-| in a training | all processes save a checkpoint after the same update, and end |
-| in a collection of several processes | all end after the same round |
-| at any other time | the process ends at once; others end when they lose it, maybe with another code |
+| in a training | all processes save a checkpoint after the same update and end with 143 |
+| in a collection of several processes | all end after the same round with 143 |
+| at any other time | this process ends at once with 143; the others lose it and end with another code |
 
-A training or collection that takes longer than GRACE for that ends without. In any case the same
-command continues to the same result: a collection from its last fence, which SIGTERM need not add to.
+A process that does not get there within GRACE seconds ends with 143 all the same. In every case the
+same command continues to the same result; a collection goes on from its last fence.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ MACHINE = {
 
 
 UNREAD = 141  # what a shell says of SIGPIPE
-GRACE = 20.0  # seconds that a training or collection has to end after SIGTERM; machines give 30
+GRACE = 20.0  # seconds from SIGTERM to the end of a training or collection; machines give 30
 SIGNALS = {signal.SIGINT: ("Ctrl-C", 130), signal.SIGTERM: ("SIGTERM", 143)}
 _told: list[str] = []  # how the run was stopped: by SIGTERM here, or with another process
 _graceful = threading.Event()  # is what runs now going to end by itself once it is told?
@@ -110,7 +110,10 @@ def command() -> Iterator[None]:
 
 @contextlib.contextmanager
 def grace() -> Iterator[None]:
-  """What is inside asks `told` and ends by itself, within GRACE seconds; then the process ends."""
+  """For code that asks `told` and returns soon after SIGTERM: the process ends when it has returned.
+
+  After GRACE seconds the process ends in any case.
+  """
   _graceful.set()
   try:
     yield
@@ -144,7 +147,7 @@ def keep_signals() -> None:
 
 @contextlib.contextmanager
 def _signals():
-  """Signals are heard at once, also where the main thread is inside a library for minutes."""
+  """Handles signals at once, even while the main thread is inside a library for minutes."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return
@@ -163,7 +166,7 @@ def _signals():
 
 
 def _listen(pipe):
-  """Hears the signals whose numbers Python writes to the pipe, until it is closed."""
+  """Handles the signals whose numbers Python writes to the pipe, until it is closed."""
   while number := os.read(pipe, 1):
     if signal.getsignal(number[0]) is _heard:  # else somebody else deals with it meanwhile
       _heard(number[0])

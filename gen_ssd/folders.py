@@ -1,7 +1,7 @@
-"""Folders on this machine, and in buckets as gs://BUCKET/PATH: those go through etils.epath and gcsfs.
+"""Folders on this machine, and folders of buckets (gs://BUCKET/PATH) through etils.epath and gcsfs.
 
-What differs: in a bucket a file appears whole, cannot be appended to or locked, and a folder cannot
-be moved. So a run only reads files and writes them whole, here too.
+A file in a bucket appears whole and cannot be appended to or locked, and a folder cannot be renamed.
+So a run only reads files and writes them whole, on this machine, too.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from gen_ssd.errors import clip
 from gen_ssd.errors import one_line
 
 BUCKETS = "gs://"
-Path = pathlib.Path | epath.Path  # what both can is all that is used
+Path = pathlib.Path | epath.Path  # only the methods that both have are used
 
 
 def path(text: str | Path) -> Path:
@@ -31,7 +31,7 @@ def path(text: str | Path) -> Path:
     return text
   if not in_bucket(text):
     return pathlib.Path(text)
-  # Other processes write, too, so what a folder held a moment ago is not remembered.
+  # Other processes write, too: a listing must not come from a cache.
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
   logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the errors that it raises
   try:
@@ -49,7 +49,7 @@ def in_bucket(folder: str | Path) -> bool:
 
 
 def write(file: Path, content: str | bytes) -> None:
-  """Writes a file so that it is never seen half written. Raises UserError where a bucket refuses it."""
+  """Writes a file so that nobody sees half of it. Raises UserError when a bucket refuses it."""
   data = content.encode() if isinstance(content, str) else content
   if not in_bucket(file):
     partial = file.with_name(file.name + ".partial")
@@ -63,18 +63,18 @@ def write(file: Path, content: str | bytes) -> None:
 
 
 def here(folder: str, wanted: Sequence[str] = ("*",)) -> str:
-  """The folder on this machine: itself, or a copy of the files `wanted` when it is in a bucket.
+  """`folder` itself, or a copy on this machine of its files `wanted` when it is in a bucket.
 
-  Copies stay in the temporary folder of this machine, and are used again while the files are the same.
+  Copies stay in the temporary folder of this machine and are used again until the files change.
   Raises UserError when there is no such folder in the bucket, or it cannot be read.
   """
   if not in_bucket(folder):
     return folder
+  there = path(folder)
   try:
-    there = path(folder)
     listed = there.iterdir() if there.exists() else ()
     found = [f for f in listed if any(fnmatch.fnmatch(f.name, w) for w in wanted)]
-    state = fsspec.filesystem("gcs").ukey  # another one when the file was written again
+    state = fsspec.filesystem("gcs").ukey  # changes when the file is written again
     states = [(f.name, state(str(f))) for f in sorted(found)]
     name = hashlib.sha256(repr(states).encode()).hexdigest()[:16]
     copy = os.path.join(tempfile.gettempdir(), f"gen_ssd-{os.getuid()}", name)
@@ -86,8 +86,6 @@ def here(folder: str, wanted: Sequence[str] = ("*",)) -> str:
       with contextlib.suppress(OSError):  # another process was faster
         os.rename(partial, copy)
       shutil.rmtree(partial, ignore_errors=True)
-  except UserError:
-    raise
   except Exception as error:  # of the network, of many types; only the name comes from us
     raise UserError(f"{clip(folder)} cannot be read: {one_line(error)}") from None
   if not found:

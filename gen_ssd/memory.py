@@ -46,7 +46,7 @@ def training(train: config_lib.Train, arch: Architecture, devices: int) -> int:
 
 
 def limit(device: typing.Any) -> int | None:
-  """Bytes that a device of this process has for itself; None of a CPU."""
+  """Bytes of the memory of a device that has its own; None for a CPU, which shares the machine's."""
   return (device.memory_stats() or {}).get("bytes_limit")
 
 

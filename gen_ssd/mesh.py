@@ -120,10 +120,11 @@ def first(call, *arguments):
 
 @contextlib.contextmanager
 def stoppable(alone=True):
-  """What all processes leave at the same point, when one got SIGTERM; then they end (see errors.py).
+  """For a loop that all processes leave at the same point when one gets SIGTERM: see errors.py.
 
-  Yields `stopping() -> bool`, which all ask at the same points: are we to leave? With `alone` False a
-  run of one process does not wait for that: SIGTERM ends it at once, because there is nothing to save.
+  Yields `stopping() -> bool`. Every process calls it at the same points of the loop and leaves the
+  loop when it returns True; then the processes end. Set `alone` to False for a loop that has nothing to
+  save: SIGTERM then ends a run of one process at once.
   """
   several, agreed = jax.process_count() > 1, False
 

@@ -49,7 +49,7 @@ from gen_ssd.problems import sets
 MOST_DEVICES = 16384  # more than the largest slice has
 UNKNOWN = (
   "libtpu is not installed: temporaries, peak memory, collectives, the number of hosts and the "
-  "compiler's estimates are unknown, and whether programs fit whose arguments do; "
+  "compiler's estimates are unknown, so a program whose arguments fit may still be too large; "
   f'`pip install "jax[tpu]=={jax.__version__}"` installs the compiler, which needs no TPU'
 )
 # libtpu reads these when it is loaded; a type of its family keeps it from asking for a real TPU.
@@ -96,7 +96,7 @@ def plan(
   tokens: int = 0,
   price: float = 0.0,
 ) -> dict[str, typing.Any]:
-  """Everything that is known of a run before it: see `text`. Raises UserError.
+  """Everything that is known about a run before it starts: see plan_text.py. Raises UserError.
 
   Args:
     config: a valid Config; its models are read as facts only.
@@ -126,13 +126,15 @@ def plan(
     "hosts": len({d.process_index for d in devices}) if compiles else None,
     "tokens": tokens,
   }
-  compiled = lambda: _programs(parts, mesh, chip, select, filled)
-  found["programs"] = compiled() if compiles else _uncompiled(parts, chip)
+  found["programs"] = (
+    _programs(parts, mesh, chip, select, filled) if compiles else _uncompiled(parts, chip)
+  )
   if chip:
     _price_times(found, config, select, pair, chip, shape, price)
-  said = (programs.advice(p, found["programs"][name]) for name, p in parts.items())
+  said = [programs.advice(p, found["programs"][name]) for name, p in parts.items()]
+  if chip:
+    said.append(_advice(found, config, select, pair, devices, chip))
   found["advice"] = [UNKNOWN] * (not compiles) + [line for line in said if line]
-  found["advice"] += _advice(found, config, select, pair, devices, chip)
   return found
 
 
@@ -268,22 +270,15 @@ def _problems(config):
 
 
 def _advice(found, config, select, pair, devices, chip):
-  """Sentences on what to change."""
-  lines = []
-  crosses = any(
-    c["crosses_hosts"] for p in found["programs"].values() for c in p["collectives"] or ()
+  """A sentence on the split and slots that use the chips best, or nothing if those of the config do."""
+  best = _best(found, config, select, pair, devices, chip)
+  if best is None:
+    return ""
+  speed, changes = best
+  return (
+    f"by the roofline, {changes} would fit and keep {speed:,.0f} tokens/s, "
+    f"against {found['kept_tok_s_roofline']:,.0f} of this config"
   )
-  if crosses and not chip:  # the links of a TPU slice do not end at a host
-    if config.model_parallel > 1:
-      lines.append("some collectives cross hosts; model_parallel within one host is faster")
-  best = _best(found, config, select, pair, devices, chip) if chip else None
-  if best:
-    speed, changes = best
-    lines.append(
-      f"by the roofline, {changes} would fit and keep {speed:,.0f} tokens/s, "
-      f"against {found['kept_tok_s_roofline']:,.0f} of this config"
-    )
-  return lines
 
 
 def _best(found, config, select, pair, devices, chip):

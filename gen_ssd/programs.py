@@ -111,10 +111,10 @@ def training(train: config_lib.Train, student: Architecture, field: str = "train
 
 
 def need(program: Program, have: float) -> tuple[jax.stages.Compiled | None, Facts]:
-  """(the compiled program, its memory on one device in GiB) where a device has `have` GiB.
+  """(the compiled program, what it needs of the `have` GiB of a device).
 
-  There is no compiled program when the compiler refuses it for its size. Raises UserError when it is
-  refused for anything else.
+  The program is None when the compiler refuses it for its size. Raises UserError when the compiler
+  refuses it for another reason.
   """
   gib = lambda n: round(n / chips.GIB, 6)
   try:
@@ -134,7 +134,7 @@ def need(program: Program, have: float) -> tuple[jax.stages.Compiled | None, Fac
 def memory_facts(
   arguments: float, temporaries: float | None, peak: float | None, have: float
 ) -> Facts:
-  """Memory of a program on one device, in GiB, and whether it fits; None is not known."""
+  """Memory of a program on one device, in GiB, and whether it fits; None where that is unknown."""
   least = arguments if peak is None else peak
   return {
     "arguments_gib": arguments,
@@ -148,7 +148,7 @@ def memory_facts(
 def refused(error: str) -> tuple[float, float]:
   """(GiB needed, GiB there) of a program that the compiler refused because it does not fit.
 
-  Raises UserError when it was refused for anything else.
+  Raises UserError when the compiler had another reason.
   """
   used = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", error) or re.search(
     r"\(([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)G\)", error
@@ -174,9 +174,10 @@ def advice(program: Program, facts: Facts) -> str:
 
 
 def needed(config: Config, workdir: folders.Path) -> list[tuple[str, Program]]:
-  """[(part of the config, Program)]: the large programs of a run, without those of finished parts.
+  """[(part of the config, Program)]: what a run compiles, without the parts that are finished.
 
-  Of the programs that only read traces, and of translated collections, none is here: they are smaller.
+  Left out are programs that only score finished traces, which are smaller, and collections between two
+  tokenizers, which use other programs.
   """
   if config.stages == ("pretrain",):
     return []
@@ -202,7 +203,7 @@ def needed(config: Config, workdir: folders.Path) -> list[tuple[str, Program]]:
 
 
 def check(config: Config, workdir: folders.Path, device: typing.Any) -> None:
-  """Compiles what a run needs, and raises UserError for the first program that `device` cannot hold.
+  """Compiles what a run needs. Raises UserError for the first program that does not fit on `device`.
 
   The run finds the programs again in JAX's cache of compiled programs, which is the folder `programs`
   of the workdir unless JAX_COMPILATION_CACHE_DIR is set.

@@ -1,8 +1,9 @@
-"""What worker.sh does in a bucket, with the installation of the run: no other tool need be there.
+"""What worker.sh does in a bucket. It needs only what is installed for the run.
 
-bucket.py put FILE ... FOLDER    copies files of this machine into the folder
-bucket.py remove FILE ...        removes files that are there
-bucket.py get FOLDER HERE        makes HERE the copy of the folder; logs that are here stay as they are
+bucket.py put FILE ... FOLDER    copies files of this machine into a folder of the bucket
+bucket.py remove FILE ...        removes those of the files that exist
+bucket.py get FOLDER HERE        copies the files of a folder, except logs, into the folder HERE
+bucket.py fetch FILE HERE        copies one file to HERE, if it exists and HERE does not
 """
 
 import pathlib

@@ -196,7 +196,7 @@ def _bases(gold, answer):
     return a[1] == answer  # the question names the base
   if b and number(gold):
     try:
-      return base(b) != "0" and int(b[1], int(base(b))) == number(gold)[0]
+      return int(base(b)) > 1 and int(b[1], int(base(b))) == number(gold)[0]
     except ValueError:  # a digit that the base does not have, or no base
       return False
   return None

@@ -29,7 +29,7 @@ DAMAGED = -1  # what a process found, instead of the number of an error of the m
 
 @contextlib.contextmanager
 def keeper(folder: folders.Path, save_every: int) -> Iterator[ocp.training.Checkpointer]:
-  """Keeps the newest two checkpoints in `folder`, of which `save_every` updates may lie in between.
+  """Keeps two checkpoints in `folder`: the newest, and before it the newest of every `save_every`.
 
   Raises OSError, with its number and `folder`, when the machine is why one cannot be written, such as
   a full disk; Orbax writes in the background, so that may be later than the save.
@@ -53,7 +53,11 @@ def keeper(folder: folders.Path, save_every: int) -> Iterator[ocp.training.Check
 
 @dataclasses.dataclass
 class _Newest(ocp.training.preservation_policies.PreservationPolicy):
-  """Preserves two, as of a run that was never stopped: not one of a stop when there is a newer one."""
+  """Preserves the newest checkpoint, and before it the newest at a multiple of `save_every`.
+
+  A checkpoint that was saved because of SIGTERM goes when a newer one is there, so that a run that was
+  stopped keeps the same checkpoints as one that was not.
+  """
 
   save_every: int
 

@@ -23,7 +23,7 @@ TABLE = [
   (r"5", r"= 5", "right"),
   (r"5", r"5 =", "wrong"),
   (r"x\neq 5", r"(-\infty,5)\cup(5,\infty)", "right"),
-  (r"13", r"13_0", "wrong"),
+  (r"13", r"13_00", "wrong"),
   (r"\sqrt5", r"\ge \sqrt5", "wrong"),
   (r"\sqrt5", r"\neq \sqrt5", "wrong"),
   (r"\neq 5", r"x\neq 5", "right"),
