@@ -48,10 +48,12 @@ def names(server, folder):
 
 
 def test_files_are_written_read_and_listed(server, folder):
+  server.log.clear()
   assert not folder.exists()
   folders.write(folder / "traces-00000.jsonl", '{"uuid": "ä", "attempt": 0}\n')
   folders.write(folder / "in_flight.json", '{"shards": 1, "slots": []}')
-  assert names(server, folder).keys() == {"traces-00000.jsonl", "in_flight.json"}  # no .partial
+  wrote = [(what, name.rpartition("/")[2]) for what, name, _ in server.log]
+  assert wrote == [("put", "traces-00000.jsonl"), ("put", "in_flight.json")]  # nothing is moved
   assert workdir_lib.fence(folder) == (1, [])
   rows, bad = workdir_lib.read_jsonl(folder / "traces-00000.jsonl")
   assert ([r["uuid"] for r in rows], bad) == (["ä"], 0)
@@ -88,6 +90,8 @@ def test_metrics_are_written_whole_and_go_on_after_the_last_checkpoint(server, f
 def test_a_model_is_sent_with_its_config_last_and_taken_away_with_it_first(
   server, folder, tmp_path
 ):
+  folders.write(folder / "student" / "model.safetensors", "of a run that was killed")
+  assert not workdir_lib.has_student(folder)
   for name in ("config.json", "model.safetensors", "tokenizer.json"):
     (tmp_path / name).write_text(name)
   folders.send(str(tmp_path), folder / "student", last="config.json")

@@ -416,3 +416,20 @@ def test_a_worker_that_is_stopped_writes_its_exit_code(stage):
     worker.terminate()
     assert worker.wait(20) == 143
   assert (stage.workdir / "launch" / "worker-0.exit").read_text() == "143\n"
+
+
+def test_the_log_of_another_machine_is_shown_from_its_start(stage):
+  marks = stage.workdir / "launch"
+  marks.mkdir()
+  (marks / "worker-0.started").touch()
+  (marks / "worker-0.log").write_text("a new log\n")
+  show = lambda seen: (
+    subprocess.run(
+      ["bash", stage.checkout / "launch" / "worker.sh", "poll", stage.workdir, "1", str(seen)],
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+  )
+  assert show(0) == show(9999) == "codes 10 -\na new log\n"
+  assert show(10) == "codes 10 -\n"

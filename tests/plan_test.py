@@ -151,7 +151,8 @@ def little(**changes):
   trains = dict(
     warm_up=dataclasses.replace(c.warm_up, **few), train=dataclasses.replace(c.train, **few)
   )
-  return dataclasses.replace(c, arms=arms, **trains, **changes)
+  teacher = dataclasses.replace(c.teacher, unroll=True)  # a run takes its layers apart
+  return dataclasses.replace(c, arms=arms, teacher=teacher, **trains, **changes)
 
 
 def test_a_run_that_cannot_fit_is_refused_before_weights_are_loaded(monkeypatch, tmp_path):
