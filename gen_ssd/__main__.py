@@ -11,6 +11,7 @@ COMMANDS = {  # name -> (module with a main(), what it does)
   "run": ("gen_ssd.main", "run a config: cold start, traces, students, results, page"),
   "plan": ("gen_ssd.plan", "will it fit a TPU slice, how fast can it be, what does it cost?"),
   "sweep": ("gen_ssd.sweep", "run the items of a sweep and compare them, or hand them out"),
+  "evaluate": ("gen_ssd.evaluate", "measure a model on problems, compare two, or grade again"),
   "report": ("gen_ssd.report.__main__", "draw the page of a run again, also while it is running"),
   "weights": ("gen_ssd.weights", "check a model: is it supported, are its logits right?"),
 }
@@ -19,7 +20,7 @@ EXAMPLE = "gen-ssd run --config=configs/quickstart.py --workdir=runs/quickstart"
 
 def usage() -> str:
   """What `gen-ssd --help` prints."""
-  lines = [f"  {name:<9}{what}" for name, (_, what) in COMMANDS.items()]
+  lines = [f"  {name:<10}{what}" for name, (_, what) in COMMANDS.items()]
   return "\n".join(
     [
       "Usage: gen-ssd COMMAND [flags]      (or: python -m gen_ssd COMMAND [flags])\n",

@@ -78,21 +78,15 @@ def _check_problems(config, models):
   tightest = min(
     [config.cold_start, config.select, *(s for _, s in config.arms)], key=lambda s: s.prompt
   )
-  tests = [
-    (f"tests.{name}.limit" if name else "problems.test", "test", e)
-    for name, e in inputs.tests(config)
-  ]
   home, pair, system = {}, [own for own, _ in models], config.problems.system or None
-  for field, split, e in [
-    ("problems.cold_start", "cold_start", None),
-    ("problems.train", "train", None),
-    *tests,
-  ]:
+  for field, split, e in inputs.splits(config):
+    field += ".limit" * field.startswith("tests.")
     problems, count = inputs.problems(config, split, e), inputs.part(config, split, e)[1]
     if len(problems) < max(count, 1):
       raise UserError(f"{field} is {count}: the source has only {len(problems)} problems")
     _check_traces(config, split, len(problems), e)
-    prompts = writer_lib.check_prompts(problems, pair, tightest, system)
+    shown = inputs.examples(e) if e else ()
+    prompts = writer_lib.check_prompts(problems, pair, tightest, system, shown)
     _check_length(config, split, min(len(student) for _, student in prompts.values()))
     for i, (own, vocab) in enumerate(models):
       tokenization.check_ids(own, {t for both in prompts.values() for t in both[i]}, vocab)
@@ -203,10 +197,12 @@ def _needs(config, mesh):
   ]:
     need = memory.collecting(s, models["teacher"], student, mesh.size, mesh.shape["model"])
     rows.append((where, need, named(where, s, collecting)))
-  for name, e in inputs.tests(config):
-    where = f"tests.{name}" if name else "evaluate"
-    need = memory.collecting(inputs.answering(config, e), models["student"], None, mesh.size, 1)
-    rows.append((where, need, named(where, e, ("slots", "max_tokens"))))
+  for name, e in inputs.tests(config) if "evaluate" in config.stages else ():
+    where, answers = f"tests.{name}" if name else "evaluate", inputs.answering(config, e)
+    for who, shared in (("student", 1), ("teacher", mesh.shape["model"])):
+      if who == "student" or who in config.references:
+        need = memory.collecting(answers, models[who], None, mesh.size, shared)
+        rows.append((where, need, named(where, e, ("slots", "max_tokens"))))
   for name in _trainings(config):
     train = getattr(config, name)
     need = memory.training(train, models["student"][0], mesh.size)

@@ -30,7 +30,7 @@ def claimed(workdir, config, identities=None):
   with contextlib.ExitStack() as held:
 
     def claim():
-      held.enter_context(_lock(folders.path(workdir)))
+      held.enter_context(lock(folders.path(workdir)))
       _write_config(workdir, config, identities or {})
 
     mesh_lib.first(claim)
@@ -40,7 +40,7 @@ def claimed(workdir, config, identities=None):
 
 
 @contextlib.contextmanager
-def _lock(workdir):
+def lock(workdir):
   """Holds workdir/lock, which names its holder while it runs. UserError when another process does.
 
   The lock is the kernel's: it ends with the process, however that ends. Buckets, and file systems

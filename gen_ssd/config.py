@@ -123,6 +123,7 @@ class Evaluate:
   temperature: float = 0.0  # 0 is greedy
   top_p: float = 1.0  # nucleus sampling; 1 is off
   samples: int = 1  # answers per problem; accuracy is their mean
+  examples: str = ""  # a JSONL file of solved problems that every prompt shows; empty: none
   seed: int = 0
 
 
@@ -159,6 +160,7 @@ class Config:
   train: Train = Train()
   evaluate: Evaluate = Evaluate()  # the test set when `tests` is empty, else the defaults of tests
   tests: tuple = ()  # ((name, Evaluate), ...): several test sets
+  references: tuple = ("teacher", "base", "cold_start")  # models that evaluate measures beside arms
   pretrain: Pretrain = Pretrain()
 
 

@@ -15,6 +15,7 @@ from gen_ssd.errors import fail
 from gen_ssd.problems import sets
 from gen_ssd.training import objectives
 
+REFERENCES = ("teacher", "base", "cold_start")
 STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
 
@@ -50,8 +51,11 @@ def check(config):
       fail(f"{who}.chat_template", model.chat_template, "the path of a Jinja file that exists")
     if not model.path and "pretrain" not in config.stages:
       fail(f"{who}.path", model.path, "a Hugging Face directory or hub name")
-  if not config.arms and {"collect", "train", "evaluate"} & {*config.stages}:
+  needed = {"cold_start", "collect", "train"} | ({"evaluate"} if not config.references else set())
+  if not config.arms and needed & {*config.stages}:
     fail("arms", {}, "a dict of at least one arm, such as {'gen_ssd': {}}")
+  if not {*config.references} <= {*REFERENCES}:
+    fail("references", config.references, f"made of {', '.join(REFERENCES)}")
   _check_problems(config)
   for where, select in [
     ("select", config.select),
@@ -163,6 +167,10 @@ def _check_evaluate(e, where, config):
   if e.samples > 1 and e.temperature == 0:
     fail(f"{where}.samples", e.samples, f"1 when {where}.temperature is 0")
   _check_source(f"{where}.source", e.source)
+  if e.examples and not pathlib.Path(e.examples).is_file():
+    fail(
+      f"{where}.examples", e.examples, "the path of a .jsonl, .json or .parquet file that exists"
+    )
   if e.limit < (e.source == "bundled"):
     fail(f"{where}.limit", e.limit, "at least 1 for bundled problems, else 0 (all) or more")
   if e.max_tokens < 0 or e.max_tokens % config.select.c:

@@ -39,9 +39,9 @@ class Arguments(argparse.ArgumentParser):
   def error(self, message: str) -> typing.NoReturn:
     raise UserError(f"{message}; see {self.prog} --help")
 
-  def folder(self, name: str) -> None:
-    """Adds the required flag `--NAME`, the path of a folder."""
-    self.add_argument(f"--{name}", required=True, type=self._folder)
+  def folder(self, name: str, required: bool = True) -> None:
+    """Adds the flag `--NAME`, the path of a folder."""
+    self.add_argument(f"--{name}", required=required, type=self._folder)
 
   def _folder(self, text):
     if not text or not text.isprintable():
@@ -102,7 +102,13 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   `select`, and `tests.NAME.FIELD` for any of `evaluate`. Raises UserError.
   """
   name, _, argument = path.partition(":")
-  config = settings(module(name), *([argument] if argument else []))
+  return override(settings(module(name), *([argument] if argument else [])), overrides)
+
+
+def override(
+  config: ml_collections.ConfigDict, overrides: Sequence[str]
+) -> ml_collections.ConfigDict:
+  """The settings with the flags of `load` applied. Raises UserError."""
   for text in overrides:
     _check_override(config, text)
   known = flags.FlagValues()

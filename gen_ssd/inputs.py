@@ -1,15 +1,19 @@
 """Loads what a config names: models, tokenizers, problems and tests."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
 
 from gen_ssd import mesh as mesh_lib
+from gen_ssd.errors import UserError
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
+from gen_ssd.problems import fields
+from gen_ssd.problems import files
 from gen_ssd.problems import problem as problem_lib
 from gen_ssd.problems import sets
 
@@ -29,17 +33,41 @@ def identities(config):
     if template := getattr(config, who).chat_template:
       content = pathlib.Path(template).read_bytes()
       found[f"{who}.chat_template"] = hashlib.sha256(content).hexdigest()[:16]
-  splits = [("problems.cold_start", "cold_start", None), ("problems.train", "train", None)]
-  splits += [(f"tests.{name}" if name else "problems.test", "test", e) for name, e in tests(config)]
-  for field, split, e in splits:
+  for field, split, e in splits(config):
     asked = [[p.uuid, p.problem, p.answer] for p in problems(config, split, e)]
     found[field] = problem_lib.digest(json.dumps(asked))[:16]
+    if e and e.examples:
+      found[f"{field}.examples"] = problem_lib.digest(json.dumps(examples(e)))[:16]
   return found
 
 
 def tests(config):
   """((name, Evaluate), ...): the test sets of a config. A single one may have an empty name."""
   return config.tests or (("", config.evaluate),)
+
+
+def splits(config):
+  """[(field, split, Evaluate or None)] of the problems that a config uses."""
+  named = [(f"tests.{name}" if name else "problems.test", "test", e) for name, e in tests(config)]
+  if not config.arms:
+    return named
+  return [("problems.cold_start", "cold_start", None), ("problems.train", "train", None), *named]
+
+
+@functools.cache  # every stage asks for it
+def _examples(path):
+  found = []
+  for line, row in files.rows(path):
+    try:
+      found.append((fields.text(row, "problem", "question"), fields.text(row, "solution")))
+    except (fields.Layout, AttributeError) as error:
+      raise UserError(f"{line}{error}: an example has a problem and a solution") from None
+  return tuple(found)
+
+
+def examples(e):
+  """((problem, solution), ...) that every prompt of a test shows. Raises UserError for a bad file."""
+  return _examples(e.examples) if e.examples else ()
 
 
 def answering(config, e):

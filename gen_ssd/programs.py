@@ -198,7 +198,8 @@ def needed(config: Config, workdir: folders.Path) -> list[tuple[str, Program]]:
   if "evaluate" in config.stages and not (workdir / "results.json").exists():
     for name, e in inputs.tests(config):
       where, answers = f"tests.{name}" if name else "evaluate", inputs.answering(config, e)
-      rows += [(where, p) for p in collecting(config, student, None, answers)]
+      for writer in (student, *[teacher] * ("teacher" in config.references)):
+        rows += [(where, p) for p in collecting(config, writer, None, answers)]
   return rows
 
 

@@ -6,6 +6,7 @@ workdir/cold_start/   traces of the teacher, the warmed-up student that will cho
 workdir/traces/HASH/  traces of one way of writing; arms that only filter them differently share
                       (and refresh-N/, with the student that chose after N problems)
 workdir/arms/NAME/    which traces are kept; a student and its answers in seed-0/, ...
+workdir/models/NAME/  answers of the models that are measured beside the arms
 workdir/results.json, report.html
 """
 
@@ -13,10 +14,12 @@ import contextlib
 import dataclasses
 import json
 import math
+import typing
 
 import jax
 import numpy as np
 
+from gen_ssd import cards
 from gen_ssd import checks
 from gen_ssd import claims
 from gen_ssd import config as config_lib
@@ -24,11 +27,11 @@ from gen_ssd import folders
 from gen_ssd import inputs
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import programs
-from gen_ssd import provenance
 from gen_ssd import trackers
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
+from gen_ssd.collect import tables
 from gen_ssd.collect import traces
 from gen_ssd.collect import writer as writer_lib
 from gen_ssd.errors import UserError
@@ -40,7 +43,7 @@ from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import answers
 from gen_ssd.report import page
-from gen_ssd.report import statistics
+from gen_ssd.report import results
 from gen_ssd.training import packing
 from gen_ssd.training import pretrain as pretrain_lib
 from gen_ssd.training import train as train_lib
@@ -90,7 +93,7 @@ def cold_start(config, workdir):
     return
   problems = inputs.problems(config, "cold_start")[config.problems.held_out :]
   home = folder / "traces"
-  rows = _collect(config, workdir, config.cold_start, home, problems, (None, None), "cold start")
+  rows = _collect(config, config.cold_start, home, problems, Models(), "cold start")
   _train(config, _cold_kept(config, rows), config.warm_up, folder, title="cold-start training")
 
 
@@ -100,7 +103,7 @@ def collect(config, workdir):
     folder, plain = workdir / "arms" / name, config_lib.collection(select)
     home, done = workdir_lib.short_hash(plain), (folder / "kept.json").exists()
     mesh_lib.barrier(f"{name} looked for")  # before anybody writes it
-    rows = _write(config, workdir, plain, workdir / "traces" / home, name)
+    rows, thresholds = _write(config, workdir, plain, workdir / "traces" / home, name)
     if done:
       continue
     kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
@@ -109,29 +112,35 @@ def collect(config, workdir):
     if jax.process_index() == 0:
       folder.mkdir(parents=True, exist_ok=True)
       pairs = [[r["uuid"], r["attempt"]] for r in kept]
-      traces.write_parquet(
-        folder / "traces.parquet", rows, kept=pairs, system=config.problems.system
+      dataset = folder / "dataset"
+      dataset.mkdir(parents=True, exist_ok=True)
+      lost = workdir_lib.lost_candidates(workdir / "traces" / home)
+      counts = tables.write(dataset, rows, kept, lost, config.problems.system)
+      folders.write(dataset / "README.md", cards.data_set(config, name, rows, kept, counts))
+      folders.write(
+        folder / "traces.json", json.dumps({"collection": home, "thresholds": thresholds})
       )
-      folders.write(folder / "traces.json", json.dumps({"collection": home}))
       folders.write(folder / "kept.json", json.dumps(pairs))
     trackers.write(f"collect {name}", len(rows), {"kept": len(kept) / max(len(rows), 1)})
     mesh_lib.barrier(f"{name} written")
 
 
 def _write(config, workdir, select, folder, name):
-  """Rows of a collection; every `select.refresh` problems the student is trained anew.
+  """(rows, thresholds) of a collection; every `select.refresh` problems the student is trained anew.
 
   That is like the cold start, on its traces and those kept so far. The student of folder/refresh-N
   chooses from problem N on. A finished part is looked at, too: a trace that was damaged since is
-  written again by the student that wrote it.
+  written again by the student that wrote it. A threshold for every student; none where it is off.
   """
+  thresholds = []
   problems, student = inputs.problems(config, "train"), _chooser(config, workdir, select)
   size = select.refresh or len(problems)
   for end in range(size, len(problems) + size, size):
     fresh = folder / f"refresh-{end}"
-    rows = _collect(
-      config, workdir, select, folder, problems[:end], (None, student), f"collect {name}"
-    )
+    threshold = _threshold(config, workdir, select, student)
+    thresholds += [threshold] * math.isfinite(threshold)
+    models, title = Models(chooser=student), f"collect {name}"
+    rows = _collect(config, select, folder, problems[:end], models, title, threshold)
     if end < len(problems) and not workdir_lib.has_student(fresh):
       kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
       _train(
@@ -142,7 +151,7 @@ def _write(config, workdir, select, folder, name):
         title=f"refresh {name} after {end}",
       )
     student = str(fresh / "student")
-  return rows
+  return rows, thresholds
 
 
 def train(config, workdir):
@@ -168,57 +177,42 @@ def train(config, workdir):
 
 
 def evaluate(config, workdir):
-  """Every student on every test; results.json and a table a test.
-
-  results.json holds `arms` and `paired`, over the problems of all tests; with several tests also
-  `tests`, the same for each.
-  """
-  costs, answered, problems = (
-    {},
-    {},
-    {t: inputs.problems(config, "test", e) for t, e in inputs.tests(config)},
-  )
-  for name, select in config.arms:
-    folder = workdir / "arms" / name
+  """Answers of every student, and of the references, to every test; results.json, and tables."""
+  problems = {t: inputs.problems(config, "test", e) for t, e in inputs.tests(config)}
+  for title, home, model in _measured(config, workdir):
     for test, e in inputs.tests(config):
-      answered[name, test] = [
-        _collect(
-          config,
-          workdir,
-          inputs.answering(config, e),
-          home / "-".join(filter(None, ("answers", test))),
-          problems[test],
-          (str(home / "student"), None),
-          f"evaluate {name} {test}".strip() + f", seed {i}" * (config.seeds > 1),
-        )
-        for i, home in enumerate([folder / f"seed-{i}" for i in range(config.seeds)])
-      ]
-    costs[name] = statistics.collected(
-      *workdir_lib.arm_rows(workdir, name),
-      len(inputs.problems(config, "train")),
-      whole=select.granularity == "trace",
-    )
-  per_test = {
-    t: statistics.results(costs, {name: answered[name, t] for name in costs}, problems[t])
-    for t in problems
-  }
-  for test, one in per_test.items():
-    accuracies = {name: arm["accuracy"] for name, arm in one["arms"].items()}
-    trackers.write(f"accuracy {test}", 0, accuracies)
-  found = next(iter(per_test.values()))
-  if len(per_test) > 1:
-    pooled = {
-      name: [sum(rows, []) for rows in zip(*(answered[name, t] for t in problems))]
-      for name in costs
-    }
-    found = {**statistics.results(costs, pooled, sum(problems.values(), [])), "tests": per_test}
+      _collect(
+        config,
+        inputs.answering(config, e),
+        workdir_lib.answers(home, test),
+        problems[test],
+        Models(writer=model, examples=inputs.examples(e)),
+        f"evaluate {title} {test}".strip(),
+      )
   if jax.process_index() == 0:
-    named = {**found, "made_by": provenance.provenance()}
-    folders.write(workdir / "results.json", json.dumps(named, indent=1))
-    for test, one in per_test.items():
-      print("\n".join(filter(None, (test, statistics.table(one)))))
-    if len(per_test) > 1:
-      print(f"all tests\n{statistics.table(found)}")
+    training = len(inputs.problems(config, "train")) if config.arms else 0
+    counts = {t: len({p.uuid for p in asked}) for t, asked in problems.items()}
+    found = results.write(workdir, config, counts, training)
+    for test, one in found.get("tests", {"": found}).items():
+      accuracies = {name: arm["accuracy"] for name, arm in one["arms"].items()}
+      trackers.write(f"accuracy {test}", 0, accuracies)
+    print(results.tables(found, config))
+
+
+def _measured(config, workdir):
+  """(title, folder of its answers, path or None for the teacher) of the models that answer tests."""
+  paths = {
+    "teacher": None,
+    "base": config.student.path,
+    "cold_start": str(workdir / "cold_start" / "student"),
+  }
+  for name in config.references:
+    if name != "cold_start" or workdir_lib.has_student(workdir / name):
+      yield name, workdir / "models" / name, paths[name]
+  for name, _ in config.arms:
+    for i in range(config.seeds):
+      home = workdir / "arms" / name / f"seed-{i}"
+      yield name + f", seed {i}" * (config.seeds > 1), home, str(home / "student")
 
 
 def report(config, workdir):
@@ -238,15 +232,19 @@ STAGES = {f.__name__: f for f in (cold_start, collect, train, evaluate, report, 
 # ---------------------------------------------------------------- shared by the stages
 
 
-def _collect(config, workdir, select, folder, problems, models, title):
-  """Rows of one collection; its models are loaded if there is work left.
+class Models(typing.NamedTuple):
+  """Who takes part in a collection: paths of models, and what every prompt shows."""
 
-  `models` are the paths of a student that writes, or None where the teacher does, and of the
-  student that scores, or None.
-  """
+  writer: str | None = None  # None: the teacher
+  chooser: str | None = None  # the student that scores; None: nobody
+  examples: tuple[tuple[str, str], ...] = ()
+
+
+def _collect(config, select, folder, problems, models, title, threshold=math.inf):
+  """Rows of one collection; its models are loaded if there is work left."""
   if (rows := loop.finished(problems, select, folder)) is not None:
     return rows
-  path, student = models
+  path, student, examples = models
   if path is None:
     path = hf.locate(config.teacher.path)
     teacher, tokenizer = inputs.load(config.teacher, path)
@@ -264,15 +262,20 @@ def _collect(config, workdir, select, folder, problems, models, title):
     student=chooser and decoder.unstacked(chooser),
     student_tokenizer=its_tokenizer,
     system=config.problems.system or None,
+    examples=examples,
     translate=differ and bool(tokenization.differences(tokenizer, its_tokenizer)),
   )
-  threshold = math.inf if select.threshold == "off" else select.threshold
-  if threshold == "calibrated":
-    threshold = _calibrate(config, workdir, select, student)
   with answers.Grader() as grader:
     return loop.collect(
       writer, problems, select, folder, grader=grader, threshold=threshold, title=title
     )
+
+
+def _threshold(config, workdir, select, student):
+  """The highest score of a winner, in nats; infinite when it is off."""
+  if select.threshold == "calibrated":
+    return _calibrate(config, workdir, select, student)
+  return math.inf if select.threshold == "off" else select.threshold
 
 
 def _calibrate(config, workdir, select, student):
@@ -299,11 +302,10 @@ def _calibrate(config, workdir, select, student):
   home = workdir / "cold_start" if select.chooser == "base" else folders.path(student).parent
   rows = _collect(
     config,
-    workdir,
     plain,
     home / f"calibration-{workdir_lib.short_hash(plain)}",
     problems,
-    (None, student),
+    Models(chooser=student),
     "calibrate",
   )
   found = [c["score"] for r in rows for c in r["chunks"] if c["score"] is not None]
@@ -352,6 +354,7 @@ def _train(config, rows, settings, folder, *, title, source=None):
     path,
     dtype="float32",
     chat_template=tokenizer.chat_template if own_template else "",
+    card=cards.student(config, title, settings, len(pairs)),
   )
 
 

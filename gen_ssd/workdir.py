@@ -163,6 +163,24 @@ def collection(workdir: Path, name: str) -> Path:
   return workdir / "traces" / found
 
 
+def thresholds(workdir: Path, name: str) -> list[float]:
+  """The thresholds of arm `name`, in nats: one for every student that chose; none where it is off.
+
+  Raises UserError where the arm's traces.json does not say so.
+  """
+  arm = workdir / "arms" / name
+  found = read_json(arm / "traces.json", _remedy(arm)).get("thresholds")
+  if not isinstance(found, list) or not all(type(x) in (int, float) for x in found):
+    what = f"thresholds is {clip(repr(found))}, and must be a list of numbers"
+    raise UserError(f"{arm / 'traces.json'} is damaged ({what}): {_remedy(arm)}")
+  return found
+
+
+def answers(home: Path, test: str) -> Path:
+  """The folder of the answers to a test; a single test may have an empty name."""
+  return home / "-".join(filter(None, ("answers", test)))
+
+
 def arm_rows(workdir: Path, name: str) -> tuple[list[rows.Row], list[rows.Row]]:
   """(all rows, kept rows) of arm `name`, after its traces are collected.
 
@@ -215,11 +233,12 @@ A run of Gen-SSD. The command that started it continues it, and gives the same f
 | `traces/*/candidates-*.jsonl` | candidates that were not kept, with their scores |
 | `traces/*/in_flight.json` | traces under way, from which a stopped run goes on |
 | `arms/*/kept.json` | which traces the arm trains on, as (uuid, attempt) |
-| `arms/*/traces.parquet` | the arm's traces, one row per problem |
-| `arms/*/traces.json` | the name of the folder below `traces/` |
+| `arms/*/dataset/` | the arm's traces, kept traces and preference pairs as Parquet, with a card |
+| `arms/*/traces.json` | the name of the folder below `traces/`, and the thresholds in nats |
 | `arms/*/seed-*/student/` | the trained student, in Hugging Face format |
 | `arms/*/seed-*/answers*/` | its answers to the test problems |
 | `arms/*/seed-*/checkpoints/` | Orbax checkpoints, and `metrics.jsonl` |
+| `models/*/answers*/` | answers of the teacher, the base student and the cold-started student |
 
 The setting `trackers` adds `tensorboard/` and `wandb/`, and `tracker_id`, by which the trackers know
 the run.

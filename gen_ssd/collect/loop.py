@@ -122,7 +122,9 @@ class _Loop:
     taken |= {(t.uuid, t.attempt) for t in self.slots if t}
     self.pending = [j for j in jobs if j not in taken][::-1]
     self.jobs = {*jobs} | taken
-    self.prompts = writer_lib.check_prompts(problems, writer.tokenizers, select, writer.system)
+    self.prompts = writer_lib.check_prompts(
+      problems, writer.tokenizers, select, writer.system, writer.examples
+    )
     self.new_rows, self.new_lost = [], []  # since the last fence
     self.harvest = []  # (trace, cause) that stopped in the last round, not yet graded
     self.proposed = self.rounds = 0

@@ -1,14 +1,10 @@
-"""Traces on disk: immutable JSONL shards while running, one Parquet table at the end."""
+"""Traces on disk: immutable JSONL shards; tables.py makes Parquet of them."""
 
 import dataclasses
-import io
 import json
 import sys
-import typing
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gen_ssd import folders
 from gen_ssd import rows as rows_lib
@@ -234,55 +230,3 @@ def kept(rows: list[Row], *, keep: str, pruned: str = "drop") -> list[Row]:
     and r["ids"]
   ]
   return sorted(good, key=lambda r: (r["uuid"], r["attempt"]))
-
-
-def write_parquet(
-  path: folders.Path, rows: list[Row], *, kept: typing.Iterable = (), system: str = ""
-) -> None:
-  """One row a problem, with the columns OpenR1-Math readers expect and ours beside them.
-
-  The completion is the first of `kept`, (uuid, attempt) pairs; of others the first right one.
-  """
-  kept = {*map(tuple, kept)}
-  by_problem = {}
-  for r in sorted(rows, key=lambda r: (r["uuid"], r["attempt"])):
-    by_problem.setdefault(r["uuid"], []).append(r)
-  table = []
-  for group in by_problem.values():
-    first = group[0]
-    prompt = ([{"role": "system", "content": system}] if system else []) + [
-      {"role": "user", "content": first["problem"]}
-    ]
-    best = min(
-      group,
-      key=lambda r: ((r["uuid"], r["attempt"]) not in kept, r["verdict"] != "right", r["attempt"]),
-    )
-    right = [r["verdict"] == "right" for r in group]
-    table.append(
-      {
-        **{name: first[name] for name in ("uuid", "source", "split", "level", "problem", "answer")},
-        "prompt": prompt,
-        "completion": best["text"],
-        "messages": [*prompt, {"role": "assistant", "content": best["text"]}],
-        "generations": [r["text"] for r in group],
-        "correctness_math_verify": right,
-        "correctness_count": sum(right),
-        "verdict": [r["verdict"] for r in group],
-        "is_reasoning_complete": [r["stop"] == "ended" for r in group],
-        "finish_reasons": [{"ended": "stop"}.get(r["stop"], r["stop"]) for r in group],
-        "num_tokens": [r["num_tokens"] for r in group],
-        "student_nll": [r["student_nll"] for r in group],
-        "teacher_nll": [r["teacher_nll"] for r in group],
-        "teacher_tokens": [r["teacher_tokens"] for r in group],
-        "chunks": [
-          [
-            {name: c[name] for name in ("count", "text", "choice", "score", "scores", "resamples")}
-            for c in r["chunks"]
-          ]
-          for r in group
-        ],
-      }
-    )
-  file = io.BytesIO()
-  pq.write_table(pa.Table.from_pylist(table), file)
-  folders.write(path, file.getvalue())

@@ -34,6 +34,7 @@ class Writer:
   student: decoder.Transformer | None = None
   student_tokenizer: typing.Any = None
   system: str | None = None  # system message of every prompt
+  examples: tuple[tuple[str, str], ...] = ()  # (problem, solution) that every prompt shows
   translate: bool = False  # their tokenizers differ: see translate.py
 
   @property
@@ -153,12 +154,16 @@ def closing(teacher_tokenizer: typing.Any, select: Select) -> int:
 
 
 def check_prompts(
-  problems: list[Problem], tokenizers: typing.Sequence, select: Select, system: str | None
+  problems: list[Problem],
+  tokenizers: typing.Sequence,
+  select: Select,
+  system: str | None,
+  examples: tokenization.Examples = (),
 ) -> dict[str, tuple]:
   """{uuid: (teacher's prompt ids, student's)}; UserError names the first that does not fit."""
   found = {}
   for p in problems:
-    found[p.uuid] = tokenization.prompts(tokenizers, p.problem, system)
+    found[p.uuid] = tokenization.prompts(tokenizers, p.problem, system, examples)
     if select.scoring_prompt == "teacher":
       found[p.uuid] = (found[p.uuid][0],) * 2
     longest = max(map(len, found[p.uuid]))

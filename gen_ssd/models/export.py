@@ -46,14 +46,15 @@ def save(
   dtype: typing.Any = None,
   shard_bytes: int = 5 * 10**9,
   chat_template: str = "",
+  card: str = "",
 ) -> None:
   """Writes `model` as a Hugging Face directory that transformers and vLLM load.
 
   config.json, generation_config and tokenizer come from directory `source`, and so does the chat
-  template when none is given. Weights are written as `dtype` (default: the layout's), in several
-  files when they take more than `shard_bytes`. The directory appears whole or not at all; an
-  earlier export there is replaced. In a bucket, config.json appears last, and is the sign that the
-  others are there. Every process must call this; process 0 writes.
+  template when none is given. `card` becomes README.md. Weights are written as `dtype` (default: the
+  layout's), in several files when they take more than `shard_bytes`. The directory appears whole or
+  not at all; an earlier export there is replaced. In a bucket, config.json appears last: it is the
+  sign that the others are there. Every process must call this; process 0 writes.
 
   Raises UserError when `source` describes another model or `path` holds something else, and
   FloatingPointError when a weight is not finite; what was at `path` is still there then.
@@ -69,9 +70,11 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     _copy_companions(source, partial, kind)
-    if chat_template:  # this file goes before what tokenizer_config.json says
-      with open(os.path.join(partial, "chat_template.jinja"), "w", encoding="utf-8") as f:
-        f.write(chat_template)
+    # The file of the template goes before what tokenizer_config.json says.
+    for name, text in (("chat_template.jinja", chat_template), ("README.md", card)):
+      if text:
+        with open(os.path.join(partial, name), "w", encoding="utf-8") as f:
+          f.write(text)
   _write_weights(partial, model, kind, shard_bytes)
   if first and folders.in_bucket(path):
     folders.send(partial, folders.path(path), last="config.json")

@@ -55,6 +55,7 @@ WANTED = (
   "vocab*",
   "LICENSE*",
   "NOTICE*",
+  "README.md",  # it says the licence
 )
 
 BUNDLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bundled")

@@ -14,6 +14,7 @@ from gen_ssd.models import json_files
 from gen_ssd.models import templates
 
 PathLike = str | os.PathLike
+Examples = typing.Sequence[tuple[str, str]]
 Tokenizer = typing.Any  # of transformers, which has no one class for all of its tokenizers
 
 
@@ -105,13 +106,17 @@ def _ids_in(file, size):
 # ---------------------------------------------------------------- chat templates
 
 
-def chat_prompt(tokenizer: Tokenizer, problem: str, system: str | None = None) -> list[int]:
+def chat_prompt(
+  tokenizer: Tokenizer, problem: str, system: str | None = None, examples: Examples = ()
+) -> list[int]:
   """Token ids of the prompt, up to the start of the assistant's answer, from the chat template.
+
+  `examples`, pairs of problem and solution, are earlier turns of the dialogue.
 
   BOS appears if the template writes it, and only once. Raises UserError when there is no template,
   when it fails, and when its prompt does not contain the problem.
   """
-  text = templates.render(tokenizer, _messages(problem, system), True)
+  text = templates.render(tokenizer, _messages(problem, system, examples), True)
   if not templates.contains(text, problem):
     raise UserError(
       f"the chat template of {templates.name_of(tokenizer)} is wrong: the prompt does not contain "
@@ -158,14 +163,17 @@ def closing_id(tokenizer: Tokenizer) -> int:
 
 
 def prompts(
-  tokenizers: typing.Sequence[Tokenizer], problem: str, system: str | None = None
+  tokenizers: typing.Sequence[Tokenizer],
+  problem: str,
+  system: str | None = None,
+  examples: Examples = (),
 ) -> tuple[list[int], list[int]]:
   """(teacher's prompt ids, student's prompt ids) of a problem, each from its own chat template.
 
   The student's prompt opens a thinking part exactly when the teacher's does, and in the same way,
   so that both models see the same trace.
   """
-  teacher, student = (chat_prompt(t, problem, system) for t in tokenizers)
+  teacher, student = (chat_prompt(t, problem, system, examples) for t in tokenizers)
   opened = tokenizers[0].decode(opening(tokenizers[0], teacher))
   own = len(opening(tokenizers[1], student))
   return teacher, student[: len(student) - own] + _encode(tokenizers[1], opened)
@@ -247,9 +255,11 @@ def _specials(tokenizer):
   return marked | {*tokenizer.all_special_ids}
 
 
-def _messages(problem, system):
-  head = [] if system is None else [{"role": "system", "content": system}]
-  return [*head, {"role": "user", "content": problem}]
+def _messages(problem, system, examples=()):
+  found = [] if system is None else [{"role": "system", "content": system}]
+  for example, solution in examples:
+    found += [{"role": "user", "content": example}, {"role": "assistant", "content": solution}]
+  return [*found, {"role": "user", "content": problem}]
 
 
 def _clip(text, size=60, end=False):

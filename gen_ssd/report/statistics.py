@@ -38,22 +38,33 @@ def accuracy(
   math-verify took too long or crashed, and the accuracy of every seed.
   """
   rows = [r for answers in seeds for r in answers]
-  shares = [per_problem(answers) for answers in seeds]
-  names = sorted({u for share in shares for u in share})
-  values = np.array(
-    [[*(share.get(u, 0.0) for u in names), *[0.0] * (total - len(names))] for share in shares]
-  )
+  value, ci, each = estimate([per_problem(answers) for answers in seeds], total, draws, seed)
   count = max(len(rows), 1)
   return {
-    "accuracy": float(values.mean()),
-    "ci": _interval(values, draws, seed),
+    "accuracy": value,
+    "ci": ci,
     "n": total,
     "mean_tokens": float(np.mean([r["num_tokens"] for r in rows])) if rows else None,
     "truncated": sum(r["stop"] == "length" for r in rows) / count,
     "unverifiable": sum(r["verdict"] == "unverifiable" for r in rows),
     **_unfinished("answer", rows),
-    "seeds": values.mean(1).tolist(),
+    "seeds": each,
   }
+
+
+def estimate(
+  shares: Sequence[Mapping[str, float]], total: int, draws: int = 2000, seed: int = 0
+) -> tuple[float, list[float], list[float]]:
+  """(mean, [low, high], mean of every seed) of a figure in [0, 1] that each problem has.
+
+  shares: {uuid: figure} of every training seed; a problem of the `total` that is missing counts as 0.
+  The interval is the one of `accuracy`.
+  """
+  names = sorted({u for share in shares for u in share})
+  values = np.array(
+    [[*(share.get(u, 0.0) for u in names), *[0.0] * (total - len(names))] for share in shares]
+  )
+  return float(values.mean()), _interval(values, draws, seed), values.mean(1).tolist()
 
 
 def per_problem(rows: Iterable[Row]) -> dict[str, float]:
@@ -92,18 +103,14 @@ def paired(
 
 
 def results(
-  costs: Mapping[str, Mapping[str, Any]],
-  answered: Mapping[str, Sequence[Sequence[Row]]],
-  problems: Iterable[Any],
+  arms: Mapping[str, Mapping[str, Any]], answered: Mapping[str, Sequence[Sequence[Row]]]
 ) -> dict[str, Any]:
   """`arms` and `paired` of results.json, arms in the order of their accuracy.
 
-  costs: {arm: `collected`}. answered: {arm: rows of the answers of every seed} to `problems`, which
-  have a `uuid`. Differences are from standard_kd, or from the first arm where there is none.
+  arms: {arm: its figures}, with `accuracy`. answered: {arm: rows of the answers of every seed}.
+  Differences are from standard_kd, or from the first arm where there is none.
   """
-  total = len({p.uuid for p in problems})
-  arms = {name: {**accuracy(rows, total), **costs[name]} for name, rows in answered.items()}
-  base = "standard_kd" if "standard_kd" in arms else next(iter(arms))
+  base = "standard_kd" if "standard_kd" in arms else next(iter(arms), None)
   ranked = sorted(arms, key=lambda name: arms[name]["accuracy"])
   return {
     "arms": {name: arms[name] for name in ranked},
@@ -169,25 +176,57 @@ def unfinished(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
   return lines
 
 
-def table(found: Mapping[str, Any]) -> str:
-  """`results` as text for a terminal; differences are in percentage points."""
-  lines = [
-    f"{'arm':<14}{'accuracy':>9}  {'95% interval':<15}{'n':>5}{'tokens':>8}"
-    f"{'student nll':>13}{'kept':>6}{'teacher tokens':>16}"
-  ]
-  for name, r in found["arms"].items():
-    nll = "-" if r["student_nll"] is None else f"{r['student_nll']:.3f}"
-    low, high = r["ci"]
-    lines.append(
-      f"{words.line(name, 60):<14}{r['accuracy']:>9.1%}  {f'{low:.1%} - {high:.1%}':<15}{r['n']:>5}"
-      f"{r['mean_tokens']:>8.1f}{nll:>13}{r['kept']:>6}{r['teacher_tokens']:>16,}"
-    )
+def table(found: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+  """`results` as text for a terminal; differences are in percentage points.
+
+  A run with arms says what each cost. An evaluation of a model alone says more of its answers.
+  `names` are other names for models.
+  """
+  every = {**found["models"], **found["arms"]}
+  details = _costs if found["arms"] else _details
+  rows = [("arm" if found["arms"] else "model", "accuracy", "95% interval", "n", "tokens")]
+  rows[0] += tuple(details(next(iter(every.values()))))
+  for name, r in every.items():
+    interval = " - ".join(f"{x:.1%}" for x in r["ci"])
+    tokens = "-" if r["mean_tokens"] is None else f"{r['mean_tokens']:.1f}"
+    label = words.line((names or {}).get(name, name), 60)
+    cells = label, f"{r['accuracy']:.1%}", interval, f"{r['n']}", tokens
+    rows.append(cells + tuple(details(r).values()))
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  align = lambda row: [c.rjust(w) for c, w in zip(row, widths)]
+  lines = ["  ".join([row[0].ljust(widths[0]), *align(row)[1:]]) for row in rows]
   for name, p in found["paired"].items():
     low, high = (100 * x for x in p["ci"])
     lines.append(
       f"{words.line(name, 120)}: {100 * p['difference']:+.1f} points ({low:+.1f} to {high:+.1f})"
     )
   return "\n".join([*lines, *unfinished(found["arms"])])
+
+
+def _costs(r):
+  """Columns of a table: what an arm cost; a model beside the arms cost nothing."""
+  nll, kept, spent = (r.get(name) for name in ("student_nll", "kept", "teacher_tokens"))
+  return {
+    "student nll": "-" if nll is None else f"{nll:.3f}",
+    "kept": "-" if kept is None else f"{kept}",
+    "teacher tokens": "-" if spent is None else f"{spent:,}",
+  }
+
+
+def _details(r):
+  """Columns of a table: more of what a model answered."""
+  last, most = r.get("last_number"), str(r["samples"])
+  votes = {
+    f"{label}@{most}": f"{r[name][most]['value']:.1%}"
+    for label, name in (("pass", "pass_at_k"), ("maj", "maj_at_k"))
+    if name in r
+  }
+  return {
+    **votes,
+    "last number": "-" if last is None else f"{last['value']:.1%}",
+    "truncated": f"{r['truncated']:.1%}",
+    "unverifiable": f"{r['unverifiable']}",
+  }
 
 
 # ---------------------------------------------------------------- bootstrap

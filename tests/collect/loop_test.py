@@ -16,7 +16,6 @@ from gen_ssd import folders
 from gen_ssd import mesh
 from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
-from gen_ssd.collect import traces
 from gen_ssd.collect import writer as writer_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import hf
@@ -380,15 +379,6 @@ def test_numbers_that_are_not_finite_name_problem_and_round(setting, tmp_path):
   writer = dataclasses.replace(setting[0], teacher=tiny.build(tiny.TEACHER, change=broken))
   with pytest.raises(FloatingPointError, match=f"problem {setting[1][0].uuid}, round 0"):
     run(setting, tmp_path / "nan", writer=writer)
-
-
-def test_kept_traces_become_parquet_rows(setting, whole, tmp_path):
-  import pyarrow.parquet as pq
-
-  rows, _ = whole
-  traces.write_parquet(tmp_path / "t.parquet", rows)
-  table = pq.read_table(tmp_path / "t.parquet").to_pylist()
-  assert sorted(t["uuid"] for t in table) == sorted(r["uuid"] for r in rows)
 
 
 def test_a_student_alone_answers_the_same_on_every_mesh(setting, tmp_path):

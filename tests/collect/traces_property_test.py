@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import pytest
 
 from gen_ssd import rows as rows_lib
+from gen_ssd.collect import tables
 from gen_ssd.collect import traces
 from gen_ssd.errors import UserError
 from gen_ssd.problems.answers import Grade
@@ -160,7 +161,7 @@ def test_a_damaged_collection_resumes_with_sound_rows_and_complains_once(made, d
     with contextlib.redirect_stderr(io.StringIO()) as said:
       assert json.dumps(traces.Shards(folder).resume(2)[0]) == json.dumps(found)
     assert said.getvalue() == ""
-    traces.write_parquet(run / "t.parquet", found)  # rows are fit for what reads them
+    tables.write(run, found, found, [])  # rows are fit for what reads them
 
 
 @QUICK

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import pyarrow.parquet as pq
 import pytest
 
 from gen_ssd import rows as rows_lib
@@ -332,50 +331,3 @@ def test_damaged_slots_start_again_and_that_is_said_once(tmp_path, capsys, name)
 
 def test_trace_fields_survive_json():
   assert traces.Trace(**json.loads(json.dumps(dataclasses.asdict(FLIGHT[0])))) == FLIGHT[0]
-
-
-# ---------------------------------------------------------------- the table
-
-
-def table(tmp_path, rows, **options):
-  traces.write_parquet(tmp_path / "t.parquet", rows, **options)
-  assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]
-  return pq.read_table(tmp_path / "t.parquet").to_pylist()
-
-
-def test_the_table_has_one_row_a_problem_and_the_columns_of_openr1(tmp_path):
-  rows = [
-    row("b", 1, text="b1"),
-    row("a", 2, stop="length", verdict="wrong", text="a2"),
-    row("a", 0, verdict="wrong", text="a0"),
-    row("a", 1, text="a1"),
-    row("b", 0, verdict="unverifiable", stop="pruned", text="b0"),
-  ]
-  a, b = table(tmp_path, rows)
-  assert (a["uuid"], a["source"], a["problem"], a["answer"]) == ("a", "made", "What is a?", "7")
-  assert a["generations"] == ["a0", "a1", "a2"] and b["generations"] == ["b0", "b1"]
-  assert a["correctness_math_verify"] == [False, True, False] and a["correctness_count"] == 1
-  assert a["is_reasoning_complete"] == [True, True, False]
-  assert a["finish_reasons"] == ["stop", "stop", "length"]
-  assert b["finish_reasons"] == ["pruned", "stop"]
-  user = {"role": "user", "content": "What is a?"}
-  assert a["messages"] == [user, {"role": "assistant", "content": "a1"}]  # a right one
-  assert a["prompt"] == [user] and a["completion"] == "a1" and b["completion"] == "b1"
-  assert a["verdict"] == ["wrong", "right", "wrong"] and a["num_tokens"] == [3, 3, 3]
-  assert a["student_nll"] == [1.0] * 3 and a["teacher_tokens"] == [14] * 3
-  assert [c["text"] for c in a["chunks"][0]] == ["4 5", " 6"]
-  assert a["chunks"][0][0]["scores"] == [0.5, 0.25, None]
-  assert {"split", "level", "teacher_nll"} <= a.keys()
-
-
-def test_without_a_right_answer_the_first_is_the_completion(tmp_path):
-  (one,) = table(
-    tmp_path, [row("a", 1, verdict="wrong", text="a1"), row("a", 0, verdict="wrong", text="a0")]
-  )
-  assert one["completion"] == "a0" and one["correctness_count"] == 0
-
-
-def test_the_system_message_comes_first(tmp_path):
-  (one,) = table(tmp_path, [row("a")], system="Be brief.")
-  assert [m["role"] for m in one["messages"]] == ["system", "user", "assistant"]
-  assert one["prompt"][0]["content"] == "Be brief."

@@ -1,0 +1,87 @@
+"""Makes results.json of a run from its files: what its models answered, and what its arms cost."""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from gen_ssd import config as config_lib
+from gen_ssd import folders
+from gen_ssd import provenance
+from gen_ssd import workdir as workdir_lib
+from gen_ssd.problems import answers
+from gen_ssd.report import measures
+from gen_ssd.report import statistics
+
+Results = dict[str, Any]
+
+
+def write(
+  workdir: folders.Path, config: config_lib.Config, tests: Mapping[str, int], training: int
+) -> Results:
+  """Writes and returns results.json of a run whose models have answered every test.
+
+  tests: {name of a test: number of problems}. training: number of training problems.
+
+  It holds `models` (the references), `arms` and `paired` (differences between arms), over the problems
+  of all tests; with several tests also `tests`, the same for each; and `made_by`.
+  Raises UserError where files of an arm's traces are missing or damaged.
+  """
+  rows = {
+    (kind, name, test): [workdir_lib.finished_rows(workdir_lib.answers(h, test)) for h in homes]
+    for kind, name, homes in _homes(workdir, config)
+    for test in tests
+  }
+  costs = {
+    name: statistics.collected(
+      *workdir_lib.arm_rows(workdir, name), training, whole=select.granularity == "trace"
+    )
+    | {"thresholds": workdir_lib.thresholds(workdir, name)}
+    for name, select in config.arms
+  }
+  with answers.Grader() as grader:
+    each = {t: _of({k[:2]: x for k, x in rows.items() if k[2] == t}, n, costs, grader)
+            for t, n in tests.items()}  # fmt: skip
+    found = next(iter(each.values()))
+    if len(tests) > 1:
+      pooled = {
+        (kind, name): [sum(seeds, []) for seeds in zip(*(rows[kind, name, t] for t in tests))]
+        for kind, name, _ in rows
+      }
+      found = {**_of(pooled, sum(tests.values()), costs, grader), "tests": each}
+  found = {**found, "made_by": provenance.provenance()}
+  folders.write(workdir / "results.json", json.dumps(found, indent=1))
+  return found
+
+
+def _homes(workdir, config):
+  """(models or arms, name, folders of its seeds) of all that has answered."""
+  for name in config.references:
+    if (home := workdir / "models" / name).exists():
+      yield "models", name, [home]
+  for name, _ in config.arms:
+    yield "arms", name, [workdir / "arms" / name / f"seed-{i}" for i in range(config.seeds)]
+
+
+def _of(rows, total, costs, grader):
+  """The entries of results.json on `total` problems. rows: {(kind, name): rows of every seed}."""
+  figures = {
+    key: {
+      **statistics.accuracy(seeds, total),
+      **measures.sampled(seeds, total, grader),
+      "diversity": measures.diversity(sum(seeds, [])),
+    }
+    for key, seeds in rows.items()
+  }
+  arms = {name: {**x, **costs[name]} for (kind, name), x in figures.items() if kind == "arms"}
+  return {
+    "models": {name: x for (kind, name), x in figures.items() if kind == "models"},
+    **statistics.results(arms, {name: x for (kind, name), x in rows.items() if kind == "arms"}),
+  }
+
+
+def tables(found: Results, config: config_lib.Config) -> str:
+  """results.json as text for a terminal: a table for every test, and for all together."""
+  names = {} if config.arms else {"base": config.name}  # an evaluation has the name of its model
+  table = lambda one: statistics.table(one, names)
+  parts = [f"{test}\n{table(one)}" for test, one in found.get("tests", {}).items()]
+  return "\n".join([*parts, "all tests\n" * bool(parts) + table(found)])
