@@ -1,6 +1,7 @@
 """Loads what a config names: models, tokenizers, problems and tests."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -10,6 +11,7 @@ from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
+from gen_ssd.problems import overlap
 from gen_ssd.problems import problem as problem_lib
 from gen_ssd.problems import sets
 
@@ -32,7 +34,7 @@ def identities(config):
   splits = [("problems.cold_start", "cold_start", None), ("problems.train", "train", None)]
   splits += [(f"tests.{name}" if name else "problems.test", "test", e) for name, e in tests(config)]
   for field, split, e in splits:
-    asked = [[p.uuid, p.problem, p.answer] for p in problems(config, split, e)]
+    asked = [[p.uuid, p.problem, p.answer] for p in drawn(config, split, e)]
     found[field] = problem_lib.digest(json.dumps(asked))[:16]
   return found
 
@@ -84,9 +86,41 @@ def part(config, split, e=None):
 
 
 def problems(config, split, e=None):
-  """The problems of a split; `e` is the Evaluate of a test set. See `part`."""
+  """The problems of a split; `e` is the Evaluate of a test set. See `part`.
+
+  Those of cold_start and train are without the near duplicates of test problems.
+  """
+  found = drawn(config, split, e)
+  if split == "test":
+    return found
+  left_out = {m.training for _, m in near_duplicates(config)}
+  return [p for p in found if p not in left_out]
+
+
+def drawn(config, split, e=None):
+  """The problems of a split as its source gives them, with the near duplicates of test problems."""
   source, count, skip = part(config, split, e)
   return sets.load(source, split, count, config.problems.seed, skip)
+
+
+def near_duplicates(config):
+  """[(name of the test set or `test`, Match)] of the training problems that are left out.
+
+  Each is in it once, those of the cold start first.
+  """
+  splits = [s for s in ("cold_start", "train") if part(config, s)[0] != "bundled"]
+  training, found = tuple(p for split in splits for p in drawn(config, split)), {}
+  for name, e in tests(config) if training else ():
+    for match in _near(training, tuple(drawn(config, "test", e)), config.problems.overlap):
+      other = found.get(match.training)
+      if other is None or match.share > other[1].share:
+        found[match.training] = name or "test", match
+  return [found[p] for p in training if p in found]
+
+
+@functools.lru_cache(maxsize=16)  # every stage asks for the same; files may change meanwhile
+def _near(training, asked, share):
+  return overlap.near(training, asked, share)
 
 
 def tokenizer(model, path=None):
