@@ -110,6 +110,19 @@ def test_every_test_set_counts_and_a_setting_decides(config, tmp_path):
   assert [m.training.split for _, m in inputs.near_duplicates(config(overlap=1.0))] == []
 
 
+def test_the_closest_problem_of_all_test_sets_is_named(config, tmp_path):
+  nearer = write(
+    tmp_path / "nearer.jsonl", long("test", 6), lambda text: another_start(text) + " Now?"
+  )
+  c = config_lib.parse(
+    {
+      **config_lib.settings(config()),
+      "tests": {"own": {}, "nearer": dict(source=nearer), "again": {}},
+    }
+  )
+  assert {(name, m.share > 0.9) for name, m in inputs.near_duplicates(c)} == {("nearer", True)}
+
+
 def test_equal_test_problems_are_still_refused(config, tmp_path):
   c = config()
   write(tmp_path / "train.jsonl", long("train", 6) + long("test", 1))

@@ -82,8 +82,9 @@ def near(training: Sequence[Problem], tests: Sequence[Problem], share: float) ->
   A training problem is one when it has the words of a test problem, or more than `share` (0 to 1) of
   the n-grams of one. Each is returned once, with the test problem that it shares most with. N-grams
   of SEVERAL test problems, or of many training problems, do not count; a test problem that is short
-  without them must have the same words. Bundled problems are never near duplicates: their splits
-  are disjoint, and texts from templates look alike.
+  without them must have the same words. Of three or more variants in a test set, then, only what is
+  their own counts. Bundled problems are never near duplicates: their splits are disjoint, and texts
+  from templates look alike.
   """
   training = [p for p in training if p.source != "bundled"]
   asked: dict[Words, Problem] = {}  # a test problem that occurs twice is no boilerplate

@@ -126,19 +126,28 @@ def test_the_closest_test_problem_is_named():
   assert [m[:2] for m in near([said], [near_one, nearer])] == [(0, 1)]
 
 
+def test_of_equally_close_test_problems_the_first_by_uuid_is_named():
+  for seed in range(8):
+    order = random.Random(seed).sample("abcdefghijklmnopqrstuvwxyz", 26)
+    tests = problems(letters(order[:13]), letters(order[13:]), split="test")
+    (match,) = overlap.near(problems(letters(order)), tests, 0.5)
+    assert match.test == min(tests, key=lambda p: p.uuid) and match.share == 1
+
+
 def test_other_problems_stay():
   assert near([STORY], [OTHER], share=0.01) == near([], [OTHER]) == near([STORY], []) == []
 
 
 def test_the_order_of_the_problems_does_not_matter():
   training = [STORY.replace("Nina", name) for name in ("Olga", "Eva", "Max")] + [OTHER + " Why?"]
-  tests = [STORY, STORY.replace("sunny", "hot"), OTHER]
+  tests = [STORY, STORY.replace("sunny", "hot"), OTHER, OTHER + "!"]
+  training.append(STORY.replace("sunny", "wet"))  # as near to one test as to another
   found = lambda a, b: {
     (m.training.uuid, m.test.uuid, m.share, m.reason)
     for m in overlap.near(problems(*a), problems(*b, split="test"), 0.5)
   }
-  assert len(found(training, tests)) == 4
-  for seed in range(5):
+  assert len(found(training, tests)) == 5
+  for seed in range(10):
     shuffled = [random.Random(seed).sample(x, len(x)) for x in (training, tests)]
     assert found(*shuffled) == found(training, tests)
 
@@ -153,6 +162,7 @@ def test_short_problems_are_compared_whole():
   assert near(["Ann asks: " + short], [short], share=0.1) == []
   assert near(["what is the sum of 3+4, in total, now"], [short]) == [(0, 0, 1.0)]
   assert near(["Ann asks: " + asked], [asked]) == [(0, 0, 1.0)]
+  assert near(["Ann asks: " + short + " Say"], [short + " Say"], share=0.1) == [(0, 0, 1.0)]
 
 
 def test_at_an_overlap_of_1_only_equal_words_are_left_out():
@@ -184,10 +194,12 @@ def test_boilerplate_of_a_test_set_does_not_count():
 
 
 def test_boilerplate_of_the_training_problems_does_not_count():
-  tests, kinds = [AIME.format(ASKED[0])], "ABCDEFGHIJKL"
+  tests, kinds = [AIME.format(ASKED[0])], "ABCDEFGHIJK"
   training = [AIME.format(f"ratio of the areas of shape {kind}") for kind in kinds]
   assert near(training, tests, share=0.1) == []
-  assert len(near(training[: overlap.MANY], tests, share=0.4)) == overlap.MANY
+  assert len(near(training[:10], tests, share=0.4)) == 10
+  others = [f"{letters('abcdefgh')} {i}" for i in range(11_000)]  # eleven of so many are few
+  assert len(near(training + others, tests, share=0.4)) == 11
 
 
 def test_a_test_problem_left_with_few_n_grams_is_compared_whole():
