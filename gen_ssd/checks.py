@@ -74,14 +74,14 @@ def _check_words(s, where, pair, vocab, differ):
 
 
 def _check_problems(config, models):
-  """Counts, prompts, and that no problem is in two splits."""
+  """Counts, prompts, that no problem is in two splits, and what is left without near duplicates."""
   tightest = min(
     [config.cold_start, config.select, *(s for _, s in config.arms)], key=lambda s: s.prompt
   )
   home, pair, system = {}, [own for own, _ in models], config.problems.system or None
   for field, split, e in inputs.splits(config):
     field += ".limit" * field.startswith("tests.")
-    problems, count = inputs.problems(config, split, e), inputs.part(config, split, e)[1]
+    problems, count = inputs.drawn(config, split, e), inputs.part(config, split, e)[1]
     if len(problems) < max(count, 1):
       raise UserError(f"{field} is {count}: the source has only {len(problems)} problems")
     _check_traces(config, split, len(problems), e)
@@ -104,6 +104,15 @@ def _check_problems(config, models):
           f"{field} and {other} share problem {p.uuid}: {p.problem[:60]!r}; use "
           "different problems for them"
         )
+  needs = {"cold_start": config.problems.held_out, "train": 0}
+  for _, split, _ in inputs.splits(config):
+    needed = needs.get(split, -1)
+    if (left := len(inputs.problems(config, split))) <= needed:
+      raise UserError(
+        f"problems.overlap is {config.problems.overlap}: without near duplicates of test problems, "
+        f"{left} problems of problems.{split} are left; it must leave more than {needed}: raise it, "
+        "or use other problems"
+      )
 
 
 def _check_length(config, split, shortest):

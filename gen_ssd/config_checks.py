@@ -137,6 +137,8 @@ def _check_problems(config):
       )
   if not 0 <= p.held_out < p.cold_start:
     fail("problems.held_out", p.held_out, f"0 to {p.cold_start - 1} (problems.cold_start - 1)")
+  if not 0 < p.overlap <= 1:
+    fail("problems.overlap", p.overlap, "above 0 and at most 1 (only equal problems are left out)")
   for name in ("source", "cold_start_source", "test_source"):
     _check_source(f"problems.{name}", getattr(p, name))
   named = config.tests and all(test.source for _, test in config.tests)

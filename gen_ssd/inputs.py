@@ -14,6 +14,7 @@ from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import fields
 from gen_ssd.problems import files
+from gen_ssd.problems import overlap
 from gen_ssd.problems import problem as problem_lib
 from gen_ssd.problems import sets
 
@@ -34,7 +35,7 @@ def identities(config):
       content = pathlib.Path(template).read_bytes()
       found[f"{who}.chat_template"] = hashlib.sha256(content).hexdigest()[:16]
   for field, split, e in splits(config):
-    asked = [[p.uuid, p.problem, p.answer] for p in problems(config, split, e)]
+    asked = [[p.uuid, p.problem, p.answer] for p in drawn(config, split, e)]
     found[field] = problem_lib.digest(json.dumps(asked))[:16]
     if e and e.examples:
       found[f"{field}.examples"] = problem_lib.digest(json.dumps(examples(e)))[:16]
@@ -112,9 +113,41 @@ def part(config, split, e=None):
 
 
 def problems(config, split, e=None):
-  """The problems of a split; `e` is the Evaluate of a test set. See `part`."""
+  """The problems of a split; `e` is the Evaluate of a test set. See `part`.
+
+  Those of cold_start and train are without the near duplicates of test problems.
+  """
+  found = drawn(config, split, e)
+  if split == "test":
+    return found
+  left_out = {m.training for _, m in near_duplicates(config)}
+  return [p for p in found if p not in left_out]
+
+
+def drawn(config, split, e=None):
+  """The problems of a split as its source gives them, with the near duplicates of test problems."""
   source, count, skip = part(config, split, e)
   return sets.load(source, split, count, config.problems.seed, skip)
+
+
+def near_duplicates(config):
+  """[(name of the test set or `test`, Match)] of the training problems that are left out.
+
+  Each is in it once, those of the cold start first.
+  """
+  learnt = [s for _, s, _ in splits(config) if s != "test" and part(config, s)[0] != "bundled"]
+  training, found = tuple(p for split in learnt for p in drawn(config, split)), {}
+  for name, e in tests(config) if training else ():
+    for match in _near(training, tuple(drawn(config, "test", e)), config.problems.overlap):
+      other = found.get(match.training)
+      if other is None or match.share > other[1].share:
+        found[match.training] = name or "test", match
+  return [found[p] for p in training if p in found]
+
+
+@functools.lru_cache(maxsize=16)  # every stage asks for the same; files may change meanwhile
+def _near(training, asked, share):
+  return overlap.near(training, asked, share)
 
 
 def tokenizer(model, path=None):

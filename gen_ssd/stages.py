@@ -10,6 +10,7 @@ workdir/models/NAME/  answers of the models that are measured beside the arms
 workdir/results.json, report.html
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -81,9 +82,23 @@ def begun(config, workdir, devices=None):
   with claims.claimed(workdir, config, inputs.identities(config)):
     if jax.process_index() == 0 and "pretrain" not in config.stages:
       workdir_lib.describe(workdir, config.name)
+      _write_overlap(config, workdir)
     with mesh_lib.together():
       programs.check(config, workdir, mesh.local_devices[0])
       yield
+
+
+def _write_overlap(config, workdir):
+  """overlap.json: which problems are not trained on, because they are near test problems."""
+  rows = [match.row(test) for test, match in inputs.near_duplicates(config)]
+  folders.write(workdir / "overlap.json", json.dumps(rows, indent=1))
+  if rows:
+    count = collections.Counter(row["split"] for row in rows)
+    print(
+      f"problems.overlap is {config.problems.overlap}: {count['train']} training and "
+      f"{count['cold_start']} cold-start problems are left out as near duplicates of test problems, "
+      f"see {workdir / 'overlap.json'}"
+    )
 
 
 def cold_start(config, workdir):

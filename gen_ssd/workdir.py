@@ -222,6 +222,7 @@ A run of Gen-SSD. The command that started it continues it, and gives the same f
 | path | what it is |
 |---|---|
 | `config.json` | every setting, and the identities of the models |
+| `overlap.json` | problems that are not trained on, as near duplicates of test problems |
 | `lock` | the process that is using the folder; empty when none is |
 | `report.html` | the page: results, intervals, traces with all candidates |
 | `results.json` | the figures of the page, for every arm and seed |

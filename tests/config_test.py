@@ -147,6 +147,8 @@ WRONG = [
   ),
   (dict(problems__held_out=128), "problems.held_out is 128: it must be 0 to 127"),
   (dict(problems__held_out=-1), "problems.held_out is -1: it must be 0 to 127"),
+  (dict(problems__overlap=0.0), "problems.overlap is 0.0: it must be above 0 and at most 1"),
+  (dict(problems__overlap=1.1), "problems.overlap is 1.1: it must be above 0 and at most 1"),
   (
     dict(problems__source="no/such.jsonl"),
     "problems.source is 'no/such.jsonl': it must be bundled, the path of a .jsonl, .json or",

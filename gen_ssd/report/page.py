@@ -21,6 +21,7 @@ from markupsafe import escape
 from gen_ssd import folders
 from gen_ssd.errors import UserError
 from gen_ssd.report import figures
+from gen_ssd.report import overlap
 from gen_ssd.report import reading
 from gen_ssd.report import statistics
 from gen_ssd.report import tree
@@ -65,6 +66,7 @@ def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
     accuracy=_accuracy(run),
     distributions=_distributions(run.arms),
     trees=_trees(run, trees),
+    left_out=overlap.section(workdir, run.notes),
     footer=_footer(run),  # last: by now every note is written
   )
   folders.write(path, words.visible(page))

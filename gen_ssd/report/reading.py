@@ -103,7 +103,7 @@ def read_run(workdir: Path, trees: int) -> Run:
   """
   notes: list[str] = []
   config = _config(workdir)
-  results = as_dict(_read_json(workdir / "results.json", notes))
+  results = as_dict(read_json(workdir / "results.json", notes))
   evaluated, settings = as_dict(results.get("arms")), as_dict(config.get("arms"))
   homes = {p.name: p for p in sorted(workdir.glob("arms/*")) if p.is_dir()}
   names = {*evaluated, *homes, *settings}
@@ -197,7 +197,8 @@ def interval(x: Any) -> tuple[float, float] | None:
 # ---------------------------------------------------------------- files
 
 
-def _read_json(path, notes):
+def read_json(path: Path, notes: list[str]) -> Any:
+  """The JSON value of a file; None where it is missing or, which is noted, damaged."""
   try:
     return workdir_lib.read_json(path, "") if path.exists() else None
   except (OSError, UserError):
@@ -220,7 +221,7 @@ def _rows(folder, pattern, notes) -> Iterator[dict]:
 
 def _traces_folder(arm, notes):
   """The folder of an arm's traces, which several arms may share; it may not exist."""
-  name = as_dict(_read_json(arm / "traces.json", notes)).get("collection")
+  name = as_dict(read_json(arm / "traces.json", notes)).get("collection")
   if not workdir_lib.is_collection(name):
     return arm / "traces"
   return arm.parent.parent / "traces" / name
@@ -228,7 +229,7 @@ def _traces_folder(arm, notes):
 
 def _kept_keys(arm, notes):
   """{(uuid, attempt)} of the traces an arm keeps; None: not known."""
-  pairs = _read_json(arm / "kept.json", notes)
+  pairs = read_json(arm / "kept.json", notes)
   if pairs is None:
     return None
   try:

@@ -97,6 +97,8 @@ SETTINGS = [
     "--config.problems.held_out=0",
     "held_out is 0: it must be at least 1, because the threshold of arms",
   ),
+  ("--config.problems.overlap=0.0", "problems.overlap is 0.0: it must be above 0 and at most 1"),
+  ("--config.problems.overlap=nan", "problems.overlap is nan: it must be above 0 and at most 1"),
   ("--config.problems.seed=-1", "problems.seed is -1: it must be 0 to 4294967295"),
   ("--config.problems.seed=4294967296", "problems.seed is 4294967296: it must be 0 to 4294967295"),
   ("--config.problems.train=300000000", "300000000"),
