@@ -9,7 +9,7 @@ import warnings
 import jax.numpy as jnp
 import pytest
 
-from gen_ssd.problems import answers
+from gen_ssd.problems import children
 from gen_ssd.problems.answers import Grader
 from gen_ssd.problems.answers import compare
 from gen_ssd.problems.answers import extract_boxed
@@ -202,7 +202,7 @@ def test_table(grader, gold, answer, expected):
 
 
 def test_fast_path_starts_no_process(monkeypatch):
-  monkeypatch.setattr(answers, "Popen", lambda *_, **__: pytest.fail("started a process"))
+  monkeypatch.setattr(children, "Popen", lambda *_, **__: pytest.fail("started a process"))
   with Grader() as v:
     pairs = [("18", r"\boxed{18.0}"), ("18", "18"), (r"\pi", r"\boxed{\pi}"), ("", r"\boxed{1}")]
     found = [v.grade(*pair) for pair in pairs]
@@ -218,7 +218,8 @@ def test_child_has_no_jax_and_verdicts_are_cached(grader):
     warnings.simplefilter("error")  # JAX warns when it is forked
     grader.close()
     assert grader.compare(r"\frac{\pi}{7}", r"2\pi/14") == "right"
-  assert "jaxlib" not in Path(f"/proc/{grader._child.pid}/maps").read_text()
+  (child,) = grader._children._children
+  assert "jaxlib" not in Path(f"/proc/{child.process.pid}/maps").read_text()
   slow = grader.counts["slow"]
   assert grader.compare(r"\dfrac{\pi}{7}", r"2\pi/14") == "right"
   assert grader.counts["slow"] == slow
