@@ -9,6 +9,7 @@ import warnings
 import jax.numpy as jnp
 import pytest
 
+from gen_ssd.problems import answers
 from gen_ssd.problems import children
 from gen_ssd.problems.answers import Grader
 from gen_ssd.problems.answers import compare
@@ -70,6 +71,71 @@ def test_extract_boxed_is_linear_in_a_looping_text():
   assert extract_boxed(r"\boxed 1{" * 20000) == "1"
   assert extract_last_number("1," * 50000) == "1"
   assert time.process_time() - start < 20  # a quadratic reading takes minutes
+
+
+LONG = [
+  *(
+    "{",
+    "}",
+    "{}",
+    "\\",
+    r"\{",
+    r"\boxed{",
+    r"\boxed ",
+    r"\boxed 1{",
+    "9",
+    "1,",
+    ",000",
+    "1.",
+    "1 ",
+  ),
+  *(
+    " ",
+    "a ",
+    "=",
+    "<",
+    r"\le ",
+    "<x",
+    r"\frac",
+    r"\frac{1}{",
+    "^ ",
+    r"\sqrt",
+    r"\text{ is",
+    r"\left",
+  ),
+  *(
+    r"\color{",
+    r"\color[",
+    "the answer is ",
+    "°",
+    "\uff19",
+    "\u0301\u0316",
+    "\ufdfa",
+    "\ud800",
+    "\0",
+  ),
+]
+
+
+@pytest.mark.parametrize("part", LONG)
+def test_an_answer_of_100000_characters_is_decided_at_once(part):
+  long = (part * 100_000)[:100_000]
+  start = time.process_time()
+  for tail in ("", "5", "}"):
+    short = len(answers._normal(long + tail)) < 100  # of spaces or boxes around nothing
+    assert short or compare("5", long + tail) == "wrong"  # not left to math-verify
+    verdict("5", rf"{long}\boxed{{{long}{tail}}}")
+    assert compare(long + tail, long + tail) in ("right", "unverifiable")
+    compare(long + tail, "5")
+    last_number_right("5", long + tail)
+  assert time.process_time() - start < 20  # a quadratic reading takes minutes
+
+
+def test_an_essay_in_a_box_is_no_final_answer():
+  assert compare("5", "so 5 is the answer, " * 100) is None
+  assert compare("5", "so 5 is the answer, " * 101 + "5" * 20) == "wrong"
+  gold = "+".join(f"x^{{{n}}}" for n in range(500))  # long, and so may be what equals it
+  assert compare(gold, f"1+{gold}") is None
 
 
 @pytest.mark.parametrize(
