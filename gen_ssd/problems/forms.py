@@ -24,6 +24,7 @@ LOOKS = re.compile(
   r"|small|large|Large|LARGE|huge|Huge)(?![A-Za-z])\s*"
   r"|\\(?:text)?color(?:\[[^][]*\])?\{[^{}]*\}"
 )
+OUTER = re.compile(r"^\{((?:[^{}]|\{[^{}]*\})+)\}$")
 # A number inside a command for text: `\textbf{1,234}`, `\mathrm{5 kg}`.
 IN_TEXT = re.compile(
   r"^\\(?:text|textbf|textit|textrm|texttt|mathrm|mbox)\{\s*([-+$\\]*[\d.][^{}]*)\}$"
@@ -56,6 +57,8 @@ RELATES = re.compile(rf"{SIGN}|\\neq?|\\not|\\cup|\\cap|\\setminus|\\in(?![A-Za-
 UNEQUAL = re.compile(r"([A-Za-z])? ?(?:\\neq?|\\not=)(?![A-Za-z]) ?(.+)")
 ASSIGNED = re.compile(r"^(?:[A-Za-z](?:_\{?\w\}?)?(?:\([A-Za-z]\))?)?=(?=[^=]+$)")
 INFINITY = r"\infty"
+# `5 hours 30 minutes`, which is not 5.
+SEVERAL = re.compile(rf"((?:{DIGITS})) *[A-Za-z][A-Za-z ]* (?:{DIGITS})(?!\w)", re.ASCII)
 WORD = re.compile(r"[A-Za-z][A-Za-z' -]+")
 MAGNITUDES = dict(hundred=10**2, thousand=10**3, million=10**6, billion=10**9, trillion=10**12)
 # Words between numbers, and functions: what they follow is not a quantity.
@@ -84,7 +87,7 @@ def plain(answer: str) -> str:
     answer = SAID.sub("", re.sub(r"\\[()\[\]]", "", LOOKS.sub("", answer.strip())))
     answer = re.sub(r"(\\circ|\\degrees?)(?![A-Za-z])", r"\\circ", answer)
     answer = re.sub(r"(?<!\^)(?<!\^\{)\\circ", r"^\\circ", answer)
-    answer = IN_TEXT.sub(r"\1", re.sub(r"^\{([^{}]+)\}$", r"\1", answer))
+    answer = IN_TEXT.sub(r"\1", OUTER.sub(r"\1", answer))
     answer = re.sub(r"\\varnothing|\\\{\s*\\\}", r"\\emptyset", BARE.sub(r"\1\3{\2\4}", answer))
   return answer
 
@@ -116,7 +119,8 @@ def quantity(text: str) -> tuple[Fraction, str] | None:
   # Digits are exponents, as in m^2, m2 and s^{-1}: not `5 or 6`, `5 hours 30 minutes`.
   if not value or not re.fullmatch(r"(?:[A-Za-z°¢ .²³^{}/-]|(?<=[A-Za-z^{-])\d)+", words):
     return None
-  if re.match(r" ?[a-z](?![A-Za-z])", rest) and (rest[0] != " " or rest[1] not in UNITS):
+  letter = re.match(r"( ?)([A-Za-z])(?![A-Za-z])", rest)
+  if letter and (not letter[1] or (letter[2].islower() and letter[2] not in UNITS)):
     return None  # 5x, 5 x
   words = re.sub(r"\b(square|sq|cubic)\.? ([a-z]+)", _power, words.casefold())
   total, unit = value[0], []
@@ -240,7 +244,8 @@ def _quantities(gold, answer):
   """Numbers with units. A unit that only one has is taken for granted; two must be the same."""
   a, b = quantity(gold), quantity(answer)
   if not a and not b:
-    return None
+    first = SEVERAL.match(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", answer)) if number(gold) else None
+    return False if first and close(number(first[1])[0], number(gold)[0]) else None
   a, b = (x or ((n := number(y)) and (n[0], "")) for x, y in ((a, gold), (b, answer)))
   if not a or not b:
     return None
