@@ -248,12 +248,19 @@ class _Loop:
 
   def _finish(self):
     """Traces that stopped become rows: decoded and graded."""
-    for trace, stop in self.harvest:
-      problem, tokenizer = self.problems[trace.uuid], self.writer.teacher_tokenizer
+    tokenizer, texts = self.writer.teacher_tokenizer, []
+    for trace, _ in self.harvest:
       opened = tokenizer.decode(tokenization.opening(tokenizer, self.prompts[trace.uuid][0]))
-      text = opened + tokenizer.decode(trace.ids, skip_special_tokens=True)
-      ended = stop == "ended"
-      grade = self.grader.grade(problem.answer, text) if ended else Grade("wrong", "rule")
+      texts.append((opened, opened + tokenizer.decode(trace.ids, skip_special_tokens=True)))
+    ended = [
+      (self.problems[trace.uuid].answer, text)
+      for (trace, stop), (_, text) in zip(self.harvest, texts)
+      if stop == "ended"
+    ]
+    grades = iter(self.grader.grades(ended))
+    for (trace, stop), (opened, text) in zip(self.harvest, texts):
+      problem = self.problems[trace.uuid]
+      grade = next(grades) if stop == "ended" else Grade("wrong", "rule")
       chunks, lost = self._texts(trace)
       row = traces_lib.row(trace, problem, chunks, text, stop, grade, opened)
       self.finished.append(row)

@@ -2,19 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable
-import contextlib
-import json
+from collections.abc import Sequence
 import math
-from multiprocessing.connection import wait
-from pathlib import Path
+import os
 import re
-import signal
-from subprocess import PIPE
-from subprocess import Popen
-import sys
 from typing import Literal, NamedTuple
-import weakref
 
+from gen_ssd.problems import children
 from gen_ssd.problems import forms
 
 Verdict = forms.Verdict
@@ -28,12 +22,6 @@ class Grade(NamedTuple):
   graded_by: GradedBy
 
 
-# The net under the limit on CPU time, for a child that hangs without computing. Generous: a busy
-# machine, on which a child gets little of a CPU, must not change a verdict.
-WALL_SECONDS = 60  # per CPU second
-START_SECONDS = 600  # wall-clock, for the imports of a child
-
-CHILD = str(Path(__file__).resolve().with_name("math_verify_child.py"))
 # A minus after a word or a closing bracket is a subtraction, not a sign.
 LAST_NUMBER = re.compile(rf"((?<![\w)\]}}])-)?(?:\\?\$)?({forms.DIGITS})", re.ASCII)
 # Escapes, boxes with braces, boxes without (`\boxed 5`), and single braces.
@@ -96,7 +84,10 @@ def _is_number(answer):
 
 def compare(gold: str, answer: str) -> Verdict | None:
   """Verdict on two bare answers, or None when only math-verify can tell. Starts no process."""
-  gold, answer = _normal(gold), _normal(answer)
+  return _by_rule(_normal(gold), _normal(answer))
+
+
+def _by_rule(gold, answer):
   if not gold or not answer:
     return "wrong" if gold else "unverifiable"
   return forms.decide(gold, answer)
@@ -123,16 +114,12 @@ def last_number_right(gold: str, text: str) -> bool | None:
   return compare(gold, number or "") == "right"
 
 
-def _kill(child):
-  with contextlib.suppress(OSError), child:  # __exit__ of Popen closes its pipes and reaps it
-    child.kill()
-
-
 class Grader:
-  """Grades answers. math-verify, in a child process, decides what `compare` cannot.
+  """Grades answers. math-verify, in child processes, decides what `compare` cannot.
 
-  The child is a fresh interpreter without JAX, not a fork. It starts when it is first needed. Use
-  `with` or call `close`; use it from one thread at a time.
+  A child is a fresh interpreter without JAX, not a fork. There are at most `workers` of them, by
+  default one for each CPU, and never more than there were undecided pairs at once: the first starts
+  when it is first needed. Use `with` or call `close`; use it from one thread at a time.
 
   A verdict depends on the pair, not on how busy the machine is. `seconds` is the CPU time for a
   pair. One that needs more is a timeout: 'unverifiable', and not tried again. A child that dies
@@ -141,16 +128,19 @@ class Grader:
   in a fresh child, and only a second crash makes it 'unverifiable'. Everything but a crash is
   remembered for equal pairs, which need not be wrong because the machine once was in trouble.
 
-  `counts` has the number of pairs decided by `compare` (fast) and given to the child (slow), of
+  `counts` has the number of pairs decided by `compare` (fast) and given to children (slow), of
   timeouts, and of crashes, those included after which a second child had an answer.
 
-  Raises ValueError when `seconds` is not above 0.
+  Raises ValueError when `seconds` is not above 0 or `workers` is below 1.
   """
 
-  def __init__(self, seconds: float = 10.0):
+  def __init__(self, seconds: float = 4.0, workers: int | None = None):
     if not seconds > 0:
       raise ValueError(f"seconds is {seconds}; it must be above 0")
-    self.seconds, self.counts, self._cache, self._child = seconds, Counter(), {}, None
+    if workers is not None and workers < 1:
+      raise ValueError(f"workers is {workers}; it must be 1 or more, or None for one for each CPU")
+    self.counts, self._cache = Counter(), {}
+    self._children = children.Children(seconds, workers or os.cpu_count() or 1)
 
   def __enter__(self) -> "Grader":
     return self
@@ -159,14 +149,22 @@ class Grader:
     self.close()
 
   def close(self) -> None:
-    """Kills and reaps the child, if there is one. The grader can still be used."""
-    if self._child:
-      self._child = None
-      self._end()
+    """Kills and reaps the children. The grader can still be used."""
+    self._children.close()
+
+  def grades(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
+    """Grades of (gold, text) pairs in their order, each as `grade` has it.
+
+    Pairs that need math-verify are shared among the children, each as it becomes free: a pair that
+    needs all its time holds up one child, not the others. Equal pairs are asked once.
+
+    Raises RuntimeError when math-verify does not start.
+    """
+    return self._grades([(gold, extract_boxed(text) or "") for gold, text in pairs])
 
   def grade(self, gold: str, text: str) -> Grade:
     """Grade of a text by its boxed answer; 'wrong' without a complete box, see `verdict`."""
-    return self._grade(gold, extract_boxed(text) or "")
+    return self.grades([(gold, text)])[0]
 
   def equivalent(self, a: str, b: str) -> bool:
     """Whether two bare answers are equal in either order: math-verify is not symmetric."""
@@ -174,59 +172,38 @@ class Grader:
 
   def compare(self, gold: str, answer: str) -> Verdict:
     """Verdict on two bare answers. Raises RuntimeError when math-verify does not start."""
-    return self._grade(gold, answer).verdict
+    return self._grades([(gold, answer)])[0].verdict
 
-  def _grade(self, gold, answer):
-    if result := compare(gold, answer):
-      self.counts["fast"] += 1
-      return Grade(result, "rule")
-    pair = _normal(gold), _normal(answer)
-    if found := self._cache.get(pair):
-      return found
-    self.counts["slow"] += 1
-    found = self._ask(pair)
-    if found.graded_by != "crash":
-      self._cache[pair] = found
-    return found
+  def _grades(self, pairs):
+    pairs = [(_normal(gold), _normal(answer)) for gold, answer in pairs]
+    by_rule = [_by_rule(*pair) for pair in pairs]
+    hard = [pair for pair, decided in zip(pairs, by_rule) if not decided]
+    if fast := len(pairs) - len(hard):
+      self.counts["fast"] += fast
+    found = {pair: self._cache[pair] for pair in hard if pair in self._cache}
+    found |= self._ask([pair for pair in dict.fromkeys(hard) if pair not in found])
+    return [
+      Grade(decided, "rule") if decided else found[pair] for pair, decided in zip(pairs, by_rule)
+    ]
 
-  def _ask(self, pair):
-    for _ in range(2):
-      reply, code = self._reply(pair)
-      if reply:
-        return Grade(reply, "math-verify")
-      if code == -signal.SIGPROF:
+  def _ask(self, pairs):
+    """{pair: Grade} by math-verify. Remembers what is no crash."""
+    if not pairs:
+      return {}
+    self.counts["slow"] += len(pairs)
+    found = {}
+    for pair, asked in zip(pairs, self._children.ask(pairs)):
+      if asked.crashes:
+        self.counts["crashes"] += asked.crashes
+      if asked.said == "timeout":
         self.counts["timeouts"] += 1
-        return Grade("unverifiable", "timeout")
-      self.counts["crashes"] += 1
-    return Grade("unverifiable", "crash")
-
-  def _reply(self, pair):
-    """What the child says of the pair, and its return code; without a reply, it has ended."""
-    child, reply = self._child or self._start(), b""
-    try:
-      with contextlib.suppress(BrokenPipeError):  # the child has died
-        child.stdin.write(json.dumps([*pair, self.seconds]).encode() + b"\n")
-        child.stdin.flush()
-      if wait([child.stdout], WALL_SECONDS * self.seconds):
-        reply = child.stdout.readline()
-        if not reply:
-          child.wait()  # before close kills it: the return code tells a timeout
-    finally:  # after Ctrl-C too: a late reply must not be taken for that to the next pair
-      if not reply:
-        self.close()
-    return reply.decode().strip(), child.returncode
-
-  def _start(self):
-    # -P: modules in its folder must not shadow the standard library. A new session: Ctrl-C must
-    # reach this process only.
-    command = [sys.executable, "-P", "-W", "ignore", CHILD]
-    for _ in range(2):  # the first may have been killed, for want of memory for example
-      child = self._child = Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True)
-      self._end = weakref.finalize(self, _kill, child)  # without close, and at exit
-      if wait([child.stdout], START_SECONDS) and child.stdout.readline() == b"ready\n":
-        return child
-      self.close()
-    raise RuntimeError(f"math-verify did not start; is it installed for {sys.executable}?")
+      if asked.said in ("timeout", "crash"):
+        found[pair] = Grade("unverifiable", asked.said)
+      else:
+        found[pair] = Grade(asked.said, "math-verify")
+      if asked.said != "crash":
+        self._cache[pair] = found[pair]
+    return found
 
 
 def majority(answers: Iterable[str | None], grader: Grader) -> str | None:

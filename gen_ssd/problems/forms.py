@@ -13,20 +13,37 @@ import unicodedata
 
 Verdict = Literal["right", "wrong", "unverifiable"]
 LONGEST = 400  # characters of an answer that has a form; longer ones are left to algebra
+# This much longer than ten times the gold, an answer is an essay or a loop, not a final answer.
+# Algebra would need seconds to say so.
+ESSAY = 2000
+NORMALISED = 4000  # characters; normalising needs quadratic time for many accents on one letter
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
 NUMBER = re.compile(rf"([-+]?)({DIGITS})(\\?%)?", re.ASCII)
 LOOKS = re.compile(
-  r"\\(?:boldsymbol|bm|mathbf|mathit|underline|displaystyle|mathsf|bf|it|rm|tt)(?![A-Za-z])\s*"
-  r"|\\color\{[^{}]*\}|\\color\[[^][]*\]\{[^{}]*\}"
+  r"\\(?:boldsymbol|bm|pmb|bold|mathbf|mathit|mathsf|mathtt|emph|underline|displaystyle|bf|it|rm|tt"
+  r"|small|large|Large|LARGE|huge|Huge)(?![A-Za-z])\s*"
+  r"|\\(?:text)?color(?:\[[^][]*\])?\{[^{}]*\}"
 )
-SAID = re.compile(r"^\\text\{[^{}]*\b(?:is|are|answer):?\s*\}:?|^the (?:final )?answer is:?", re.I)
-# \frac and \sqrt without braces around them: `5^\frac{1}{2}`, `\sqrt\frac{1}{2}`.
-BARE = re.compile(r"(\^|_|\\sqrt)\s*(\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\})")
+OUTER = re.compile(r"^\{((?:[^{}]|\{[^{}]*\})+)\}$")
+# A number inside a command for text: `\textbf{1,234}`, `\mathrm{5 kg}`.
+IN_TEXT = re.compile(
+  r"^\\(?:text|textbf|textit|textrm|texttt|mathrm|mbox)\{\s*([-+$\\]*[\d.][^{}]*)\}$"
+)
+SAID = re.compile(
+  r"^\\text\{[^{}]*\b(?:is|are|answer):?\s*\}:?|^(?:the )?(?:final )?answer(?: is|:):?", re.I
+)
+# What lacks braces around it: `5^\frac{1}{2}`, `\sqrt\frac12`, `\sqrt[3]2`.
+BARE = re.compile(
+  r"(\^|_|\\sqrt)\s*(\\[dt]?frac(?:\{[^{}]*\}\{[^{}]*\}|\d\d)|\\sqrt\{[^{}]*\})"
+  r"|(\\sqrt\[[^][]*\])\s*(\w)"
+)
+PERCENT = re.compile(r"(?<=\d)\s*(?:\\text\{\s*percent\s*\}|percent(?![A-Za-z]))")
+RAISED, LOWERED = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+"), re.compile("[₀-₉]+")
 EDGE = r"\\cup|\\cap|\\times|\\cdot|\\div|\\to|\\in(?![A-Za-z])|[*/^_]"
 FRAGMENT = re.compile(rf"^(?:{EDGE})|(?:{EDGE}|[-+=,;<>])$")
 MIXED = re.compile(r"(-?)(\d+)(?: (\d+)/(\d+)| ?\\frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d)))", re.ASCII)
 RATIO = re.compile(r"(-?)(?:(\d+)/(\d+)|\\frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d)))", re.ASCII)
-BASED = re.compile(r"([0-9A-Fa-f]+)_\{?(\d+|[a-z]+)\}?", re.ASCII)
+BASED = re.compile(r"([0-9A-Fa-f]+)_\{?(?:\\text\{)?(\d+|[a-z]+)\}{0,2}", re.ASCII)
 BASES = {"two": "2", "eight": "8", "ten": "10", "sixteen": "16"}
 ORDER = {"<": "<", r"\lt": "<", ">": ">", r"\gt": ">", r"\le": "<=", r"\leq": "<=", "<=": "<=",
          r"\leqslant": "<=", r"\ge": ">=", r"\geq": ">=", ">=": ">=", r"\geqslant": ">="}  # fmt: skip
@@ -40,29 +57,38 @@ RELATES = re.compile(rf"{SIGN}|\\neq?|\\not|\\cup|\\cap|\\setminus|\\in(?![A-Za-
 UNEQUAL = re.compile(r"([A-Za-z])? ?(?:\\neq?|\\not=)(?![A-Za-z]) ?(.+)")
 ASSIGNED = re.compile(r"^(?:[A-Za-z](?:_\{?\w\}?)?(?:\([A-Za-z]\))?)?=(?=[^=]+$)")
 INFINITY = r"\infty"
+# `5 hours 30 minutes`, which is not 5.
+SEVERAL = re.compile(rf"((?:{DIGITS})) *[A-Za-z][A-Za-z ]* (?:{DIGITS})(?!\w)", re.ASCII)
 WORD = re.compile(r"[A-Za-z][A-Za-z' -]+")
 MAGNITUDES = dict(hundred=10**2, thousand=10**3, million=10**6, billion=10**9, trillion=10**12)
+# Words between numbers, and functions: what they follow is not a quantity.
+NO_UNITS = {"or", "to", "not", "than", "plus", "minus", "times", "over", "mod", "squared", "cubed"}
+NO_UNITS |= {"pi", "sqrt", "sin", "cos", "tan", "log", "ln", "exp"}
 UNITS = {  # other names of a unit; a plural is its singular
   "hr": "hour", "h": "hour", "min": "minute", "sec": "second", "s": "second", "cm": "centimeter",
   "centimetre": "centimeter", "m": "meter", "metre": "meter", "km": "kilometer",
   "kilometre": "kilometer", "mm": "millimeter", "millimetre": "millimeter", "feet": "foot",
   "ft": "foot", "inche": "inch", "in": "inch", "mi": "mile", "yd": "yard", "kg": "kilogram",
   "g": "gram", "gm": "gram", "lb": "pound", "oz": "ounce", "l": "liter", "litre": "liter",
-  "ml": "milliliter", "sq": "square", "$": "dollar", "buck": "dollar", "¢": "cent", "deg": "degree",
+  "ml": "milliliter", "$": "dollar", "buck": "dollar", "¢": "cent", "deg": "degree",
   "°": "degree", "people": "person", "children": "child",
 }  # fmt: skip
 
 
 def plain(answer: str) -> str:
   """The answer without what only concerns its looks: fonts, colours, full-width characters."""
-  if not answer.isascii():
-    answer = unicodedata.normalize("NFKC", answer.replace("°", r"^\circ")).replace("\u2044", "/")
+  if not answer.isascii() and len(answer) <= NORMALISED:
+    answer = LOWERED.sub(r"_{\g<0>}", RAISED.sub(r"^{\g<0>}", answer.replace("°", r"^\circ")))
+    answer = re.sub("(?<=[0-9])(?=[¼-¾⅐-⅞])", " ", answer)
+    answer = unicodedata.normalize("NFKC", answer).replace("\u2044", "/")
+  if "percent" in answer:
+    answer = PERCENT.sub(r"\%", answer)
   if "\\" in answer or "answer" in answer.casefold():
     answer = SAID.sub("", re.sub(r"\\[()\[\]]", "", LOOKS.sub("", answer.strip())))
     answer = re.sub(r"(\\circ|\\degrees?)(?![A-Za-z])", r"\\circ", answer)
     answer = re.sub(r"(?<!\^)(?<!\^\{)\\circ", r"^\\circ", answer)
-    answer = re.sub(r"^\{([^{}]+)\}$", r"\1", answer)
-    answer = re.sub(r"\\varnothing|\\\{\s*\\\}", r"\\emptyset", BARE.sub(r"\1{\2}", answer))
+    answer = IN_TEXT.sub(r"\1", OUTER.sub(r"\1", answer))
+    answer = re.sub(r"\\varnothing|\\\{\s*\\\}", r"\\emptyset", BARE.sub(r"\1\3{\2\4}", answer))
   return answer
 
 
@@ -83,25 +109,35 @@ def number(text: str) -> tuple[Fraction, bool] | None:
 
 def quantity(text: str) -> tuple[Fraction, str] | None:
   """(value, unit) of a number that words follow, such as `5 dollars` or `5\\text{ million}`."""
-  found = re.match(rf"[-+]?\\?\$?(?:{DIGITS}|\d+/\d+)", text, re.ASCII) if len(text) < 100 else None
+  if len(text) >= 100:
+    return None
+  found = re.match(rf"[-+]?\\?\$?(?:\d+ \d+/\d+|\d+/\d+|{DIGITS})", text, re.ASCII)
   if not found or not (rest := text[found.end() :]):
     return None
   value = number(found[0].replace("\\", "").replace("$", ""))
   words = re.sub(r"\\(?:text|textbf|mathrm|mbox|operatorname)\{([^{}]*)\}", r" \1 ", rest)
-  if not value or not re.fullmatch(
-    r"[A-Za-z°¢ .²³^{}\d/-]*[A-Za-z°¢][A-Za-z°¢ .²³^{}\d/-]*", words
-  ):
+  # Digits are exponents, as in m^2, m2 and s^{-1}: not `5 or 6`, `5 hours 30 minutes`.
+  if not value or not re.fullmatch(r"(?:[A-Za-z°¢ .²³^{}/-]|(?<=[A-Za-z^{-])\d)+", words):
     return None
-  if re.match(r"[A-Za-z](?![A-Za-z])", rest) and not rest.startswith(" "):
-    return None  # 5x
+  letter = re.match(r"( ?)([A-Za-z])(?![A-Za-z])", rest)
+  if letter and (not letter[1] or (letter[2].islower() and letter[2] not in UNITS)):
+    return None  # 5x, 5 x
+  words = re.sub(r"\b(square|sq|cubic)\.? ([a-z]+)", _power, words.casefold())
   total, unit = value[0], []
-  for word in re.findall(r"[A-Za-z°¢]+|[²³/]|\^\{?\d\}?", words.casefold()):
+  for word in re.findall(r"[a-z°¢]+|[²³/]|\^\{?-?\d\}?", words):
+    if word in NO_UNITS:
+      return None
     if word in MAGNITUDES and not unit:
       total *= MAGNITUDES[word]
     elif word != "and":
       word = word.removesuffix("s") if len(word) > 2 else word
-      unit.append(UNITS.get(word, word))
-  return total, " ".join(unit)
+      unit.append(UNITS.get(word, word).translate({ord("{"): None, ord("}"): None}))
+  return (total, " ".join(unit)) if re.search("[a-z°¢]", words) else None
+
+
+def _power(found):
+  """`cm^2` for `square cm`."""
+  return f"{found[2]}^{3 if found[1] == 'cubic' else 2}"
 
 
 def _interval(text):
@@ -146,6 +182,8 @@ def decide(gold: str, answer: str) -> Verdict | None:
   """Verdict on two plain answers without spaces that mean nothing; None where algebra must tell."""
   if gold == answer:
     return "right"
+  if len(answer) > ESSAY + 10 * len(gold):
+    return "wrong"
   if max(len(gold), len(answer)) > LONGEST:
     return None
   if FRAGMENT.search(answer) and not FRAGMENT.search(gold):
@@ -206,7 +244,8 @@ def _quantities(gold, answer):
   """Numbers with units. A unit that only one has is taken for granted; two must be the same."""
   a, b = quantity(gold), quantity(answer)
   if not a and not b:
-    return None
+    first = SEVERAL.match(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", answer)) if number(gold) else None
+    return False if first and close(number(first[1])[0], number(gold)[0]) else None
   a, b = (x or ((n := number(y)) and (n[0], "")) for x, y in ((a, gold), (b, answer)))
   if not a or not b:
     return None

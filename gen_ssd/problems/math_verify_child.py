@@ -1,4 +1,4 @@
-"""The child process that runs math-verify. answers.Grader starts it as a script; never import it.
+"""The child process that runs math-verify. children.Children starts it as a script; never import it.
 
 It reads lines of JSON, [gold, answer, seconds], from stdin, and writes one verdict per line to
 stdout. It ends when stdin ends, and by SIGPROF when a pair needs more than its seconds of CPU time.

@@ -133,7 +133,7 @@ def test_every_problem_gets_its_trace_and_every_candidate_is_kept(setting, whole
 
 def test_rows_say_what_graded_them_after_a_resume_too(setting, whole, tmp_path, monkeypatch):
   late = answers.Grade("unverifiable", "timeout")
-  monkeypatch.setattr(answers.Grader, "grade", lambda *_: late)
+  monkeypatch.setattr(answers.Grader, "grades", lambda _, pairs: [late] * len(pairs))
   rows = run(setting, tmp_path, only=setting[1][:8])
   by_stop = {(r["stop"] == "ended", r["verdict"], r["graded_by"]) for r in rows}
   assert by_stop == {(True, *late), (False, "wrong", "rule")}

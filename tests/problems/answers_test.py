@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from gen_ssd.problems import answers
+from gen_ssd.problems import children
 from gen_ssd.problems.answers import Grader
 from gen_ssd.problems.answers import compare
 from gen_ssd.problems.answers import extract_boxed
@@ -70,6 +71,71 @@ def test_extract_boxed_is_linear_in_a_looping_text():
   assert extract_boxed(r"\boxed 1{" * 20000) == "1"
   assert extract_last_number("1," * 50000) == "1"
   assert time.process_time() - start < 20  # a quadratic reading takes minutes
+
+
+LONG = [
+  *(
+    "{",
+    "}",
+    "{}",
+    "\\",
+    r"\{",
+    r"\boxed{",
+    r"\boxed ",
+    r"\boxed 1{",
+    "9",
+    "1,",
+    ",000",
+    "1.",
+    "1 ",
+  ),
+  *(
+    " ",
+    "a ",
+    "=",
+    "<",
+    r"\le ",
+    "<x",
+    r"\frac",
+    r"\frac{1}{",
+    "^ ",
+    r"\sqrt",
+    r"\text{ is",
+    r"\left",
+  ),
+  *(
+    r"\color{",
+    r"\color[",
+    "the answer is ",
+    "°",
+    "\uff19",
+    "\u0301\u0316",
+    "\ufdfa",
+    "\ud800",
+    "\0",
+  ),
+]
+
+
+@pytest.mark.parametrize("part", LONG)
+def test_an_answer_of_100000_characters_is_decided_at_once(part):
+  long = (part * 100_000)[:100_000]
+  start = time.process_time()
+  for tail in ("", "5", "}"):
+    short = len(answers._normal(long + tail)) < 100  # of spaces or boxes around nothing
+    assert short or compare("5", long + tail) == "wrong"  # not left to math-verify
+    verdict("5", rf"{long}\boxed{{{long}{tail}}}")
+    assert compare(long + tail, long + tail) in ("right", "unverifiable")
+    compare(long + tail, "5")
+    last_number_right("5", long + tail)
+  assert time.process_time() - start < 20  # a quadratic reading takes minutes
+
+
+def test_an_essay_in_a_box_is_no_final_answer():
+  assert compare("5", "so 5 is the answer, " * 100) is None
+  assert compare("5", "so 5 is the answer, " * 101 + "5" * 20) == "wrong"
+  gold = "+".join(f"x^{{{n}}}" for n in range(500))  # long, and so may be what equals it
+  assert compare(gold, f"1+{gold}") is None
 
 
 @pytest.mark.parametrize(
@@ -202,7 +268,7 @@ def test_table(grader, gold, answer, expected):
 
 
 def test_fast_path_starts_no_process(monkeypatch):
-  monkeypatch.setattr(answers, "Popen", lambda *_, **__: pytest.fail("started a process"))
+  monkeypatch.setattr(children, "Popen", lambda *_, **__: pytest.fail("started a process"))
   with Grader() as v:
     pairs = [("18", r"\boxed{18.0}"), ("18", "18"), (r"\pi", r"\boxed{\pi}"), ("", r"\boxed{1}")]
     found = [v.grade(*pair) for pair in pairs]
@@ -218,7 +284,8 @@ def test_child_has_no_jax_and_verdicts_are_cached(grader):
     warnings.simplefilter("error")  # JAX warns when it is forked
     grader.close()
     assert grader.compare(r"\frac{\pi}{7}", r"2\pi/14") == "right"
-  assert "jaxlib" not in Path(f"/proc/{grader._child.pid}/maps").read_text()
+  (child,) = grader._children._children
+  assert "jaxlib" not in Path(f"/proc/{child.process.pid}/maps").read_text()
   slow = grader.counts["slow"]
   assert grader.compare(r"\dfrac{\pi}{7}", r"2\pi/14") == "right"
   assert grader.counts["slow"] == slow
