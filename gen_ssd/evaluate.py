@@ -4,24 +4,17 @@ Usage: gen-ssd evaluate --model=MODEL --problems=SET[,SET ...] --workdir=DIR [fl
        gen-ssd evaluate --compare A B
        gen-ssd evaluate --regrade=DIR
 
-  --model        a Hugging Face directory, ORG/NAME, ORG/NAME@REVISION or bundled/NAME; of a run:
-                 RUN/arms/NAME/seed-0/student
-  --problems     known sets, such as gsm8k,math500 or gsm8k:FILE, files, or bundled
+  --model        a directory, hub name or bundled/NAME; of a run: RUN/arms/NAME/seed-0/student
+  --problems     bundled, files, or known sets, such as gsm8k,math500 or gsm8k:FILE
   --workdir      where answers and results.json go; the same command again continues it
-  --limit        problems of each set; 0: all (default: 0, of bundled 400)
   --samples      answers per problem (default 1)
-  --temperature  0 is greedy (default: 0 for one sample, else 0.6)
-  --top_p        nucleus sampling; 1 is off (default: 1 for one sample, else 0.95)
-  --max_tokens   of an answer (default 2048; a multiple of 64)
-  --slots        answers that are generated at the same time (default 64)
-  --seed         of sampling, and of which problems --limit draws (default 0)
-  --system       system message of every prompt
-  --examples     a JSONL file of problem and solution, shown before every problem (few-shot)
-  --chat_template, --thinking, --dtype    as model settings of gen_ssd/config.py
-  --config.X     any other setting of gen_ssd/config.py, such as --config.model_parallel=4
-  --compare      paired differences on the problems that both answered; A and B are workdirs of
+  --temperature, --top_p    of sampling (default: greedy for one sample, else 0.6 and 0.95)
+  --limit, --max_tokens, --slots, --seed    problems per set, tokens per answer, answers at a time
+  --system, --examples      a system message; a JSONL file of problem and solution to show first
+  --chat_template, --thinking, --dtype, --config.X    settings of gen_ssd/config.py
+  --compare      differences on the problems that both answered; A and B are workdirs of
                  evaluations, or RUN/arms/NAME or RUN/models/NAME of runs
-  --regrade      grades all answers of a workdir again, without generating, and writes results.json
+  --regrade      grades all answers of a workdir again without generating; writes results.json
 
 For example:
   gen-ssd evaluate --model=bundled/teacher --problems=bundled --samples=4 --workdir=runs/teacher
@@ -243,10 +236,8 @@ def regrade(workdir: folders.Path) -> str:
     places = [*workdir.glob("models/*/answers*"), *workdir.glob("arms/*/seed-*/answers*")]
     for path in sorted(p for place in places for p in place.glob("traces-*.jsonl")):
       rows, _ = workdir_lib.read_jsonl(path)
-      for r in rows:
-        grade = answers.Grade("wrong", "rule")
-        if r["stop"] == "ended":
-          grade = grader.grade(r["answer"], r["text"])
+      ended = [r for r in rows if r["stop"] == "ended"]  # what is cut off has no verdict but wrong
+      for r, grade in zip(ended, grader.grades([(r["answer"], r["text"]) for r in ended])):
         changed += r["verdict"] != grade.verdict
         r["verdict"], r["graded_by"] = grade
       total += len(rows)
@@ -255,7 +246,7 @@ def regrade(workdir: folders.Path) -> str:
     first = lambda one: next(iter({**one["models"], **one["arms"]}.values()))
     training = next((arm["problems"] for arm in old["arms"].values()), 0)
     counts = {test: first(one)["n"] for test, one in each.items()}
-    found = results.write(workdir, config, counts, training)
+    found = results.write(workdir, config, counts, first(old)["n"], training)
   return f"{changed:,} of {total:,} verdicts changed\n{results.tables(found, config)}"
 
 

@@ -206,8 +206,9 @@ def evaluate(config, workdir):
       )
   if jax.process_index() == 0:
     training = len(inputs.problems(config, "train")) if config.arms else 0
-    counts = {t: len({p.uuid for p in asked}) for t, asked in problems.items()}
-    found = results.write(workdir, config, counts, training)
+    asked = {test: {p.uuid for p in found} for test, found in problems.items()}
+    counts, together = {test: len(x) for test, x in asked.items()}, len(set().union(*asked.values()))
+    found = results.write(workdir, config, counts, together, training)
     for test, one in found.get("tests", {"": found}).items():
       accuracies = {name: arm["accuracy"] for name, arm in one["arms"].items()}
       trackers.write(f"accuracy {test}", 0, accuracies)

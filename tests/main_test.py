@@ -263,8 +263,8 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
     patch(
       stages,
       "_collect",
-      lambda config, workdir, select, folder, problems, models, title: (
-        title == "calibrate" or choosers.append((len(problems), models[1]))
+      lambda config, select, folder, problems, models, title, *threshold: (
+        title == "calibrate" or choosers.append((len(problems), models.chooser))
       ),
     ),
     patch(step_lib, "select_step", lambda *a, **k: rounds.append(1)),
@@ -468,7 +468,7 @@ def test_students_answer_with_their_own_settings(tmp_path, monkeypatch):
   select, problems = inputs.answering(config, config.evaluate), inputs.problems(config, "test")
   with pytest.raises(Stop):
     stages._collect(
-      config, tmp_path, select, tmp_path / "a", problems, ("student", None), "evaluate"
+      config, select, tmp_path / "a", problems, stages.Models(writer="student"), "evaluate"
     )
   assert loaded == [(config.student, "student", inputs.ALONE)]
 

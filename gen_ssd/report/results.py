@@ -16,11 +16,16 @@ Results = dict[str, Any]
 
 
 def write(
-  workdir: folders.Path, config: config_lib.Config, tests: Mapping[str, int], training: int
+  workdir: folders.Path,
+  config: config_lib.Config,
+  tests: Mapping[str, int],
+  together: int,
+  training: int,
 ) -> Results:
   """Writes and returns results.json of a run whose models have answered every test.
 
-  tests: {name of a test: number of problems}. training: number of training problems.
+  tests: {name of a test: number of problems}. together: number of problems of all tests, each counted
+  once. training: number of training problems.
 
   It holds `models` (the references), `arms` and `paired` (differences between arms), over the problems
   of all tests; with several tests also `tests`, the same for each; and `made_by`.
@@ -47,7 +52,7 @@ def write(
         (kind, name): [sum(seeds, []) for seeds in zip(*(rows[kind, name, t] for t in tests))]
         for kind, name, _ in rows
       }
-      found = {**_of(pooled, sum(tests.values()), costs, grader), "tests": each}
+      found = {**_of(pooled, together, costs, grader), "tests": each}
   found = {**found, "made_by": provenance.provenance()}
   folders.write(workdir / "results.json", json.dumps(found, indent=1))
   return found
