@@ -1,7 +1,6 @@
 """Extracts answers from texts and grades them: 'right', 'wrong' or 'unverifiable'."""
 
 from collections import Counter
-from collections.abc import Iterable
 from collections.abc import Sequence
 import math
 import os
@@ -204,18 +203,6 @@ class Grader:
       if asked.said != "crash":
         self._cache[pair] = found[pair]
     return found
-
-
-def majority(answers: Iterable[str | None], grader: Grader) -> str | None:
-  """Majority vote (self-consistency, Wang et al., 2023, arXiv:2203.11171) over equal answers.
-
-  Returns the first answer of the largest class of equal ones; of several largest, the one seen
-  first. Answers that are None do not vote. None when nothing votes.
-  """
-  votes = Counter()
-  for answer in (a for a in answers if a is not None):
-    votes[next((seen for seen in votes if grader.equivalent(seen, answer)), answer)] += 1
-  return max(votes, key=votes.get, default=None)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
