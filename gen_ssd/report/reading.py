@@ -13,11 +13,12 @@ from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.folders import Path
+from gen_ssd.report import looks
 from gen_ssd.report.words import cut
 
-KNOWN_ARMS = ("standard_kd", "random", "posthoc", "gen_ssd")  # these keep their colour in every run
 FEW_ROUNDS = 10  # a tree of at most this many rounds is easy to read
-MOST_ARMS = 64  # on a page: as many looks as there are
+MODELS = {"teacher": "teacher", "base": "base student", "cold_start": "cold-started student"}
+MOST_ARMS = 64  # on a page
 TEXT, SHORT = 4000, 100  # characters that are shown of a problem or an answer, and of a name
 CANDIDATE = 1000  # of the text of a candidate
 
@@ -87,13 +88,24 @@ class Arm:
     """The name, of bounded length."""
     return cut(self.name, SHORT)
 
+  @property
+  def seeds(self) -> int:
+    """Training seeds on which its accuracy rests; 0: not known."""
+    return len(numbers(self.results.get("seeds")))
+
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class Run:
   config: dict
   results: dict
-  arms: list[Arm]
+  arms: list[Arm]  # in ascending order of accuracy, then those that were not evaluated
   notes: list[str]
+
+  @property
+  def models(self) -> dict[str, dict]:
+    """{label: accuracy and more} of the models that no arm trained, as far as they were evaluated."""
+    found = as_dict(self.results.get("models"))
+    return {label: as_dict(found[name]) for name, label in MODELS.items() if as_dict(found.get(name))}
 
 
 def read_run(workdir: Path, trees: int) -> Run:
@@ -107,11 +119,16 @@ def read_run(workdir: Path, trees: int) -> Run:
   evaluated, settings = as_dict(results.get("arms")), as_dict(config.get("arms"))
   homes = {p.name: p for p in sorted(workdir.glob("arms/*")) if p.is_dir()}
   names = {*evaluated, *homes, *settings}
-  looks = KNOWN_ARMS + tuple(sorted(names.difference(KNOWN_ARMS)))
-  if len(looks) > MOST_ARMS:
-    notes.append(f"{len(looks) - MOST_ARMS:,} of {len(looks):,} arms")
-    looks = looks[:MOST_ARMS]
-  folders = {name: _traces_folder(homes[name], notes) for name in looks if name in homes}
+  look = looks.looks(names)
+  if len(look) > MOST_ARMS:
+    notes.append(f"{len(look) - MOST_ARMS:,} of {len(look):,} arms")
+  shown = set([*look][:MOST_ARMS])
+  ordered = looks.order({
+    name: number(as_dict(evaluated.get(name)).get("accuracy"))
+    for name in dict.fromkeys([*evaluated, *settings, *homes])
+    if name in shown
+  })
+  folders = {name: _traces_folder(homes[name], notes) for name in ordered if name in homes}
   collected = {
     name: _collected(homes[name], folder, trees, notes) for name, folder in folders.items()
   }
@@ -119,7 +136,7 @@ def read_run(workdir: Path, trees: int) -> Run:
   arms = [
     Arm(
       name=name,
-      look=look,
+      look=look[name],
       results=as_dict(evaluated.get(name)),
       changes={
         k: v for k, v in as_dict(settings.get(name)).items() if k not in shared or shared[k] != v
@@ -127,8 +144,7 @@ def read_run(workdir: Path, trees: int) -> Run:
       folder=folders.get(name),
       collected=collected.get(name),
     )
-    for look, name in enumerate(looks)
-    if name in names
+    for name in ordered
   ]
   return Run(config=config, results=results, arms=arms, notes=notes)
 
