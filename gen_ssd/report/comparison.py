@@ -14,13 +14,15 @@ from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.folders import Path
+from gen_ssd.report import curves
 from gen_ssd.report import examples
 from gen_ssd.report import figures
+from gen_ssd.report import looks as looks_lib
 from gen_ssd.report import statistics
 from gen_ssd.report import words
 
 SHORT = 60  # characters that are shown of a name
-BASES = ("standard_kd", "morsd", "posthoc")  # every arm is compared with these
+BASES = ("standard_kd", "random", "posthoc", "morsd")  # every arm is compared with these
 FILES = ("sweep.json", "sweep.md", "examples.md")
 FILES += ("arms.svg", "paired.svg", "items.svg", "sweeps.svg")
 # {sweep: {line: [(value, item, arm), ...]}}
@@ -239,7 +241,10 @@ def _difference(p):
 
 def draw(found: Mapping[str, Any]) -> Mapping[str, str]:
   """{name: SVG} of arms.svg and, where there is something to show: paired, items and sweeps.svg."""
-  looks = {name: i for i, name in enumerate(found["arms"])}
+  looks = looks_lib.looks(
+    {*found["arms"], *(arm for arms in found["items"].values() for arm in arms)}
+    | {name for lines in found["sweeps"].values() for name in lines}
+  )
   files = {"arms.svg": figures.svg([_arms_panel(found, looks)])}
   if paired := _paired_panels(found, looks):
     files["paired.svg"] = figures.svg(paired, columns=len(paired))
@@ -262,7 +267,7 @@ def _arms_panel(found, looks):
     figures.Estimate(
       looks[name], name, a["accuracy"], a["ci"], f"{100 * a['accuracy']:.1f}%", a["seeds"]
     )
-    for name, a in reversed(found["arms"].items())
+    for name, a in found["arms"].items()
   ]
   return figures.intervals("Accuracy of the student", hint, rows, _show_percent)
 
@@ -272,7 +277,7 @@ def _paired_panels(found, looks):
   panels = []
   for base in BASES:
     rows = []
-    for name in reversed(found["arms"]):
+    for name in found["arms"]:
       if p := found["paired"].get(f"{name}-{base}"):
         change = f"{100 * p['difference']:+.1f}"
         rows.append(figures.Estimate(looks[name], name, p["difference"], p["ci"], change))
@@ -297,9 +302,9 @@ def _item_panels(found, looks):
   for arm in dict.fromkeys(arm for arms in items.values() for arm in arms):
     rows = [
       figures.Estimate(
-        looks.get(arm, 0), name, a["accuracy"], a["ci"], f"{100 * a['accuracy']:.1f}%", a["seeds"]
+        looks[arm], name, a["accuracy"], a["ci"], f"{100 * a['accuracy']:.1f}%", a["seeds"]
       )
-      for name in reversed(items)
+      for name in items
       for a in ([items[name][arm]] if arm in items[name] else [])
     ]
     if len(rows) > 1:
@@ -313,10 +318,9 @@ def _sweep(sweep, lines, looks):
 
   def panel(title, hint, show, point):
     drawn = [
-      figures.Line(looks.get(name, 0), name, [point(p) for p in points])
-      for name, points in lines.items()
+      curves.Line(looks[name], name, [point(p) for p in points]) for name, points in lines.items()
     ]
-    return figures.curves(
+    return curves.curves(
       f"{sweep}: {title}", hint, drawn, show, joined=not sweep.endswith("scorer")
     )
 
@@ -325,12 +329,12 @@ def _sweep(sweep, lines, looks):
       "accuracy",
       "whiskers: 95% interval",
       _show_percent,
-      lambda p: figures.Point(str(p["value"]), p["accuracy"], p["ci"]),
+      lambda p: curves.Point(str(p["value"]), p["accuracy"], p["ci"]),
     ),
     panel(
       "cost",
       "teacher tokens per kept trace",
       lambda v: f"{v:,.0f}",
-      lambda p: figures.Point(str(p["value"]), p["teacher_tokens"] / max(p["kept"], 1)),
+      lambda p: curves.Point(str(p["value"]), p["teacher_tokens"] / max(p["kept"], 1)),
     ),
   ]

@@ -48,6 +48,7 @@ def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
     script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
     heading=_heading(run),
     table=table.table(run),
+    diversity=table.diversity(run.arms),
     accuracy=panels.accuracy(run),
     distributions=panels.distributions(run.arms),
     trees=picking.trees(run, trees),

@@ -3,12 +3,21 @@
 from collections.abc import Sequence
 import math
 
+from gen_ssd.report import curves
 from gen_ssd.report import figures
 from gen_ssd.report import reading
 from gen_ssd.report.figures import fixed
 from gen_ssd.report.words import cut
 
 MOST = 64  # rows of a figure
+SEVERAL = (
+  ("pass_at_k", "pass@k", "share of problems with a right answer among k; whiskers: 95% interval"),
+  (
+    "maj_at_k",
+    "maj@k",
+    "share of problems whose most frequent answer of k is right; whiskers: 95%",
+  ),
+)
 
 
 def _short(x):
@@ -16,21 +25,26 @@ def _short(x):
 
 
 def accuracy(run: reading.Run) -> list[figures.Panel]:
-  """Panels: accuracy on all tests, on each of several, and paired differences."""
+  """Panels: accuracy on all tests, on each of several, paired differences, and several answers."""
   panels = []
   tests = {
     name: reading.as_dict(reading.as_dict(test).get("arms"))
     for name, test in _first(run, "tests", reading.as_dict(run.results.get("tests")).items())
   }
   title = "Accuracy on all tests" if tests else "Accuracy"
-  panels += _accuracy_panel(title, run.arms, {a.name: a.results for a in run.arms})
+  others = [
+    figures.Reference(label, value, fixed(value, 1, 100, "%"))
+    for label, results in run.models.items()
+    if (value := reading.number(results.get("accuracy"))) is not None
+  ]
+  panels += _accuracy_panel(title, run.arms, {a.name: a.results for a in run.arms}, others)
   for test, found in tests.items():
     n = max((reading.number(reading.as_dict(r).get("n")) or 0 for r in found.values()), default=0)
     panels += _accuracy_panel(f"Accuracy on {_short(test)}, {n:.0f} problems", run.arms, found)
-  return panels + _paired_panel(run)
+  return panels + _paired_panel(run) + _several_panels(run.arms)
 
 
-def _accuracy_panel(title, arms, results):
+def _accuracy_panel(title, arms, results, others=()):
   """A list of the panel, or an empty one when no arm has an accuracy."""
   rows = []
   for arm in arms:
@@ -42,13 +56,50 @@ def _accuracy_panel(title, arms, results):
       rows.append(figures.Estimate(arm.look, arm.label, accuracy, ci, words, dots))
   rings = "small rings: training seeds; " if any(r.dots for r in rows) else ""
   hint = f"{rings}whiskers: 95% interval; the axis does not start at 0"
-  return [figures.intervals(title, hint, rows, lambda v: f"{v * 100:.4g}%")] if rows else []
+  if not rows:
+    return []
+  return [figures.intervals(title, hint, rows, _percent, references=others)]
+
+
+def _percent(v):
+  return f"{v * 100:.4g}%"
+
+
+def _several_panels(arms):
+  """Panels of pass@k and maj@k, where they are known for more than one k."""
+  panels = []
+  for field, title, hint in SEVERAL:
+    found = {a.name: _by_count(a.results.get(field)) for a in arms}
+    counts = sorted({k for values in found.values() for k in values})
+    lines = [
+      curves.Line(
+        a.look,
+        a.label,
+        [curves.Point(str(k), *found[a.name][k]) for k in counts if k in found[a.name]],
+      )
+      for a in arms
+      if found[a.name]
+    ]
+    if len(counts) > 1:
+      places = [str(k) for k in counts]
+      panels.append(curves.curves(title, hint, lines, _percent, places=places))
+  return panels
+
+
+def _by_count(x):
+  """{k: (share, interval or None)} of the first MOST numbers of answers, in ascending order."""
+  found = {}
+  for k, entry in reading.as_dict(x).items():
+    value = reading.number(reading.as_dict(entry).get("value"))
+    if value is not None and k.isdecimal() and len(k) < 7:
+      found[int(k)] = value, reading.interval(entry.get("ci"))
+  return dict(sorted(found.items())[:MOST])
 
 
 def _paired_panel(run):
   pairs = {f"{a.name}-{b.name}": (a, b) for a in run.arms for b in run.arms}
   paired, rows = reading.as_dict(run.results.get("paired")), []
-  ordered = sorted(paired.items(), key=lambda x: not x[0].endswith("-standard_kd"))
+  ordered = sorted(paired.items(), key=lambda x: x[0] not in ("gen_ssd-posthoc", "gen_ssd-random"))
   for key, value in _first(run, "paired differences", ordered):
     value = reading.as_dict(value)
     difference = reading.number(value.get("difference"))
@@ -116,5 +167,3 @@ def _first(run, what, items):
   if len(items) > MOST:
     run.notes.append(f"{len(items) - MOST:,} of {len(items):,} {what}")
   return items[:MOST]
-
-

@@ -6,6 +6,7 @@ from gen_ssd.report import reading
 from gen_ssd.report import tree
 from gen_ssd.report.words import cut
 
+
 def _picked(examples, count):
   """Up to `count` traces: one pruned, one wrong, the others those whose scores differ most."""
   ranked = {outcome: list(group) for outcome, group in examples.items()}

@@ -105,7 +105,9 @@ class Run:
   def models(self) -> dict[str, dict]:
     """{label: accuracy and more} of the models that no arm trained, as far as they were evaluated."""
     found = as_dict(self.results.get("models"))
-    return {label: as_dict(found[name]) for name, label in MODELS.items() if as_dict(found.get(name))}
+    return {
+      label: as_dict(found[name]) for name, label in MODELS.items() if as_dict(found.get(name))
+    }
 
 
 def read_run(workdir: Path, trees: int) -> Run:
@@ -123,11 +125,13 @@ def read_run(workdir: Path, trees: int) -> Run:
   if len(look) > MOST_ARMS:
     notes.append(f"{len(look) - MOST_ARMS:,} of {len(look):,} arms")
   shown = set([*look][:MOST_ARMS])
-  ordered = looks.order({
-    name: number(as_dict(evaluated.get(name)).get("accuracy"))
-    for name in dict.fromkeys([*evaluated, *settings, *homes])
-    if name in shown
-  })
+  ordered = looks.order(
+    {
+      name: number(as_dict(evaluated.get(name)).get("accuracy"))
+      for name in dict.fromkeys([*evaluated, *settings, *homes])
+      if name in shown
+    }
+  )
   folders = {name: _traces_folder(homes[name], notes) for name in ordered if name in homes}
   collected = {
     name: _collected(homes[name], folder, trees, notes) for name, folder in folders.items()

@@ -1,5 +1,6 @@
 """The table of arms of the page, and the sentence about which arm is best."""
 
+from collections.abc import Sequence
 import itertools
 import json
 from typing import Any
@@ -10,6 +11,13 @@ from gen_ssd.report.figures import fixed
 from gen_ssd.report.words import cut
 
 MOST = 64  # changed settings of an arm that are shown
+LAST_NUMBER = "right by last number"
+DIVERSITY = (
+  ("kept", "distinct_ngrams", "distinct n-grams of kept traces"),
+  ("kept", "distinct_traces", "distinct kept traces"),
+  ("answers", "distinct_ngrams", "distinct n-grams of answers"),
+  ("answers", "distinct_traces", "distinct answers"),
+)
 HEADS = (
   "arm",
   "accuracy",
@@ -17,6 +25,7 @@ HEADS = (
   "n",
   "answer tokens",
   "truncated",
+  LAST_NUMBER,
   "student nll",
   "kept / problems",
   "teacher tokens",
@@ -54,15 +63,39 @@ def table(run: reading.Run) -> dict[str, Any]:
   verdict = _verdict(run.arms)
   rows = [_model_row(label, results) for label, results in run.models.items()]
   rows += [_arm_row(arm, verdict) for arm in run.arms]
+  has_last = any("last_number" in results for results in _all_results(run))
+  for row in rows if not has_last else ():
+    row["cells"] = [cell for cell in row["cells"] if cell["name"] != "last_number"]
   counted = any(cell["counted"] for row in rows for cell in row["cells"])
   known = {a.name: {k: reading.number(v) for k, v in a.results.items()} for a in run.arms}
   return {
     "verdict": verdict,
-    "heads": HEADS,
+    "heads": [head for head in HEADS if has_last or head != LAST_NUMBER],
     "rows": rows,
     "counted": counted,
     "unfinished": statistics.unfinished(known),
   }
+
+
+def _all_results(run):
+  return [*run.models.values(), *(arm.results for arm in run.arms)]
+
+
+def diversity(arms: Sequence[reading.Arm]) -> dict[str, Any] | None:
+  """How much the kept traces and the answers of each arm differ; None where nobody measured it."""
+  found = {a.name: reading.as_dict(a.results.get("diversity")) for a in arms}
+  value = lambda name, of, field: reading.number(reading.as_dict(found[name].get(of)).get(field))
+  rows = [
+    {
+      "name": a.label,
+      "look": a.look,
+      "cells": [fixed(value(a.name, of, field), 3) for of, field, _ in DIVERSITY],
+    }
+    for a in arms
+  ]
+  if not any(cell != fixed(None) for row in rows for cell in row["cells"]):
+    return None
+  return {"heads": ["arm", *(head for *_, head in DIVERSITY)], "rows": rows}
 
 
 def _model_row(label, results):
@@ -101,6 +134,7 @@ def _figures(results, counted):
     ("n", fixed(both.get("n"), 0)),
     ("mean_tokens", fixed(both.get("mean_tokens"), 1)),
     ("truncated", fixed(both.get("truncated"), 1, 100, "%")),
+    ("last_number", fixed(both.get("last_number"), 1, 100, "%")),
     ("student_nll", fixed(both.get("student_nll"), 3)),
     ("kept", f"{fixed(both.get('kept'), 0)} / {fixed(both.get('problems'), 0)}"),
     ("teacher_tokens", fixed(both.get("teacher_tokens"), 0)),
@@ -111,6 +145,7 @@ def _figures(results, counted):
     "interval": f"[{ci[0] * 100:.1f}, {ci[1] * 100:.1f}]" if ci else "",
     "cells": [
       {
+        "name": name,
         "words": words.replace("– / –", "–"),
         "counted": name not in given and counted.get(name) is not None,
       }

@@ -85,8 +85,8 @@ def test_a_panel_compares_the_items_that_have_its_arm():
   }
   places = _places(comparison.draw({**FOUND, "items": items})["items.svg"])
   assert [(arm, [*names]) for arm, names in places.items()] == [
-    ("posthoc", ["a", "base"]),
-    ("gen_ssd", ["b", "a", "base"]),
+    ("posthoc", ["base", "a"]),
+    ("gen_ssd", ["base", "a", "b"]),
   ]
   assert "items.svg" not in comparison.draw(FOUND)
 
