@@ -22,6 +22,7 @@ from gen_ssd.report import panels
 from gen_ssd.report import picking
 from gen_ssd.report import reading
 from gen_ssd.report import table
+from gen_ssd.report import values
 from gen_ssd.report import words
 from gen_ssd.report.figures import fixed
 from gen_ssd.report.words import cut
@@ -73,14 +74,14 @@ def _template():
 
 
 def _short(x):
-  return cut(x, reading.SHORT)
+  return cut(x, values.SHORT)
 
 
 def _heading(run):
-  config, select = run.config, reading.as_dict(run.config.get("select"))
-  paths = [str(reading.as_dict(config.get(who)).get("path", who)) for who in ("teacher", "student")]
+  config, select = run.config, values.as_dict(run.config.get("select"))
+  paths = [str(values.as_dict(config.get(who)).get("path", who)) for who in ("teacher", "student")]
   teacher, student = (_short("/".join(path.rstrip("/").split("/")[-2:])) for path in paths)
-  sizes = [reading.number(select.get(k)) for k in ("k", "c")]
+  sizes = [values.number(select.get(k)) for k in ("k", "c")]
   k, c = (f"{x:.0f}" if x else words for x, words in zip(sizes, ("several", "a few")))
   scorer = _short(select.get("scorer", "perplexity"))
   settings = [n for n in ("temperature", "slots", "max_tokens") if n in select]

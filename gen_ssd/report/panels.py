@@ -6,6 +6,7 @@ import math
 from gen_ssd.report import curves
 from gen_ssd.report import figures
 from gen_ssd.report import reading
+from gen_ssd.report import values
 from gen_ssd.report.figures import fixed
 from gen_ssd.report.words import cut
 
@@ -21,25 +22,25 @@ SEVERAL = (
 
 
 def _short(x):
-  return cut(x, reading.SHORT)
+  return cut(x, values.SHORT)
 
 
 def accuracy(run: reading.Run) -> list[figures.Panel]:
   """Panels: accuracy on all tests, on each of several, paired differences, and several answers."""
   panels = []
   tests = {
-    name: reading.as_dict(reading.as_dict(test).get("arms"))
-    for name, test in _first(run, "tests", reading.as_dict(run.results.get("tests")).items())
+    name: values.as_dict(values.as_dict(test).get("arms"))
+    for name, test in _first(run, "tests", values.as_dict(run.results.get("tests")).items())
   }
   title = "Accuracy on all tests" if tests else "Accuracy"
   others = [
     figures.Reference(label, value, fixed(value, 1, 100, "%"))
     for label, results in run.models.items()
-    if (value := reading.number(results.get("accuracy"))) is not None
+    if (value := values.number(results.get("accuracy"))) is not None
   ]
   panels += _accuracy_panel(title, run.arms, {a.name: a.results for a in run.arms}, others)
   for test, found in tests.items():
-    n = max((reading.number(reading.as_dict(r).get("n")) or 0 for r in found.values()), default=0)
+    n = max((values.number(values.as_dict(r).get("n")) or 0 for r in found.values()), default=0)
     panels += _accuracy_panel(f"Accuracy on {_short(test)}, {n:.0f} problems", run.arms, found)
   return panels + _paired_panel(run) + _several_panels(run.arms)
 
@@ -48,10 +49,10 @@ def _accuracy_panel(title, arms, results, others=()):
   """A list of the panel, or an empty one when no arm has an accuracy."""
   rows = []
   for arm in arms:
-    given = reading.as_dict(results.get(arm.name))
-    accuracy, seeds = reading.number(given.get("accuracy")), reading.numbers(given.get("seeds"))
+    given = values.as_dict(results.get(arm.name))
+    accuracy, seeds = values.number(given.get("accuracy")), values.numbers(given.get("seeds"))
     if accuracy is not None:
-      ci, words = reading.interval(given.get("ci")), fixed(accuracy, 1, 100, "%")
+      ci, words = values.interval(given.get("ci")), fixed(accuracy, 1, 100, "%")
       dots = seeds[:MOST] if len(seeds) > 1 else ()
       rows.append(figures.Estimate(arm.look, arm.label, accuracy, ci, words, dots))
   rings = "small rings: training seeds; " if any(r.dots for r in rows) else ""
@@ -89,23 +90,23 @@ def _several_panels(arms):
 def _by_count(x):
   """{k: (share, interval or None)} of the first MOST numbers of answers, in ascending order."""
   found = {}
-  for k, entry in reading.as_dict(x).items():
-    value = reading.number(reading.as_dict(entry).get("value"))
+  for k, entry in values.as_dict(x).items():
+    value = values.number(values.as_dict(entry).get("value"))
     if value is not None and k.isdecimal() and len(k) < 7:
-      found[int(k)] = value, reading.interval(entry.get("ci"))
+      found[int(k)] = value, values.interval(entry.get("ci"))
   return dict(sorted(found.items())[:MOST])
 
 
 def _paired_panel(run):
   pairs = {f"{a.name}-{b.name}": (a, b) for a in run.arms for b in run.arms}
-  paired, rows = reading.as_dict(run.results.get("paired")), []
+  paired, rows = values.as_dict(run.results.get("paired")), []
   ordered = sorted(paired.items(), key=lambda x: x[0] not in ("gen_ssd-posthoc", "gen_ssd-random"))
   for key, value in _first(run, "paired differences", ordered):
-    value = reading.as_dict(value)
-    difference = reading.number(value.get("difference"))
+    value = values.as_dict(value)
+    difference = values.number(value.get("difference"))
     if difference is None:
       continue
-    ci, arms = reading.interval(value.get("ci")), pairs.get(key, ())
+    ci, arms = values.interval(value.get("ci")), pairs.get(key, ())
     side = "" if not ci else "above 0" if ci[0] > 0 else "below 0" if ci[1] < 0 else "includes 0"
     rows.append(
       figures.Estimate(

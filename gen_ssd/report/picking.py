@@ -4,6 +4,7 @@ from typing import Any
 
 from gen_ssd.report import reading
 from gen_ssd.report import tree
+from gen_ssd.report import values
 from gen_ssd.report.words import cut
 
 
@@ -27,12 +28,12 @@ def trees(run: reading.Run, count: int) -> dict[str, Any] | None:
   chosen = _picked(arm.collected.examples, count)
   lost = reading.lost_candidates(arm.folder, [t.key for t in chosen], run.notes)
   cuts = tree.score_cuts(s for t in chosen for r in t.rounds for s in r.scores if s is not None)
-  settings = {**reading.as_dict(run.config.get("select")), **arm.changes}
+  settings = {**values.as_dict(run.config.get("select")), **arm.changes}
   outcomes = dict.fromkeys(t.outcome for t in chosen if t.outcome in tree.OUTCOMES)
   return {
     "arm": arm.label,
     "look": arm.look,
-    "scorer": cut(settings.get("scorer", "perplexity"), reading.SHORT),
+    "scorer": cut(settings.get("scorer", "perplexity"), values.SHORT),
     "bins": tree.bin_names(cuts),
     "outcomes": [(outcome, tree.OUTCOMES[outcome]) for outcome in outcomes],
     "drawn": [tree.tree(i, t, lost[t.key], cuts) for i, t in enumerate(chosen, 1)],

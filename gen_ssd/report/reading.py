@@ -7,57 +7,19 @@ run of any size fits in memory.
 
 from collections.abc import Iterator
 import dataclasses
-from typing import Any
 
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.folders import Path
 from gen_ssd.report import looks
+from gen_ssd.report import traces as traces_lib
+from gen_ssd.report import values
 from gen_ssd.report.words import cut
 
 FEW_ROUNDS = 10  # a tree of at most this many rounds is easy to read
 MODELS = {"teacher": "teacher", "base": "base student", "cold_start": "cold-started student"}
 MOST_ARMS = 64  # on a page
-TEXT, SHORT = 4000, 100  # characters that are shown of a problem or an answer, and of a name
-CANDIDATE = 1000  # of the text of a candidate
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class Round:
-  """One round of a trace."""
-
-  text: str  # of the kept candidate
-  count: float | None  # its tokens
-  scores: list[float | None]  # one per candidate; None: not a valid candidate
-  choice: int  # branch of the kept candidate; -1: none was suitable
-  resamples: float | None  # times the round's candidates were drawn again
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class Lost:
-  """A lost candidate."""
-
-  text: str
-  count: float | None  # tokens
-  score: float | None  # None: not a valid candidate
-  resample: float | None  # index of its draw: 0 for the first candidates of a round
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class Trace:
-  """A trace that may be drawn as a tree. Its texts are cut; `stop` is what the file has."""
-
-  key: tuple[str, int]  # uuid of the problem, attempt
-  rounds: list[Round]
-  outcome: str  # pruned, or the grader's verdict
-  stop: Any
-  nll: float | None  # of the student, nats per token
-  length: float | None  # tokens
-  problem: str
-  answer: str
-  level: str
-  source: str
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -71,7 +33,9 @@ class Collected:
   teacher_tokens: float | None = None
   nlls: list[float] = dataclasses.field(default_factory=list)  # kept traces, nats per token
   lengths: list[float] = dataclasses.field(default_factory=list)  # kept traces, tokens
-  examples: dict[str, list[Trace]] = dataclasses.field(default_factory=dict)  # by outcome
+  examples: dict[str, list[traces_lib.Trace]] = dataclasses.field(
+    default_factory=dict
+  )  # by outcome
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -86,12 +50,12 @@ class Arm:
   @property
   def label(self) -> str:
     """The name, of bounded length."""
-    return cut(self.name, SHORT)
+    return cut(self.name, values.SHORT)
 
   @property
   def seeds(self) -> int:
     """Training seeds on which its accuracy rests; 0: not known."""
-    return len(numbers(self.results.get("seeds")))
+    return len(values.numbers(self.results.get("seeds")))
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -104,10 +68,8 @@ class Run:
   @property
   def models(self) -> dict[str, dict]:
     """{label: accuracy and more} of the models that no arm trained, as far as they were evaluated."""
-    found = as_dict(self.results.get("models"))
-    return {
-      label: as_dict(found[name]) for name, label in MODELS.items() if as_dict(found.get(name))
-    }
+    found = values.as_dict(self.results.get("models"))
+    return {label: its for key, label in MODELS.items() if (its := values.as_dict(found.get(key)))}
 
 
 def read_run(workdir: Path, trees: int) -> Run:
@@ -117,8 +79,8 @@ def read_run(workdir: Path, trees: int) -> Run:
   """
   notes: list[str] = []
   config = _config(workdir)
-  results = as_dict(_read_json(workdir / "results.json", notes))
-  evaluated, settings = as_dict(results.get("arms")), as_dict(config.get("arms"))
+  results = values.as_dict(_read_json(workdir / "results.json", notes))
+  evaluated, settings = values.as_dict(results.get("arms")), values.as_dict(config.get("arms"))
   homes = {p.name: p for p in sorted(workdir.glob("arms/*")) if p.is_dir()}
   names = {*evaluated, *homes, *settings}
   look = looks.looks(names)
@@ -127,7 +89,7 @@ def read_run(workdir: Path, trees: int) -> Run:
   shown = set([*look][:MOST_ARMS])
   ordered = looks.order(
     {
-      name: number(as_dict(evaluated.get(name)).get("accuracy"))
+      name: values.number(values.as_dict(evaluated.get(name)).get("accuracy"))
       for name in dict.fromkeys([*evaluated, *settings, *homes])
       if name in shown
     }
@@ -136,14 +98,16 @@ def read_run(workdir: Path, trees: int) -> Run:
   collected = {
     name: _collected(homes[name], folder, trees, notes) for name, folder in folders.items()
   }
-  shared = as_dict(config.get("select"))
+  shared = values.as_dict(config.get("select"))
   arms = [
     Arm(
       name=name,
       look=look[name],
-      results=as_dict(evaluated.get(name)),
+      results=values.as_dict(evaluated.get(name)),
       changes={
-        k: v for k, v in as_dict(settings.get(name)).items() if k not in shared or shared[k] != v
+        k: v
+        for k, v in values.as_dict(settings.get(name)).items()
+        if k not in shared or shared[k] != v
       },
       folder=folders.get(name),
       collected=collected.get(name),
@@ -167,7 +131,7 @@ def _config(workdir):
 
 def lost_candidates(
   folder: Path, keys: list[tuple[str, int]], notes: list[str]
-) -> dict[tuple[str, int], dict[tuple[int, int], Lost]]:
+) -> dict[tuple[str, int], dict[tuple[int, int], traces_lib.Lost]]:
   """{trace: {(round, branch): candidate}} of the lost candidates of the traces `keys`.
 
   Where a round was resampled, its last candidates are returned.
@@ -178,40 +142,15 @@ def lost_candidates(
       candidates = found.get((str(row["uuid"]), int(row.get("attempt", 0))))
       if candidates is not None:
         place = int(row["chunk"]), int(row["branch"])
-        candidates[place] = Lost(
-          text=cut(row["text"], CANDIDATE),
-          count=number(row.get("count")),
-          score=number(row.get("score")),
-          resample=number(row.get("resample")),
+        candidates[place] = traces_lib.Lost(
+          text=cut(row["text"], traces_lib.CANDIDATE),
+          count=values.number(row.get("count")),
+          score=values.number(row.get("score")),
+          resample=values.number(row.get("resample")),
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
       continue
   return found
-
-
-# ---------------------------------------------------------------- values of an expected kind
-
-
-def as_dict(x: Any) -> dict:
-  return x if isinstance(x, dict) else {}
-
-
-def number(x: Any) -> float | None:
-  """x as a float of 12 decimals; None for anything that is not a number which an axis can show."""
-  if isinstance(x, bool) or not isinstance(x, (int, float)):
-    return None
-  return round(float(x), 12) if abs(x) < 1e15 else None
-
-
-def numbers(x: Any) -> list[float]:
-  """The numbers of a list; [] for anything else."""
-  return [n for v in x if (n := number(v)) is not None] if isinstance(x, list) else []
-
-
-def interval(x: Any) -> tuple[float, float] | None:
-  """x as (low, high); None for anything that is not two numbers."""
-  found = numbers(x)
-  return (found[0], found[1]) if len(found) == 2 == len(x) else None
 
 
 # ---------------------------------------------------------------- files
@@ -240,7 +179,7 @@ def _rows(folder, pattern, notes) -> Iterator[dict]:
 
 def _traces_folder(arm, notes):
   """The folder of an arm's traces, which several arms may share; it may not exist."""
-  name = as_dict(_read_json(arm / "traces.json", notes)).get("collection")
+  name = values.as_dict(_read_json(arm / "traces.json", notes)).get("collection")
   if not workdir_lib.is_collection(name):
     return arm / "traces"
   return arm.parent.parent / "traces" / name
@@ -260,42 +199,12 @@ def _kept_keys(arm, notes):
 # ---------------------------------------------------------------- traces
 
 
-def _round(chunk):
-  scores, choice = [number(s) for s in chunk.get("scores") or []], int(chunk.get("choice", -1))
-  if not -1 <= choice < max(len(scores), 1):
-    raise ValueError(f"choice {choice} of {len(scores)} candidates")
-  return Round(
-    text=cut(chunk.get("text", ""), CANDIDATE),
-    count=number(chunk.get("count")),
-    scores=scores,
-    choice=choice,
-    resamples=number(chunk.get("resamples")),
-  )
-
-
-def _trace(row):
-  """A Trace of a row. Raises what a value of the wrong kind raises."""
-  text = lambda name, most: "" if row.get(name) is None else cut(row[name], most)
-  return Trace(
-    key=(str(row["uuid"]), int(row.get("attempt", 0))),
-    rounds=[_round(chunk) for chunk in row["chunks"]],
-    outcome="pruned" if row.get("stop") == "pruned" else cut(row.get("verdict"), SHORT),
-    stop=row.get("stop"),
-    nll=number(row.get("student_nll")),
-    length=number(row.get("num_tokens")),
-    problem=text("problem", TEXT),
-    answer=text("answer", TEXT),
-    level=text("level", SHORT),
-    source=text("source", SHORT),
-  )
-
-
 def _collected(arm, folder, trees, notes):
   kept, found, bad = _kept_keys(arm, notes), Collected(), 0
   seen, problems = set(), set()
   for row in _rows(folder, "traces-*.jsonl", notes):
     try:
-      trace = _trace(row)
+      trace = traces_lib.trace(row)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError):
       bad += 1
       continue
@@ -305,7 +214,7 @@ def _collected(arm, folder, trees, notes):
     problems.add(trace.key[0])
     found.traces += 1
     found.pruned += trace.outcome == "pruned"
-    if (spent := number(row.get("teacher_tokens"))) is not None:
+    if (spent := values.number(row.get("teacher_tokens"))) is not None:
       found.teacher_tokens = (found.teacher_tokens or 0) + spent
     if trace.key in kept if kept is not None else row.get("verdict") == "right":
       found.kept += 1

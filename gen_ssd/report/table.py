@@ -7,6 +7,7 @@ from typing import Any
 
 from gen_ssd.report import reading
 from gen_ssd.report import statistics
+from gen_ssd.report import values
 from gen_ssd.report.figures import fixed
 from gen_ssd.report.words import cut
 
@@ -39,9 +40,9 @@ def _verdict(arms):
   `seeds` are the training seeds of every arm, or of the arm that has the fewest; None: not known.
   """
   ranked = [
-    (accuracy, arm.label, reading.interval(arm.results.get("ci")), arm.seeds)
+    (accuracy, arm.label, values.interval(arm.results.get("ci")), arm.seeds)
     for arm in arms
-    if (accuracy := reading.number(arm.results.get("accuracy"))) is not None
+    if (accuracy := values.number(arm.results.get("accuracy"))) is not None
   ]
   ranked.sort(key=lambda x: -x[0])
   if not ranked:
@@ -67,7 +68,7 @@ def table(run: reading.Run) -> dict[str, Any]:
   for row in rows if not has_last else ():
     row["cells"] = [cell for cell in row["cells"] if cell["name"] != "last_number"]
   counted = any(cell["counted"] for row in rows for cell in row["cells"])
-  known = {a.name: {k: reading.number(v) for k, v in a.results.items()} for a in run.arms}
+  known = {a.name: {k: values.number(v) for k, v in a.results.items()} for a in run.arms}
   return {
     "verdict": verdict,
     "heads": [head for head in HEADS if has_last or head != LAST_NUMBER],
@@ -83,8 +84,8 @@ def _all_results(run):
 
 def diversity(arms: Sequence[reading.Arm]) -> dict[str, Any] | None:
   """How much the kept traces and the answers of each arm differ; None where nobody measured it."""
-  found = {a.name: reading.as_dict(a.results.get("diversity")) for a in arms}
-  value = lambda name, of, field: reading.number(reading.as_dict(found[name].get(of)).get(field))
+  found = {a.name: values.as_dict(a.results.get("diversity")) for a in arms}
+  value = lambda name, of, field: values.number(values.as_dict(found[name].get(of)).get(field))
   rows = [
     {
       "name": a.label,
@@ -128,8 +129,8 @@ def _arm_row(arm, verdict):
 
 def _figures(results, counted):
   """The cells of a row. `counted` has figures for those that `results` lacks."""
-  given = {name: x for name, v in results.items() if (x := reading.number(v)) is not None}
-  both, ci = {**counted, **given}, reading.interval(results.get("ci"))
+  given = {name: x for name, v in results.items() if (x := values.number(v)) is not None}
+  both, ci = {**counted, **given}, values.interval(results.get("ci"))
   cells = [
     ("n", fixed(both.get("n"), 0)),
     ("mean_tokens", fixed(both.get("mean_tokens"), 1)),
@@ -155,4 +156,4 @@ def _figures(results, counted):
 
 
 def _short(x):
-  return cut(x, reading.SHORT)
+  return cut(x, values.SHORT)
