@@ -61,11 +61,14 @@ def curves(
 def series(
   title: str, hint: str, lines: Sequence[Series], show: Callable[[float], str]
 ) -> figures.Panel:
-  """Panel of lines through many points of two numbers each; a mark and a label end every line."""
+  """Panel of lines through many points of two numbers each; a mark and a label end every line.
+
+  A line with an empty label has neither a label nor a mark.
+  """
   y, marks = _vertical([v for line in lines for _, v in line.points], show)
   ends = [a for line in lines for a, _ in line.points]
   low, high = min(ends), max(ends)
-  left, right = OUTER, RIGHT - 12 - _room(lines)
+  left, right = OUTER, RIGHT - 12 - _room(lines, 1)
 
   def x(a):
     return left + (a - low) * (right - left) / ((high - low) or 1)
@@ -80,17 +83,23 @@ def series(
       Markup(
         '<g><title>{}: {} at {:,.10g}</title><polyline class="curve thin a{}" points="{}"/>{}</g>'
       ).format(
-        line.label, show(b), a, line.look % 8, points, figures.mark(line.look, x(a), y(b), 4)
+        line.label,
+        show(b),
+        a,
+        line.look % 8,
+        points,
+        figures.mark(line.look, x(a), y(b), 4) if line.label else "",
       )
     )
-    tips.append((line, x(a), y(b)))
-  return _panel(title, hint, marks, tips if len(lines) > 1 else [])
+    if line.label:
+      tips.append((line, x(a), y(b)))
+  return _panel(title, hint, marks, tips)
 
 
-def _room(lines):
-  """Width that the labels take at the right of the lines: none for a single line."""
+def _room(lines, fewest=2):
+  """Width that the labels take at the right of the lines: none for fewer than `fewest` lines."""
   longest = max(len(line.label) for line in lines)
-  return 6.2 * min(longest, MOST_LABEL) + 8 if len(lines) > 1 else 0
+  return 6.2 * min(longest, MOST_LABEL) + 8 if len(lines) >= fewest else 0
 
 
 def _vertical(values, show):

@@ -7,6 +7,7 @@ import base64
 import datetime
 import hashlib
 import importlib.metadata
+import itertools
 import json
 from pathlib import Path
 import platform
@@ -52,6 +53,7 @@ def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
     diversity=table.diversity(run.arms),
     accuracy=panels.accuracy(run),
     distributions=panels.distributions(run.arms),
+    training=panels.training(run.arms),
     trees=picking.trees(run, trees),
     footer=_footer(run),  # last: by now every note is written
   )
@@ -111,6 +113,24 @@ def _versions():
   return ", ".join([f"python {platform.python_version()}", *known])
 
 
+def _made_by(x):
+  """(name, text) of what made results.json, as far as it says so; see provenance.MadeBy."""
+  made = values.as_dict(x)
+  packages = values.as_dict(made.get("packages")).items()
+  versions = [f"{_short(name)} {_short(v)}" for name, v in itertools.islice(packages, MOST) if v]
+  if made.get("python"):
+    versions.insert(0, f"python {_short(made['python'])}")
+  devices = values.number(made.get("devices"))
+  device = f"{fixed(devices, 0)} × {_short(made.get('device'))}" if devices is not None else ""
+  facts = [
+    ("versions", ", ".join(versions)),
+    ("commit", _short(made.get("commit") or "")),
+    ("devices", device),
+    ("command", cut(made.get("command") or "", 2000)),
+  ]
+  return [(name, text) for name, text in facts if text]
+
+
 def _footer(run):
   notes = list(dict.fromkeys(run.notes))
   more = [f"and more: {len(notes) - MOST:,} other notes"] if len(notes) > MOST else []
@@ -118,5 +138,6 @@ def _footer(run):
     "notes": [cut(note, 300) for note in notes[:MOST]] + more,
     "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     "versions": _versions(),
+    "made_by": _made_by(run.results.get("made_by")),
     "config": cut(json.dumps(run.config, indent=1, ensure_ascii=False), 100_000),
   }

@@ -130,6 +130,19 @@ def _paired_panel(run):
   ]
 
 
+def training(arms: Sequence[reading.Arm]) -> list[figures.Panel]:
+  """A panel with the loss of every student while it was trained."""
+  lines = [
+    curves.Series(a.look, a.label if i == 0 else "", points)
+    for a in arms
+    for i, points in enumerate(a.losses)
+  ]
+  hint = "nats per token that is learnt, over updates; a line per training seed"
+  return (
+    [curves.series("Loss of the student", hint, lines[:MOST], "{:.3g}".format)] if lines else []
+  )
+
+
 def distributions(arms: Sequence[reading.Arm]) -> list[figures.Panel]:
   """Panels: nll and length of every arm's kept traces."""
   samples = lambda name: [

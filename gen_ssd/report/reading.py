@@ -7,6 +7,7 @@ run of any size fits in memory.
 
 from collections.abc import Iterator
 import dataclasses
+import json
 
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
@@ -20,6 +21,7 @@ from gen_ssd.report.words import cut
 FEW_ROUNDS = 10  # a tree of at most this many rounds is easy to read
 MODELS = {"teacher": "teacher", "base": "base student", "cold_start": "cold-started student"}
 MOST_ARMS = 64  # on a page
+MOST_SEEDS, MOST_POINTS = 10, 200  # lines of losses of an arm, and points of a line
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -46,6 +48,7 @@ class Arm:
   changes: dict  # settings that differ from the config's `select`
   folder: Path | None  # of its traces
   collected: Collected | None
+  losses: list[list[tuple[float, float]]]  # of every seed: (update, loss in nats per token)
 
   @property
   def label(self) -> str:
@@ -111,6 +114,7 @@ def read_run(workdir: Path, trees: int) -> Run:
       },
       folder=folders.get(name),
       collected=collected.get(name),
+      losses=_losses(homes[name], notes) if name in homes else [],
     )
     for name in ordered
   ]
@@ -194,6 +198,40 @@ def _kept_keys(arm, notes):
     return {(str(uuid), int(attempt)) for uuid, attempt in pairs}
   except (TypeError, ValueError, OverflowError):
     notes.append(f"{arm.name}/kept.json: not pairs of uuid and attempt; right traces are counted")
+
+
+def _losses(arm, notes):
+  """The losses of the training of each of the first MOST_SEEDS seeds, at most MOST_POINTS of each."""
+  found = []
+  for home in sorted(arm.glob("seed-*"))[:MOST_SEEDS]:
+    log, points, bad = home / "checkpoints" / "metrics.jsonl", [], 0
+    for line in _lines(log, notes):
+      try:
+        row = values.as_dict(json.loads(line))
+      except (ValueError, RecursionError):
+        row = {}
+      step, loss = values.number(row.get("step")), values.number(row.get("loss"))
+      if step is None or loss is None:
+        bad += 1
+      else:
+        points.append((step, loss))
+    if bad:
+      name = "/".join(log.parts[-4:])
+      notes.append(f"{name}: {bad} line{'s' * (bad > 1)} without a step and a loss skipped")
+    every = -(-len(points) // MOST_POINTS) or 1
+    found.append(points[::-1][::every][::-1])  # with the last one
+  return [points for points in found if points]
+
+
+def _lines(path, notes):
+  """The lines of a file; none where it is missing or cannot be read, which is noted."""
+  try:
+    return [line for line in path.read_bytes().splitlines() if line.strip()]
+  except FileNotFoundError:
+    return []
+  except OSError as error:
+    notes.append(f"{path.name}: {error.strerror}")
+    return []
 
 
 # ---------------------------------------------------------------- traces

@@ -143,3 +143,37 @@ def test_many_rows_are_a_line_of_text_high():
   rows = [figures.Estimate(i, f"arm {i}", 0.1 * i, (0, 0.2 * i), f"{i}") for i in range(46)]
   few, many = (figures.intervals("", "", rows[:n], str).height for n in (12, 46))
   assert few > 12 * 40 and many < 46 * 24 + 40
+
+
+def test_the_loss_of_every_seed_is_one_line_of_at_most_200_points(tmp_path):
+  made_run.make(tmp_path, problems=2)
+  assert "Loss of the student" not in page_of(tmp_path)
+  for seed in (0, 1):
+    home = tmp_path / "arms" / "gen_ssd" / f"seed-{seed}" / "checkpoints"
+    rows = [{"step": i, "loss": 3 / i, "targets": 9.0} for i in range(1, 1002)]
+    made_run.write_lines(home / "metrics.jsonl", [*rows, {"step": "x", "loss": 1}, [3]])
+  text = page_of(tmp_path)
+  figure = text[text.index("<title>Loss of the student") :]
+  lines = re.findall('class="curve thin [^"]*" points="([^"]*)"', figure)
+  assert [len(line.split()) for line in lines] == [167, 167]
+  assert "gen_ssd: 0.003 at 1,001" in figure  # the last update is among the points
+  assert figure[: figure.index("</figure>")].count(">gen_ssd</text>") == 1
+  assert "seed-1/checkpoints/metrics.jsonl: 2 lines without a step and a loss skipped" in text
+
+
+def test_what_made_the_results_stands_beside_what_drew_the_page(tmp_path):
+  made = {
+    "commit": "abc-dirty",
+    "packages": {"jax": "0.9.9", "flax": None, "<b>": "1"},
+    "python": "3.11.7",
+    "device": "TPU v5e",
+    "devices": 8,
+    "command": "gen-ssd run --config=<x>",
+  }
+  text = _results(tmp_path, made_by=made)
+  assert "versions: python 3.11.7, jax 0.9.9, &lt;b&gt; 1</li>" in text
+  assert "commit: abc-dirty" in text and "devices: 8 × TPU v5e" in text
+  assert "<code>gen-ssd run --config=&lt;x&gt;</code>" in text
+  assert "Versions on the machine that drew it: python" in text
+  for odd in (None, [], {}, {"packages": [], "devices": "x", "python": None}):
+    assert "The results were made by" not in _results(tmp_path, made_by=odd)
