@@ -22,6 +22,7 @@ from gen_ssd.report import figures
 from gen_ssd.report import panels
 from gen_ssd.report import picking
 from gen_ssd.report import reading
+from gen_ssd.report import sample
 from gen_ssd.report import table
 from gen_ssd.report import values
 from gen_ssd.report import words
@@ -55,6 +56,7 @@ def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
     distributions=panels.distributions(run.arms),
     training=panels.training(run.arms),
     trees=picking.trees(run, trees),
+    listed=sample.listed(run),
     footer=_footer(run),  # last: by now every note is written
   )
   folders.write(path, words.visible(page))

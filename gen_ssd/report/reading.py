@@ -35,6 +35,8 @@ class Collected:
   teacher_tokens: float | None = None
   nlls: list[float] = dataclasses.field(default_factory=list)  # kept traces, nats per token
   lengths: list[float] = dataclasses.field(default_factory=list)  # kept traces, tokens
+  # {trace: (outcome, stop cause)}
+  outcomes: dict[tuple[str, int], tuple[str, str]] = dataclasses.field(default_factory=dict)
   examples: dict[str, list[traces_lib.Trace]] = dataclasses.field(
     default_factory=dict
   )  # by outcome
@@ -141,7 +143,7 @@ def lost_candidates(
   Where a round was resampled, its last candidates are returned.
   """
   found: dict = {key: {} for key in keys}
-  for row in _rows(folder, "candidates-*.jsonl", notes):
+  for row in rows(folder, "candidates-*.jsonl", notes):
     try:
       candidates = found.get((str(row["uuid"]), int(row.get("attempt", 0))))
       if candidates is not None:
@@ -167,7 +169,7 @@ def _read_json(path, notes):
     notes.append(f"{path.name}: not readable as JSON, left out")
 
 
-def _rows(folder, pattern, notes) -> Iterator[dict]:
+def rows(folder: Path, pattern: str, notes: list[str]) -> Iterator[dict]:
   """Rows of the files of a folder; what cannot be read is noted."""
   for path in sorted(folder.glob(pattern)):
     name = "/".join(path.parts[-3:])
@@ -239,16 +241,17 @@ def _lines(path, notes):
 
 def _collected(arm, folder, trees, notes):
   kept, found, bad = _kept_keys(arm, notes), Collected(), 0
-  seen, problems = set(), set()
-  for row in _rows(folder, "traces-*.jsonl", notes):
+  problems, known = set(), {}
+  for row in rows(folder, "traces-*.jsonl", notes):
     try:
       trace = traces_lib.trace(row)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError):
+    except traces_lib.ODD:
       bad += 1
       continue
-    if trace.key in seen:  # a resumed run may write a trace twice
+    if trace.key in found.outcomes:  # a resumed run may write a trace twice
       continue
-    seen.add(trace.key)
+    became = trace.outcome, cut(trace.stop, values.SHORT)
+    found.outcomes[trace.key] = known.setdefault(became, became)  # one pair for all that are equal
     problems.add(trace.key[0])
     found.traces += 1
     found.pruned += trace.outcome == "pruned"

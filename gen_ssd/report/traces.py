@@ -61,6 +61,15 @@ class Trace:
   false: FalseEquation | None  # the first false equation of a wrong trace
 
 
+# What a row with a value of the wrong kind raises.
+ODD = (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError)
+
+
+def key(row: dict) -> tuple[str, int]:
+  """uuid of the problem, and attempt. Raises one of ODD where the row has none."""
+  return str(row["uuid"]), int(row.get("attempt", 0))
+
+
 def _round(chunk):
   scores, choice = [number(s) for s in chunk.get("scores") or []], int(chunk.get("choice", -1))
   if not -1 <= choice < max(len(scores), 1):
@@ -75,10 +84,10 @@ def _round(chunk):
 
 
 def trace(row: dict) -> Trace:
-  """A Trace of a row. Raises what a value of the wrong kind raises."""
+  """A Trace of a row. Raises one of ODD for a value of the wrong kind."""
   text = lambda name, most: "" if row.get(name) is None else cut(row[name], most)
   return Trace(
-    key=(str(row["uuid"]), int(row.get("attempt", 0))),
+    key=key(row),
     rounds=[_round(chunk) for chunk in row["chunks"]],
     outcome="pruned" if row.get("stop") == "pruned" else cut(row.get("verdict"), SHORT),
     stop=row.get("stop"),

@@ -66,7 +66,7 @@ def test_the_card_with_the_first_false_equation_of_a_wrong_trace_is_marked(
   text = _tree(
     tmp_path, ["So 3 + 4 = 8 .", "fine"], [0.1, 0.2], choice=0, verdict=verdict, stop=stop
   )
-  assert text.count("first false equation: <b>3 + 4 = 8</b>") == said
+  assert text.count("first false equation: <b>3 + 4 = 8</b>") == 2 * said  # and in the list
 
 
 def test_an_equation_across_two_chunks_is_marked_where_it_ends(tmp_path):
