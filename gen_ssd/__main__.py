@@ -11,7 +11,7 @@ COMMANDS = {  # name -> (module with a main(), what it does)
   "run": ("gen_ssd.main", "run a config: cold start, traces, students, results, page"),
   "plan": ("gen_ssd.plan", "will it fit a TPU slice, how fast can it be, what does it cost?"),
   "sweep": ("gen_ssd.sweep", "run the items of a sweep and compare them, or hand them out"),
-  "report": ("gen_ssd.report.__main__", "draw the page of a run again, also while it is running"),
+  "report": ("gen_ssd.report.__main__", "draw the page of a run again, or print its table and traces"),
   "weights": ("gen_ssd.weights", "check a model: is it supported, are its logits right?"),
 }
 EXAMPLE = "gen-ssd run --config=configs/quickstart.py --workdir=runs/quickstart"

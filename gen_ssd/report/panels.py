@@ -97,7 +97,17 @@ def _by_count(x):
   return dict(sorted(found.items())[:MOST])
 
 
-def _paired_panel(run):
+def differences(run: reading.Run) -> list[str]:
+  """A line of text per paired difference of results.json."""
+  return [f"{row.label}: {row.words} {_points(row.interval)}".rstrip() for row in _paired(run)]
+
+
+def _points(ci):
+  return f"({100 * ci[0]:+.1f} to {100 * ci[1]:+.1f} points)".replace("-", "−") if ci else ""
+
+
+def _paired(run):
+  """A row per paired difference: first those of gen_ssd from arms of the same cost."""
   pairs = {f"{a.name}-{b.name}": (a, b) for a in run.arms for b in run.arms}
   paired, rows = values.as_dict(run.results.get("paired")), []
   ordered = sorted(paired.items(), key=lambda x: x[0] not in ("gen_ssd-posthoc", "gen_ssd-random"))
@@ -117,6 +127,11 @@ def _paired_panel(run):
         f"{difference * 100:+.1f} {side}".replace("-", "−"),
       )
     )
+  return rows
+
+
+def _paired_panel(run):
+  rows = _paired(run)
   if not rows:
     return []
   return [

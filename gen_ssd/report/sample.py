@@ -56,7 +56,7 @@ def listed(run: reading.Run) -> dict[str, Any] | None:
   keys = pick(outcomes, max(MOST // max(len(arms), 1), 5))
   if not keys:
     return None
-  found = _read({a.name: a.folder for a in arms if a.folder}, keys, run.notes)
+  found = read({a.name: a.folder for a in arms if a.folder}, keys, run.notes)
   cases, size = [], 0
   for key in keys:
     case = _case(key, arms, found)
@@ -79,8 +79,14 @@ def _kinds(sides, field):
   return sorted({side[field] for side in sides})
 
 
-def _read(folders: Mapping[str, Path], keys: Sequence[Key], notes: list[str]):
-  """{arm: {trace: row}} of those `keys` that the arms have. Arms may share a folder."""
+def read(
+  folders: Mapping[str, Path], keys: Sequence[Key], notes: list[str]
+) -> dict[str, dict[Key, dict[str, Any]]]:
+  """{arm: {trace: what is shown of it}} of those `keys` that the arms have in their `folders`.
+
+  What is shown: `reasoning`, `length` in characters of all of it, `text` without it, and `trace`.
+  Two arms may share a folder.
+  """
   wanted, by_folder = set(keys), {}
   for folder in dict.fromkeys(folders.values()):
     rows = by_folder[folder] = {}
