@@ -22,6 +22,7 @@ KNOWN_ARMS = (
   "mix_long",
   "anti",
 )
+BASES = ("standard_kd", "random", "posthoc", "morsd")  # a sweep compares every arm with these
 
 
 def looks(names: Iterable[str]) -> dict[str, int]:

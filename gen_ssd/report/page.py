@@ -12,9 +12,7 @@ import json
 from pathlib import Path
 import platform
 
-import jinja2
 from markupsafe import Markup
-from markupsafe import escape
 
 from gen_ssd import folders
 from gen_ssd.errors import UserError
@@ -24,6 +22,7 @@ from gen_ssd.report import picking
 from gen_ssd.report import reading
 from gen_ssd.report import sample
 from gen_ssd.report import table
+from gen_ssd.report import templates
 from gen_ssd.report import values
 from gen_ssd.report import words
 from gen_ssd.report.figures import fixed
@@ -45,7 +44,7 @@ def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
   if path.is_dir():
     raise UserError(f"{path} is a folder: remove it, the page goes there")
   run = reading.read_run(workdir, trees)
-  page = _template().render(
+  page = templates.template("page").render(
     style=figures.STYLE,
     script=Markup(SCRIPT),
     script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
@@ -61,20 +60,6 @@ def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
   )
   folders.write(path, words.visible(page))
   return path
-
-
-def _template():
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters["fixed"] = fixed
-  environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
-  environment.globals["mark"] = figures.mark
-  return environment.get_template("page.html.jinja")
 
 
 def _short(x):

@@ -4,7 +4,7 @@ import json
 import re
 
 from gen_ssd.problems import problem as problem_lib
-from gen_ssd.report import comparison
+from gen_ssd.report import comparison_figures
 from gen_ssd.report import figures
 from gen_ssd.report import looks
 from gen_ssd.report import statistics
@@ -81,7 +81,7 @@ def test_one_order_of_arms_everywhere_and_it_is_that_of_accuracy(tmp_path):
   assert re.findall('class="name"[^>]*>([^<]*)<', figure)[:4] == ascending
   found = {"arms": _arms(seeds={n: [0.5] for n in ascending}), "paired": {}}
   found["arms"] = {name: found["arms"][name] for name in ascending}
-  drawn = comparison.draw({**found, "items": {}, "sweeps": {}})["arms.svg"]
+  drawn = comparison_figures.draw({**found, "items": {}, "sweeps": {}})["arms.svg"]
   assert re.findall('class="name"[^>]*>([^<]*)<', drawn)[1:] == ascending
 
 
