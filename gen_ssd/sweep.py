@@ -5,8 +5,8 @@ Usage: gen-ssd sweep --config=FILE[:ARGUMENT] --workdir=DIR [flags]
 
   --config    a Python file with get_config(), and sweep(), which yields the changed settings of
               every item: see configs/ablation.py
-  --workdir   an item is an ordinary run in workdir/NAME; the comparison is in sweep.md, sweep.json,
-              examples.md and figures; the same command continues a sweep that was stopped
+  --workdir   an item is an ordinary run in workdir/NAME; the comparison is in sweep.html, sweep.md,
+              sweep.json, examples.md and figures; the same command continues a stopped sweep
   --to        local: run here, then compare (the default); print: an item per line, its name,
               settings and command separated by tabs; tpu_vm, mig, xpk or slurm: call that script of
               launch/ for every item, with the options after -- and a --name of the item

@@ -69,7 +69,8 @@ class _Request(http.server.BaseHTTPRequestHandler):
       name = f"{asked.get('organization') or 'me'}/{asked['name']}"
       key = asked.get("type", "model"), name
       status = 409 if key in hub.repositories else 200
-      hub.repositories.setdefault(key, {"private": asked.get("private", asked.get("visibility") == "private"), "files": {}})
+      private = asked["visibility"] == "private"
+      hub.repositories.setdefault(key, {"private": private, "files": {}})
       return self._answer({"url": f"{hub.url}/{name}"}, status)
     if path == "/api/validate-yaml":
       return self._answer({"errors": [], "warnings": []})

@@ -17,6 +17,8 @@ from markupsafe import Markup
 WIDTH = 440  # of a panel
 LEFT, RIGHT = 24, 416  # its plotting area
 ROW, HILL = 50, 92  # heights of a row of intervals and of a histogram
+THIN, FEW = 22, 12  # height of a row of one line of text; rows of intervals that need none
+DENSE_LABEL = 19  # characters of a name in such a row
 STYLE = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
 Interval = tuple[float, float]
 
@@ -41,18 +43,12 @@ class Estimate(NamedTuple):
   dots: Sequence[float] = ()  # more values, drawn as small rings
 
 
-class Point(NamedTuple):
-  """A point of a line of `curves`, at a named place of the x axis."""
+class Reference(NamedTuple):
+  """A value that the rows of `intervals` are seen against, and `words` on the right."""
 
-  place: str
-  value: float
-  interval: Interval | None = None
-
-
-class Line(NamedTuple):
-  look: int
   label: str
-  points: list[Point]
+  value: float
+  words: str
 
 
 class Sample(NamedTuple):
@@ -132,26 +128,47 @@ def intervals(
   rows: Sequence[Estimate],
   show: Callable[[float], str],
   zero: bool = False,
+  references: Sequence[Reference] = (),
 ) -> Panel:
   """Panel of a value with whiskers per row; `show` prints a value of the axis.
 
-  With `zero` a line marks 0, and a mark whose interval includes 0 is hollow.
+  With `zero` a line marks 0, and a mark whose interval includes 0 is hollow. `references` have a
+  dashed line each. More than FEW rows are one line of text high each.
   """
   ends = [v for r in rows for v in (r.value, *(r.interval or ()), *r.dots)] + [0.0] * zero
-  low, high = _padded(min(ends), max(ends), 0.06)
-  bottom = ROW * len(rows) + 6
+  ends += [r.value for r in references]
+  low, high = padded(min(ends), max(ends), 0.06)
+  dense = len(rows) > FEW
+  top, height = THIN * len(references), THIN if dense else ROW
+  bottom = top + height * len(rows) + 6
+  left, right = (LEFT + 148, RIGHT - 62) if dense else (LEFT, RIGHT)
 
   def at(v):
-    return LEFT + (v - low) / (high - low) * (RIGHT - LEFT)
+    return left + (v - low) / (high - low) * (right - left)
 
-  marks = [_axis(_ticks(low, high), at, bottom, show)]
+  marks = [_axis(ticks(low, high, 3 if dense else 5), at, bottom, show)]
   if zero:
     marks.append(Markup(f'<path class="zero" d="M{at(0):.1f} 0V{bottom}"/>'))
-  marks += [_estimate(r, ROW * i + 36, at, show, zero) for i, r in enumerate(rows)]
+  marks += [_reference(r, THIN * i, at, bottom) for i, r in enumerate(references)]
+  for i, r in enumerate(rows):
+    y = top + height * i + (THIN // 2 if dense else 36)
+    marks.append(_estimate(r, y, at, show, zero, dense))
   return Panel(title, hint, bottom + 24, join(marks))
 
 
-def _estimate(row, y, at, show, zero):
+def _reference(row, y, at, bottom):
+  """A line of text, and a dashed line at its value down through the rows."""
+  return Markup('<path class="against" d="M{:.1f} {}V{}"/>{}{}').format(
+    at(row.value),
+    y + 4,
+    bottom,
+    text(LEFT, y + 14, row.label, "tick"),
+    text(RIGHT, y + 14, row.words, "tick", "end"),
+  )
+
+
+def _estimate(row, y, at, show, zero, dense):
+  """A row whose mark is at height y; its words are beside the mark when `dense`, else above."""
   tip, line, ci = f"{row.label}: {show(row.value)}", "", row.interval
   if ci:
     tip += f", interval {show(ci[0])} to {show(ci[1])}"
@@ -162,59 +179,11 @@ def _estimate(row, y, at, show, zero):
   dots = join(Markup(f'<circle class="ring" cx="{at(v):.1f}" cy="{y}" r="2.5"/>') for v in row.dots)
   return Markup("<g><title>{}</title>{}{}{}{}</g>").format(
     tip,
-    _labels(y - 17, row.label, row.words),
+    _labels(y + 4 if dense else y - 17, row.label, row.words, DENSE_LABEL if dense else None),
     line,
-    mark(row.look, at(row.value), y, 6.5, hollow),
+    mark(row.look, at(row.value), y, 5 if dense else 6.5, hollow),
     dots,
   )
-
-
-def curves(
-  title: str, hint: str, lines: Sequence[Line], show: Callable[[float], str], joined: bool = True
-) -> Panel:
-  """Panel of lines over the same named places, in the order in which they are first named."""
-  places = list(dict.fromkeys(p.place for line in lines for p in line.points))
-  ends = [v for line in lines for p in line.points for v in (p.value, *(p.interval or ()))]
-  low, high = _padded(min(ends), max(ends), 0.08)
-  bottom, left, names = 170, LEFT + 44, len(lines) > 1
-
-  def x(place):
-    width = RIGHT - left - 24 - 76 * names
-    return left + 12 + places.index(place) * width / max(len(places) - 1, 1)
-
-  def y(v):
-    return 8 + (high - v) / (high - low) * (bottom - 8)
-
-  marks = [
-    Markup(f'<path class="grid" d="M{left} {y(t):.1f}H{RIGHT}"/>')
-    + text(left - 6, y(t) + 4, show(t), "tick", "end")
-    for t in _ticks(low, high, 4)
-  ]
-  marks += [text(x(p), bottom + 18, p, "tick", "middle") for p in places]
-  marks += [_curve(line, x, y, show, joined) for line in lines]
-  lowest = -math.inf
-  for line in sorted(lines, key=lambda line: -line.points[-1].value) if names else ():
-    last = line.points[-1]
-    lowest = max(y(last.value) + 4, lowest + 12)  # at least a line of text below the one above
-    marks.append(text(x(last.place) + 10, lowest, line.label, "tick"))
-  return Panel(title, hint, bottom + 28, join(marks))
-
-
-def _curve(line, x, y, show, joined):
-  cls, marks = f"a{line.look % 8}", []
-  if joined:
-    points = " ".join(f"{x(p.place):.1f},{y(p.value):.1f}" for p in line.points)
-    marks.append(Markup(f'<polyline class="curve {cls}" points="{points}"/>'))
-  for p in line.points:
-    if p.interval:
-      path = f"M{x(p.place):.1f} {y(p.interval[0]):.1f}V{y(p.interval[1]):.1f}"
-      marks.append(Markup(f'<path class="whisker {cls}" d="{path}"/>'))
-    marks.append(
-      Markup("<g><title>{}, {}: {}</title>{}</g>").format(
-        line.label, p.place, show(p.value), mark(line.look, x(p.place), y(p.value), 5)
-      )
-    )
-  return join(marks)
 
 
 def ridges(
@@ -247,7 +216,7 @@ def ridges(
       counts[min(bins - 1, int((v - low) / step))] += 1
     shares.append([c / len(row.values) for c in counts])
   tallest, bottom, beyond = max(map(max, shares)), HILL * len(rows), sum(v > end for v in pool)
-  marks = [_axis(_ticks(low, end), at, bottom, show)]
+  marks = [_axis(ticks(low, end), at, bottom, show)]
   for i, (row, share) in enumerate(zip(rows, shares)):
     outline = [(at(low + (j + 1) * step), 48 * s / tallest) for j, s in enumerate(share)]
     marks.append(_hill(row, outline, HILL * (i + 1), at, tell))
@@ -277,12 +246,12 @@ def _hill(row, outline, y, at, tell):
 # ---------------------------------------------------------------- axes and labels
 
 
-def _padded(low, high, share):
+def padded(low, high, share):
   pad = (high - low) * share or max(0.01, abs(high) * 1e-6)
   return low - pad, high + pad
 
 
-def _ticks(low, high, count=5):
+def ticks(low, high, count=5):
   raw = (high - low) / count or 1.0
   size = 10 ** math.floor(math.log10(raw))
   step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
@@ -298,8 +267,8 @@ def _axis(ticks, at, bottom, show):
   )
 
 
-def _labels(y, label, words):
-  """An arm's name on the left, cut where it would meet the words on the right."""
-  room = int((RIGHT - LEFT - 8.5 * len(words)) / 9.2)
+def _labels(y, label, words, most=None):
+  """An arm's name on the left, cut to `most` or where it would meet the words on the right."""
+  room = most or int((RIGHT - LEFT - 8.5 * len(words)) / 9.2)
   label = label if len(label) <= room else label[: room - 1] + "…"
   return text(LEFT, y, label, "name") + text(RIGHT, y, words, "value", "end")

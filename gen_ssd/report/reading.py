@@ -8,55 +8,21 @@ run of any size fits in memory.
 from collections.abc import Iterator
 import dataclasses
 from typing import Any
+import json
 
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.folders import Path
+from gen_ssd.report import looks
+from gen_ssd.report import traces as traces_lib
+from gen_ssd.report import values
 from gen_ssd.report.words import cut
 
-KNOWN_ARMS = ("standard_kd", "random", "posthoc", "gen_ssd")  # these keep their colour in every run
 FEW_ROUNDS = 10  # a tree of at most this many rounds is easy to read
-MOST_ARMS = 64  # on a page: as many looks as there are
-TEXT, SHORT = 4000, 100  # characters that are shown of a problem or an answer, and of a name
-CANDIDATE = 1000  # of the text of a candidate
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class Round:
-  """One round of a trace."""
-
-  text: str  # of the kept candidate
-  count: float | None  # its tokens
-  scores: list[float | None]  # one per candidate; None: not a valid candidate
-  choice: int  # branch of the kept candidate; -1: none was suitable
-  resamples: float | None  # times the round's candidates were drawn again
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class Lost:
-  """A lost candidate."""
-
-  text: str
-  count: float | None  # tokens
-  score: float | None  # None: not a valid candidate
-  resample: float | None  # index of its draw: 0 for the first candidates of a round
-
-
-@dataclasses.dataclass(kw_only=True, frozen=True)
-class Trace:
-  """A trace that may be drawn as a tree. Its texts are cut; `stop` is what the file has."""
-
-  key: tuple[str, int]  # uuid of the problem, attempt
-  rounds: list[Round]
-  outcome: str  # pruned, or the grader's verdict
-  stop: Any
-  nll: float | None  # of the student, nats per token
-  length: float | None  # tokens
-  problem: str
-  answer: str
-  level: str
-  source: str
+MODELS = {"teacher": "teacher", "base": "base student", "cold_start": "cold-started student"}
+MOST_ARMS = 64  # on a page
+MOST_SEEDS, MOST_POINTS = 10, 200  # lines of losses of an arm, and points of a line
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -70,7 +36,11 @@ class Collected:
   teacher_tokens: float | None = None
   nlls: list[float] = dataclasses.field(default_factory=list)  # kept traces, nats per token
   lengths: list[float] = dataclasses.field(default_factory=list)  # kept traces, tokens
-  examples: dict[str, list[Trace]] = dataclasses.field(default_factory=dict)  # by outcome
+  # {trace: (outcome, stop cause)}
+  outcomes: dict[tuple[str, int], tuple[str, str]] = dataclasses.field(default_factory=dict)
+  examples: dict[str, list[traces_lib.Trace]] = dataclasses.field(
+    default_factory=dict
+  )  # by outcome
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
@@ -81,19 +51,31 @@ class Arm:
   changes: dict  # settings that differ from the config's `select`
   folder: Path | None  # of its traces
   collected: Collected | None
+  losses: list[list[tuple[float, float]]]  # of every seed: (update, loss in nats per token)
 
   @property
   def label(self) -> str:
     """The name, of bounded length."""
-    return cut(self.name, SHORT)
+    return cut(self.name, values.SHORT)
+
+  @property
+  def seeds(self) -> int:
+    """Training seeds on which its accuracy rests; 0: not known."""
+    return len(values.numbers(self.results.get("seeds")))
 
 
 @dataclasses.dataclass(kw_only=True, frozen=True)
 class Run:
   config: dict
   results: dict
-  arms: list[Arm]
+  arms: list[Arm]  # in ascending order of accuracy, then those that were not evaluated
   notes: list[str]
+
+  @property
+  def models(self) -> dict[str, dict]:
+    """{label: accuracy and more} of the models that no arm trained, as far as they were evaluated."""
+    found = values.as_dict(self.results.get("models"))
+    return {label: its for key, label in MODELS.items() if (its := values.as_dict(found.get(key)))}
 
 
 def read_run(workdir: Path, trees: int) -> Run:
@@ -103,32 +85,41 @@ def read_run(workdir: Path, trees: int) -> Run:
   """
   notes: list[str] = []
   config = _config(workdir)
-  results = as_dict(read_json(workdir / "results.json", notes))
-  evaluated, settings = as_dict(results.get("arms")), as_dict(config.get("arms"))
+  results = values.as_dict(read_json(workdir / "results.json", notes))
+  evaluated, settings = values.as_dict(results.get("arms")), values.as_dict(config.get("arms"))
   homes = {p.name: p for p in sorted(workdir.glob("arms/*")) if p.is_dir()}
   names = {*evaluated, *homes, *settings}
-  looks = KNOWN_ARMS + tuple(sorted(names.difference(KNOWN_ARMS)))
-  if len(looks) > MOST_ARMS:
-    notes.append(f"{len(looks) - MOST_ARMS:,} of {len(looks):,} arms")
-    looks = looks[:MOST_ARMS]
-  folders = {name: _traces_folder(homes[name], notes) for name in looks if name in homes}
+  look = looks.looks(names)
+  if len(look) > MOST_ARMS:
+    notes.append(f"{len(look) - MOST_ARMS:,} of {len(look):,} arms")
+  shown = set([*look][:MOST_ARMS])
+  ordered = looks.order(
+    {
+      name: values.number(values.as_dict(evaluated.get(name)).get("accuracy"))
+      for name in dict.fromkeys([*evaluated, *settings, *homes])
+      if name in shown
+    }
+  )
+  folders = {name: _traces_folder(homes[name], notes) for name in ordered if name in homes}
   collected = {
     name: _collected(homes[name], folder, trees, notes) for name, folder in folders.items()
   }
-  shared = as_dict(config.get("select"))
+  shared = values.as_dict(config.get("select"))
   arms = [
     Arm(
       name=name,
-      look=look,
-      results=as_dict(evaluated.get(name)),
+      look=look[name],
+      results=values.as_dict(evaluated.get(name)),
       changes={
-        k: v for k, v in as_dict(settings.get(name)).items() if k not in shared or shared[k] != v
+        k: v
+        for k, v in values.as_dict(settings.get(name)).items()
+        if k not in shared or shared[k] != v
       },
       folder=folders.get(name),
       collected=collected.get(name),
+      losses=_losses(homes[name], notes) if name in homes else [],
     )
-    for look, name in enumerate(looks)
-    if name in names
+    for name in ordered
   ]
   return Run(config=config, results=results, arms=arms, notes=notes)
 
@@ -147,51 +138,26 @@ def _config(workdir):
 
 def lost_candidates(
   folder: Path, keys: list[tuple[str, int]], notes: list[str]
-) -> dict[tuple[str, int], dict[tuple[int, int], Lost]]:
+) -> dict[tuple[str, int], dict[tuple[int, int], traces_lib.Lost]]:
   """{trace: {(round, branch): candidate}} of the lost candidates of the traces `keys`.
 
   Where a round was resampled, its last candidates are returned.
   """
   found: dict = {key: {} for key in keys}
-  for row in _rows(folder, "candidates-*.jsonl", notes):
+  for row in rows(folder, "candidates-*.jsonl", notes):
     try:
       candidates = found.get((str(row["uuid"]), int(row.get("attempt", 0))))
       if candidates is not None:
         place = int(row["chunk"]), int(row["branch"])
-        candidates[place] = Lost(
-          text=cut(row["text"], CANDIDATE),
-          count=number(row.get("count")),
-          score=number(row.get("score")),
-          resample=number(row.get("resample")),
+        candidates[place] = traces_lib.Lost(
+          text=cut(row["text"], traces_lib.CANDIDATE),
+          count=values.number(row.get("count")),
+          score=values.number(row.get("score")),
+          resample=values.number(row.get("resample")),
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
       continue
   return found
-
-
-# ---------------------------------------------------------------- values of an expected kind
-
-
-def as_dict(x: Any) -> dict:
-  return x if isinstance(x, dict) else {}
-
-
-def number(x: Any) -> float | None:
-  """x as a float of 12 decimals; None for anything that is not a number which an axis can show."""
-  if isinstance(x, bool) or not isinstance(x, (int, float)):
-    return None
-  return round(float(x), 12) if abs(x) < 1e15 else None
-
-
-def numbers(x: Any) -> list[float]:
-  """The numbers of a list; [] for anything else."""
-  return [n for v in x if (n := number(v)) is not None] if isinstance(x, list) else []
-
-
-def interval(x: Any) -> tuple[float, float] | None:
-  """x as (low, high); None for anything that is not two numbers."""
-  found = numbers(x)
-  return (found[0], found[1]) if len(found) == 2 == len(x) else None
 
 
 # ---------------------------------------------------------------- files
@@ -205,7 +171,7 @@ def read_json(path: Path, notes: list[str]) -> Any:
     notes.append(f"{path.name}: not readable as JSON, left out")
 
 
-def _rows(folder, pattern, notes) -> Iterator[dict]:
+def rows(folder: Path, pattern: str, notes: list[str]) -> Iterator[dict]:
   """Rows of the files of a folder; what cannot be read is noted."""
   for path in sorted(folder.glob(pattern)):
     name = "/".join(path.parts[-3:])
@@ -221,7 +187,7 @@ def _rows(folder, pattern, notes) -> Iterator[dict]:
 
 def _traces_folder(arm, notes):
   """The folder of an arm's traces, which several arms may share; it may not exist."""
-  name = as_dict(read_json(arm / "traces.json", notes)).get("collection")
+  name = values.as_dict(read_json(arm / "traces.json", notes)).get("collection")
   if not workdir_lib.is_collection(name):
     return arm / "traces"
   return arm.parent.parent / "traces" / name
@@ -238,55 +204,60 @@ def _kept_keys(arm, notes):
     notes.append(f"{arm.name}/kept.json: not pairs of uuid and attempt; right traces are counted")
 
 
+def _losses(arm, notes):
+  """The losses of the training of each of the first MOST_SEEDS seeds, at most MOST_POINTS of each."""
+  found = []
+  for home in sorted(arm.glob("seed-*"))[:MOST_SEEDS]:
+    log, points, bad = home / "checkpoints" / "metrics.jsonl", [], 0
+    for line in _lines(log, notes):
+      try:
+        row = values.as_dict(json.loads(line))
+      except (ValueError, RecursionError):
+        row = {}
+      step, loss = values.number(row.get("step")), values.number(row.get("loss"))
+      if step is None or loss is None:
+        bad += 1
+      else:
+        points.append((step, loss))
+    if bad:
+      name = "/".join(log.parts[-4:])
+      notes.append(f"{name}: {bad} line{'s' * (bad > 1)} without a step and a loss skipped")
+    every = -(-len(points) // MOST_POINTS) or 1
+    found.append(points[::-1][::every][::-1])  # with the last one
+  return [points for points in found if points]
+
+
+def _lines(path, notes):
+  """The lines of a file; none where it is missing or cannot be read, which is noted."""
+  try:
+    return [line for line in path.read_bytes().splitlines() if line.strip()]
+  except FileNotFoundError:
+    return []
+  except OSError as error:
+    notes.append(f"{path.name}: {error.strerror}")
+    return []
+
+
 # ---------------------------------------------------------------- traces
-
-
-def _round(chunk):
-  scores, choice = [number(s) for s in chunk.get("scores") or []], int(chunk.get("choice", -1))
-  if not -1 <= choice < max(len(scores), 1):
-    raise ValueError(f"choice {choice} of {len(scores)} candidates")
-  return Round(
-    text=cut(chunk.get("text", ""), CANDIDATE),
-    count=number(chunk.get("count")),
-    scores=scores,
-    choice=choice,
-    resamples=number(chunk.get("resamples")),
-  )
-
-
-def _trace(row):
-  """A Trace of a row. Raises what a value of the wrong kind raises."""
-  text = lambda name, most: "" if row.get(name) is None else cut(row[name], most)
-  return Trace(
-    key=(str(row["uuid"]), int(row.get("attempt", 0))),
-    rounds=[_round(chunk) for chunk in row["chunks"]],
-    outcome="pruned" if row.get("stop") == "pruned" else cut(row.get("verdict"), SHORT),
-    stop=row.get("stop"),
-    nll=number(row.get("student_nll")),
-    length=number(row.get("num_tokens")),
-    problem=text("problem", TEXT),
-    answer=text("answer", TEXT),
-    level=text("level", SHORT),
-    source=text("source", SHORT),
-  )
 
 
 def _collected(arm, folder, trees, notes):
   kept, found, bad = _kept_keys(arm, notes), Collected(), 0
-  seen, problems = set(), set()
-  for row in _rows(folder, "traces-*.jsonl", notes):
+  problems, known = set(), {}
+  for row in rows(folder, "traces-*.jsonl", notes):
     try:
-      trace = _trace(row)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError):
+      trace = traces_lib.trace(row)
+    except traces_lib.ODD:
       bad += 1
       continue
-    if trace.key in seen:  # a resumed run may write a trace twice
+    if trace.key in found.outcomes:  # a resumed run may write a trace twice
       continue
-    seen.add(trace.key)
+    became = trace.outcome, cut(trace.stop, values.SHORT)
+    found.outcomes[trace.key] = known.setdefault(became, became)  # one pair for all that are equal
     problems.add(trace.key[0])
     found.traces += 1
     found.pruned += trace.outcome == "pruned"
-    if (spent := number(row.get("teacher_tokens"))) is not None:
+    if (spent := values.number(row.get("teacher_tokens"))) is not None:
       found.teacher_tokens = (found.teacher_tokens or 0) + spent
     if trace.key in kept if kept is not None else row.get("verdict") == "right":
       found.kept += 1

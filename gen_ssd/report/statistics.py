@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gen_ssd.report import looks
 from gen_ssd.report import words
 
 Row = Mapping[str, Any]
@@ -108,15 +109,16 @@ def results(
   """`arms` and `paired` of results.json, arms in the order of their accuracy.
 
   arms: {arm: its figures}, with `accuracy`. answered: {arm: rows of the answers of every seed}.
-  Differences are from standard_kd, or from the first arm where there is none.
+  Differences are from standard_kd, or from the first arm where there is none; that of gen_ssd is also
+  taken from posthoc and from random, which spend as many teacher tokens.
   """
   base = "standard_kd" if "standard_kd" in arms else next(iter(arms), None)
-  ranked = sorted(arms, key=lambda name: arms[name]["accuracy"])
+  ranked = looks.order({name: a["accuracy"] for name, a in arms.items()})
+  pairs = [(name, base) for name in ranked]
+  pairs += [("gen_ssd", other) for other in ("posthoc", "random") if {"gen_ssd", other} <= {*arms}]
   return {
     "arms": {name: arms[name] for name in ranked},
-    "paired": {
-      f"{name}-{base}": paired(answered[name], answered[base]) for name in ranked if name != base
-    },
+    "paired": {f"{a}-{b}": paired(answered[a], answered[b]) for a, b in pairs if a != b},
   }
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from gen_ssd.report import figures
 from gen_ssd.report import reading
+from gen_ssd.report import traces
 
 OUTCOMES = {
   "right": "✓ right",
@@ -21,7 +22,7 @@ OUTCOMES = {
 }
 LONG_TEXT = 320  # characters; cards with more are drawn under one another
 MOST_CARDS, MOST_BRANCHES = 600, 24  # that are drawn: of a tree, and of a round
-LostByPlace = dict[tuple[int, int], reading.Lost]  # by round and branch
+LostByPlace = dict[tuple[int, int], traces.Lost]  # by round and branch
 
 
 def score_cuts(scores: Iterable[float]) -> list[float]:
@@ -39,7 +40,7 @@ def bin_names(cuts: list[float]) -> list[str]:
   return [f"{a}–{b}" if a and b else f"≤ {b}" if b else f"> {a}" for a, b in zip(ends, ends[1:])]
 
 
-def tree(number: int, trace: reading.Trace, lost: LostByPlace, cuts: list[float]) -> dict[str, Any]:
+def tree(number: int, trace: traces.Trace, lost: LostByPlace, cuts: list[float]) -> dict[str, Any]:
   """One trace, drawn as tree `number` of the page."""
   outcome = trace.outcome if trace.outcome in OUTCOMES else "unverifiable"
   all_rounds, lost = _with_pruned_round(trace, lost)
@@ -53,7 +54,8 @@ def tree(number: int, trace: reading.Trace, lost: LostByPlace, cuts: list[float]
     by_round[chunk][branch] = candidate
   rounds, start = [], 50.0
   for i, r in enumerate(drawn):
-    rounds.append(_round(i + 1, r, by_round[i], start, cuts))
+    false = trace.false.text if trace.false and trace.false.round == i else ""
+    rounds.append(_round(i + 1, r, by_round[i], start, cuts, false))
     start = rounds[-1]["end"]
   return {
     "number": number,
@@ -87,7 +89,7 @@ def _with_pruned_round(trace, lost):
     return trace.rounds, lost
   resamples = max(candidate.resample or 0.0 for candidate in last)
   last = [candidate for candidate in last if (candidate.resample or 0.0) == resamples]
-  pruned = reading.Round(
+  pruned = traces.Round(
     text="",
     count=None,
     scores=[candidate.score for candidate in last],
@@ -97,39 +99,47 @@ def _with_pruned_round(trace, lost):
   return [*trace.rounds, pruned], {**lost, **{(end, i): c for i, c in enumerate(last)}}
 
 
-def _round(number, r, lost, start, cuts):
-  """One round: its K cards, and the links to them from `start` (0 to 100 across)."""
+def _round(number, r, lost, start, cuts, false):
+  """One round: a card per text, and the links to them from `start` (0 to 100 across).
+
+  `false` is the false equation of its kept candidate, or "".
+  """
   k = max(len(r.scores), r.choice + 1, 1)
   branches = [*range(min(k, MOST_BRANCHES))]
   if r.choice >= len(branches):
     branches[-1] = r.choice
-  kept = branches.index(r.choice) if r.choice >= 0 else -1
-  texts = {
-    i: (r.text, r.count)
-    if i == r.choice
-    else (lost[i].text, lost[i].count)
-    if i in lost
-    else (None, None)
-    for i in branches
-  }
+  groups: dict[Any, list[int]] = {}
+  for i in branches:
+    text = r.text if i == r.choice else lost[i].text if i in lost else None
+    same = i if text is None else (text, _score(r, i) is None)
+    groups.setdefault(same, []).append(i)
+  cards = [_card(group, r, lost, cuts, false) for group in groups.values()]
+  kept = next((i for i, card in enumerate(cards) if card["state"] == "kept"), -1)
   return {
     "number": number,
-    "k": len(branches),
+    "k": len(cards),
     "omitted": k - len(branches),
-    "end": 50.0 if kept < 0 else _center(kept, len(branches)),
+    "end": 50.0 if kept < 0 else _center(kept, len(cards)),
     "resamples": r.resamples,
     "pruned": r.choice < 0,
-    "links": _links(len(branches), start, kept),
-    "cards": [_card(i, r, texts, cuts) for i in branches],
+    "links": _links(len(cards), start, kept),
+    "cards": cards,
   }
 
 
-def _card(i, r, texts, cuts):
-  """Candidate i of a round. texts: {branch: (text or None, tokens or None)} of those drawn."""
-  text, count = texts[i]
-  score = r.scores[i] if i < len(r.scores) else None
-  twin = next((j for j in texts if j < i and text and texts[j][0] == text), None)
-  if i == r.choice:
+def _score(r, i):
+  return r.scores[i] if i < len(r.scores) else None
+
+
+def _card(group, r, lost, cuts, false):
+  """One card for the candidates `group` of a round, which have the same text; the kept one wins."""
+  kept = r.choice in group
+  first = r.choice if kept else group[0]
+  its = r if kept else lost.get(first)
+  text, count = (its.text, its.count) if its else (None, None)
+  scores = [s for i in group if (s := _score(r, i)) is not None]
+  score = _score(r, first) if kept else min(scores, default=None)
+  if kept:
     state, words = "kept", "✓ kept"
   elif score is None:
     state, words = "invalid", "lost"
@@ -137,15 +147,18 @@ def _card(i, r, texts, cuts):
     state, words = "pruned", "not suitable"
   else:
     state, words = "lost", "lost"
-  if twin is not None and state != "kept":
-    words = f"same as #{twin + 1}"
-  tokens = [] if count is None else [f"{count:.0f} tok"]
+  said = [", ".join(f"#{i + 1}" for i in group), words]
+  said += [f"{len(group)} × same text"] if len(group) > 1 else []
+  ends = [figures.fixed(end(scores)) for end in (min, max)] if scores else []
+  said += [f"scores {ends[0]} to {ends[1]}"] if len({*ends}) > 1 else []
+  said += [] if count is None else [f"{count:.0f} tok"]
   return {
     "state": state,
     "score": score,
     "colour": None if score is None else sum(score > c for c in cuts),
-    "words": " · ".join([f"#{i + 1}", words, *tokens]),
+    "words": " · ".join(said),
     "text": text,
+    "false": false if kept else "",
   }
 
 

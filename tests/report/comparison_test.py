@@ -1,6 +1,7 @@
 """What a sweep writes, from results and traces made by hand."""
 
 import json
+import re
 import xml.etree.ElementTree as xml
 
 import pytest
@@ -12,8 +13,11 @@ from gen_ssd.errors import UserError
 from gen_ssd.problems import problem as problem_lib
 from gen_ssd.problems.answers import Grade
 from gen_ssd.report import comparison
+from gen_ssd.report import comparison_figures
+from gen_ssd.report import comparison_tables
 from gen_ssd.report import examples
 from gen_ssd.report import lines
+from gen_ssd.report import sweep_page
 
 
 def _arm(accuracy, teacher_tokens=100, **more):
@@ -49,7 +53,7 @@ FOUND = {"arms": ARMS, "paired": PAIRED, "sweeps": {}, "items": {"base": ARMS}}
 
 
 def test_the_table_has_a_column_per_base_and_dashes_for_what_is_unknown():
-  arms, paired = comparison.table(FOUND).strip().split("\n\n")
+  arms, paired = comparison_tables.markdown(FOUND).strip().split("\n\n")
   for text, columns in ((arms, 12), (paired, 3)):
     assert {line.count("|") for line in text.splitlines()} == {columns + 1}
   assert "| gen_ssd | **60.0** | 50.0 - 70.0 | 55.0 - 65.0 | - | 30.0 | - | 0.500 |" in arms
@@ -59,16 +63,16 @@ def test_the_table_has_a_column_per_base_and_dashes_for_what_is_unknown():
 
 
 def test_answers_that_math_verify_did_not_finish_are_named_between_the_tables():
-  assert "math-verify" not in comparison.table(FOUND)
+  assert "math-verify" not in comparison_tables.markdown(FOUND)
   arms = {**ARMS, "random": _arm(0.4, answer_timeouts=0, trace_crashes=3)}
-  _, line, _ = comparison.table({**FOUND, "arms": arms}).strip().split("\n\n")
+  _, line, _ = comparison_tables.markdown({**FOUND, "arms": arms}).strip().split("\n\n")
   assert line == "random: unverifiable because math-verify did not finish: trace crashes 3"
 
 
 def test_items_have_a_row_per_arm_in_columns_that_a_terminal_shows():
   items = {"base": ARMS, "select.k=16": {"gen_ssd": _arm(0.7, 12345)}}
-  first, *rest = comparison.table({**FOUND, "items": items}).strip().split("\n\n")
-  assert "\n\n".join(rest) == comparison.table(FOUND).strip()
+  first, *rest = comparison_tables.markdown({**FOUND, "items": items}).strip().split("\n\n")
+  assert "\n\n".join(rest) == comparison_tables.markdown(FOUND).strip()
   lines = first.splitlines()
   assert (
     lines[-1]
@@ -83,12 +87,12 @@ def test_a_panel_compares_the_items_that_have_its_arm():
     "a": {"gen_ssd": _arm(0.7), "posthoc": _arm(0.1)},
     "b": {"gen_ssd": _arm(0)},
   }
-  places = _places(comparison.draw({**FOUND, "items": items})["items.svg"])
+  places = _places(comparison_figures.draw({**FOUND, "items": items})["items.svg"])
   assert [(arm, [*names]) for arm, names in places.items()] == [
-    ("posthoc", ["a", "base"]),
-    ("gen_ssd", ["b", "a", "base"]),
+    ("posthoc", ["base", "a"]),
+    ("gen_ssd", ["base", "a", "b"]),
   ]
-  assert "items.svg" not in comparison.draw(FOUND)
+  assert "items.svg" not in comparison_figures.draw(FOUND)
 
 
 def test_a_line_goes_through_the_items_that_change_one_setting():
@@ -138,7 +142,7 @@ def _places(text):
 
 
 def test_differences_are_drawn_in_columns_with_every_arm_on_one_line():
-  text = comparison.draw(FOUND)["paired.svg"]
+  text = comparison_figures.draw(FOUND)["paired.svg"]
   places = _places(text)
   assert [*places] == ["Difference from standard_kd", "Difference from posthoc"]
   first, second = places.values()
@@ -152,14 +156,39 @@ def test_differences_are_drawn_in_columns_with_every_arm_on_one_line():
 
 def test_only_what_there_is_is_drawn():
   alone = {"arms": {"gen_ssd": ARMS["gen_ssd"]}, "paired": {}, "sweeps": {}, "items": {}}
-  assert {*comparison.draw(alone)} == {"arms.svg"}
+  assert {*comparison_figures.draw(alone)} == {"arms.svg"}
   one = {"arms": {"posthoc": ARMS["posthoc"]}, "paired": {}, "sweeps": {}, "items": {}}
-  assert {*comparison.draw(one)} == {"arms.svg"}  # nothing to compare the base with
+  assert {*comparison_figures.draw(one)} == {"arms.svg"}  # nothing to compare the base with
   points = [{"value": k, **_arm(0.1 * k)} for k in (2, 4)]
-  swept = comparison.draw({**FOUND, "sweeps": {"k": {"gen_ssd": points}}})["sweeps.svg"]
+  swept = comparison_figures.draw({**FOUND, "sweeps": {"k": {"gen_ssd": points}}})["sweeps.svg"]
   words = " ".join(xml.fromstring(swept).itertext())
   assert "k: accuracy" in words and "k: cost" in words and "gen_ssd, 4: 40%" in words
   assert "gen_ssd, 4: 10" in words  # teacher tokens per kept trace
+
+
+def test_the_differences_of_many_arms_are_a_line_of_text_each():
+  arms = {f"arm_{i}": _arm(0.01 * i) for i in range(45)} | {"standard_kd": _arm(0.2)}
+  paired = {f"{a}-standard_kd": {"difference": 0.1, "ci": [0.0, 0.2], "n": 40} for a in arms}
+  drawn = comparison_figures.draw({"arms": arms, "paired": paired, "sweeps": {}, "items": {}})
+  for text in drawn.values():
+    assert float(xml.fromstring(text).attrib["height"]) < 46 * 24 + 110
+
+
+def test_the_page_of_a_sweep_has_its_tables_and_figures_and_nothing_to_run():
+  evil = "<script>alert(1)</script>"
+  items = {"base": ARMS, evil: {"gen_ssd": _arm(0.7), evil: _arm(0.5)}}
+  points = [{"value": evil, **_arm(0.1 * k)} for k in (2, 4)]
+  found = {**FOUND, "items": items, "sweeps": {evil: {evil: points}}}
+  text = sweep_page.html(found, evil)
+  assert "<script" not in text and "src=" not in text and "href" not in text
+  assert "default-src 'none'; style-src 'unsafe-inline'\"" in text
+  titles = ["Items", "Arms", "Differences", "Accuracy", "Paired differences", "Items", "Sweeps"]
+  assert re.findall("<h2>([^<]*)</h2>", text) == titles
+  assert "<b>60.0</b>" in text and "+40.0 (+25.0 to +55.0)" in text and text.count("<figure>") == 6
+  assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+  alone = {"arms": {"gen_ssd": ARMS["gen_ssd"]}, "paired": {}, "sweeps": {}}
+  alone["items"] = {"base": alone["arms"]}
+  assert re.findall("<h2>([^<]*)</h2>", sweep_page.html(alone, "x")) == ["Arms", "Accuracy"]
 
 
 # ---------------------------------------------------------------- examples
@@ -315,7 +344,9 @@ def test_a_comparison_names_the_item_whose_results_are_damaged(tmp_path, text, s
 
 def test_names_cannot_break_a_table():
   name = "a|b\nc\x1b[2J" + "d" * 1000
-  text = comparison.table({"arms": {name: _arm(0.5)}, "paired": {}, "sweeps": {}, "items": {}})
+  text = comparison_tables.markdown(
+    {"arms": {name: _arm(0.5)}, "paired": {}, "sweeps": {}, "items": {}}
+  )
   line = text.splitlines()[2]
   assert line.startswith(r"| a\|b c\\x1b[2Jd") and "(1,009 characters)" in line
   assert line.count(" | ") == 11

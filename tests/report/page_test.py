@@ -3,9 +3,6 @@
 Long, because its tests share one made-up run.
 """
 
-import base64
-import hashlib
-from html.parser import HTMLParser
 import json
 import random
 import re
@@ -16,273 +13,19 @@ import pytest
 
 from gen_ssd.errors import UserError
 from gen_ssd.report import __main__ as report_command
+from gen_ssd.report import curves
 from gen_ssd.report import figures
 from gen_ssd.report import words
 from gen_ssd.report.page import write_report
-
-K = 4
-NAMES = ("Mia", "Tom", "Ada", "Omar", "Lena", "Raj")
-THINGS = ("apples", "marbles", "stickers", "books", "shells")
-CONFIG = {
-  "name": "bundled-sums",
-  "stages": ["collect", "train", "evaluate", "report"],
-  "seed": 7,
-  "teacher": {"path": "bundled/teacher"},
-  "student": {"path": "bundled/student"},
-  "select": {
-    "k": K,
-    "c": 16,
-    "slots": 32,
-    "max_tokens": 96,
-    "temperature": 0.8,
-    "scorer": "perplexity",
-    "threshold": 1.4,
-  },
-  "arms": {
-    "standard_kd": {"k": 1},
-    "random": {"scorer": "random"},
-    "posthoc": {"c": 96},
-    "gen_ssd": {},
-  },
-}
-RESULTS = {
-  "arms": {
-    "standard_kd": {
-      "accuracy": 0.672,
-      "ci": [0.62, 0.722],
-      "n": 320,
-      "mean_tokens": 44.2,
-      "truncated": 0.022,
-      "student_nll": 0.61,
-      "kept": 118,
-      "problems": 150,
-      "teacher_tokens": 6912,
-      "pruned": 0.0,
-    },
-    "random": {
-      "accuracy": 0.669,
-      "ci": [0.616, 0.719],
-      "n": 320,
-      "mean_tokens": 43.7,
-      "truncated": 0.019,
-      "student_nll": 0.60,
-      "kept": 117,
-      "problems": 150,
-      "teacher_tokens": 27648,
-      "pruned": 0.0,
-    },
-    "posthoc": {
-      "accuracy": 0.703,
-      "ci": [0.653, 0.751],
-      "n": 320,
-      "mean_tokens": 39.5,
-      "truncated": 0.012,
-      "student_nll": 0.47,
-      "kept": 124,
-      "problems": 150,
-      "teacher_tokens": 27511,
-      "pruned": 0.0,
-    },
-    "gen_ssd": {
-      "accuracy": 0.738,
-      "ci": [0.688, 0.783],
-      "n": 320,
-      "mean_tokens": 36.1,
-      "truncated": 0.009,
-      "student_nll": 0.38,
-      "kept": 126,
-      "problems": 150,
-      "teacher_tokens": 26804,
-      "pruned": 0.053,
-    },
-  },
-  "paired": {
-    "random-standard_kd": {"difference": -0.003, "ci": [-0.04, 0.034]},
-    "posthoc-standard_kd": {"difference": 0.031, "ci": [-0.006, 0.069]},
-    "gen_ssd-standard_kd": {"difference": 0.066, "ci": [0.025, 0.106]},
-    "gen_ssd-posthoc": {"difference": 0.035, "ci": [-0.001, 0.07]},
-  },
-}
-
-
-def _steps(rng, total, add, who, what):
-  """Ways in which a teacher might write `total + add`, from plain to laborious."""
-  new = total + add
-  return rng.sample(
-    [
-      f"{who} has {total} {what} and gets {add} more . {total} + {add} = {new} .",
-      f"{total} + {add} = {new} .",
-      f"So we add {add} to {total} , that is {total} + {add} = {new} {what} .",
-      f"Adding , we see that {total} + {add} comes to {new} .",
-      f"Let x be the {what} . Then x = {total} + {add} , hence x = {new} .",
-      f"{add} + {total} = {new} , so now there are {new} {what} altogether .",
-    ],
-    K,
-  )
-
-
-def _trace(rng, arm, number, branches, ease):
-  who, what, total = rng.choice(NAMES), rng.choice(THINGS), rng.randrange(4, 30)
-  adds = [rng.randrange(2, 20) for _ in range(rng.randrange(2, 5))]
-  problem = (
-    f"{who} has {total} {what} . "
-    + " ".join(f"Then {who} gets {a} {what} from {rng.choice(NAMES)} ." for a in adds)
-    + f" How many {what} does {who} have now ?"
-  )
-  uuid, chunks, lost_rows, texts = f"sums-{number:05d}", [], [], []
-  prunes = arm == "gen_ssd" and number % 19 == 3
-  wrong = number % 6 == 5
-  for i, add in enumerate(adds):
-    options = _steps(rng, total, add, who, what)[:branches]
-    scores = [
-      round(max(0.05, rng.gauss(ease, 0.28)) + 0.012 * len(o) * rng.random(), 4) for o in options
-    ]
-    if branches > 2 and rng.random() < 0.2:
-      scores[0], options[0] = None, f"{total} + {total} + {total} + {total} + {total} + {total}"
-    choice = min((j for j in range(branches) if scores[j] is not None), key=lambda j: scores[j])
-    if arm == "random" and scores[choice := rng.randrange(branches)] is None:
-      choice = 1
-    if prunes and i == len(adds) - 1:
-      choice, scores = -1, [s if s is None else round(s + 1.5, 4) for s in scores]
-    kept = options[choice] if choice >= 0 else ""
-    chunks.append(
-      {
-        "count": len(kept.split()),
-        "text": kept,
-        "choice": choice,
-        "score": scores[choice] if choice >= 0 else None,
-        "scores": scores,
-        "resamples": 1 if choice < 0 else 0,
-      }
-    )
-    lost_rows += [
-      {
-        "uuid": uuid,
-        "attempt": 0,
-        "chunk": i,
-        "branch": j,
-        "text": o,
-        "count": len(o.split()),
-        "score": s,
-        "student_nll": s or 2.0,
-      }
-      for j, (o, s) in enumerate(zip(options, scores))
-      if j != choice
-    ]
-    texts.append(kept)
-    total += add
-  if not prunes:
-    said = total + 1 if wrong else total
-    chunks.append(
-      {
-        "count": 5,
-        "text": f"The answer is \\boxed{{{said}}} .",
-        "choice": 0,
-        "score": 0.04,
-        "scores": [0.04] * branches,
-        "resamples": 0,
-      }
-    )
-    lost_rows += [
-      {
-        "uuid": uuid,
-        "attempt": 0,
-        "chunk": len(adds),
-        "branch": j,
-        "count": 5,
-        "text": chunks[-1]["text"],
-        "score": 0.04,
-        "student_nll": 0.04,
-      }
-      for j in range(1, branches)
-    ]
-    texts.append(chunks[-1]["text"])
-  count = sum(c["count"] for c in chunks)
-  known = [c["score"] for c in chunks if c["score"] is not None]
-  return {
-    "uuid": uuid,
-    "source": "sums",
-    "split": "train",
-    "level": len(adds),
-    "attempt": 0,
-    "problem": problem,
-    "answer": str(total),
-    "text": "\n".join(texts),
-    "ids": [1] * count,
-    "num_tokens": count,
-    "stop": "pruned" if prunes else "ended",
-    "verdict": "unverifiable" if prunes else "wrong" if wrong else "right",
-    "student_nll": sum(known) / len(known) if known else None,
-    "teacher_nll": 0.3,
-    "chunks": chunks,
-    "teacher_tokens": count * branches,
-  }, lost_rows
-
-
-def _lines(path, records):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text("".join(json.dumps(r) + "\n" for r in records))
-
-
-def _run(path, problems=150):
-  """A finished run with four arms, two shards of traces each."""
-  (path / "config.json").write_text(json.dumps(CONFIG))
-  (path / "results.json").write_text(json.dumps(RESULTS))
-  for arm, branches, ease in (
-    ("standard_kd", 1, 0.62),
-    ("random", K, 0.6),
-    ("posthoc", 1, 0.48),
-    ("gen_ssd", K, 0.5),
-  ):
-    rng = random.Random(3)
-    both = [_trace(rng, arm, n, branches, ease) for n in range(problems)]
-    folder = path / "traces" / (home := arm.replace("_", ""))
-    _lines(path / "arms" / arm / "traces.json", [{"collection": home}])
-    for shard in range(2):
-      _lines(folder / f"traces-{shard:05d}.jsonl", [t for t, _ in both[shard::2]])
-      lost_rows = [candidate for _, mine in both[shard::2] for candidate in mine]
-      if lost_rows:
-        _lines(folder / f"candidates-{shard:05d}.jsonl", lost_rows)
-  return path
-
-
-def _page(path):
-  text = write_report(path).read_text(encoding="utf-8")
-  _check(text)
-  assert "&lt;wbr" not in text and "Markup(" not in text
-  return text.replace("<wbr>", "")
-
-
-def _check(text):
-  """Tags balance, and nothing in the page can load or run anything but our own script."""
-  stack, void = [], {"meta", "circle", "path", "polygon", "polyline", "wbr"}
-
-  class Check(HTMLParser):
-    def handle_starttag(self, tag, attrs):
-      for name, value in attrs:
-        assert not name.startswith("on") and name not in ("src", "href", "action", "xlink:href")
-        assert "javascript:" not in (value or "")
-      if tag not in void:
-        stack.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-      pass
-
-    def handle_endtag(self, tag):
-      assert stack.pop() == tag
-
-  Check().feed(text)
-  assert not stack
-  script = re.search(r"<script>(.*?)</script>", text, re.DOTALL).group(1)
-  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-  assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
-  assert text.startswith("<!doctype html>")
-  assert text.count("<script") == 1 and "url(" not in text and "@import" not in text
-  assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", text)
+from tests.report import made_run
+from tests.report.made_run import CONFIG
+from tests.report.made_run import RESULTS
+from tests.report.made_run import K
+from tests.report.made_run import page_of
 
 
 def test_finished_run_shows_everything(tmp_path):
-  text = _page(_run(tmp_path))
+  text = page_of(made_run.make(tmp_path))
   for arm in CONFIG["arms"]:
     assert f"{arm}<small>" in text or re.search(rf"</svg> {arm}</th>", text)
   assert "73.8%" in text and "[68.8, 78.3]" in text and "27,648" in text
@@ -305,7 +48,7 @@ def test_finished_run_shows_everything(tmp_path):
 
 
 def test_seeds_and_several_tests_are_drawn(tmp_path):
-  rings = _page(_run(tmp_path, problems=8)).count('class="ring"')
+  rings = page_of(made_run.make(tmp_path, problems=8)).count('class="ring"')
   arm = lambda x, *seeds: {"accuracy": x, "ci": [x - 0.1, x + 0.1], "n": 30, "seeds": [*seeds]}
   one = {"standard_kd": arm(0.2, 0.1, 0.3), "gen_ssd": arm(0.4, 0.4, 0.4)}
   (tmp_path / "results.json").write_text(
@@ -313,7 +56,7 @@ def test_seeds_and_several_tests_are_drawn(tmp_path):
       {"arms": one, "tests": {"aime24": {"arms": one}, "amc<23>": {"arms": {"gen_ssd": arm(0.7)}}}}
     )
   )
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   for title in (
     "Accuracy on all tests",
     "Accuracy on aime24, 30 problems",
@@ -333,52 +76,57 @@ def test_seeds_and_several_tests_are_drawn(tmp_path):
       }
     )
   )
-  assert "Accuracy on b, 0 problems" in _page(tmp_path)
+  assert "Accuracy on b, 0 problems" in page_of(tmp_path)
 
 
 def test_what_math_verify_did_not_finish_is_named_below_the_table(tmp_path):
-  _run(tmp_path, problems=2)
+  made_run.make(tmp_path, problems=2)
   results = json.loads(json.dumps(RESULTS))
   for count, named in ((0, 0), (1200, 1), ("many", 0)):
     results["arms"]["gen_ssd"].update(trace_timeouts=count, answer_crashes=0)
     (tmp_path / "results.json").write_text(json.dumps(results))
-    text = _page(tmp_path)
+    text = page_of(tmp_path)
     assert text.count("math-verify did not finish") == named
     assert text.count("gen_ssd: unverifiable because") == named == text.count("timeouts 1,200</p>")
 
 
 def test_overlapping_intervals_are_not_called_best(tmp_path):
-  _run(tmp_path, problems=8)
-  text = _page(tmp_path)
+  made_run.make(tmp_path, problems=8)
+  text = page_of(tmp_path)
   assert "▲ highest" in text and "★ best" not in text and "can’t be told apart" in text
   results = json.loads(json.dumps(RESULTS))
   results["arms"]["gen_ssd"].update(accuracy=0.85, ci=[0.80, 0.89])
   (tmp_path / "results.json").write_text(json.dumps(results))
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   assert "★ best" in text and "▲ highest" not in text and "can’t be told apart" not in text
   # a wide interval further down the ranking counts too, and so does a missing one
   for ci in ([0.3, 0.9], None):
     results["arms"]["random"]["ci"] = ci
     (tmp_path / "results.json").write_text(json.dumps(results))
-    text = _page(tmp_path)
+    text = page_of(tmp_path)
     assert "★ best" not in text and "separate it from <b>random</b>:" in text
 
 
 def test_everything_from_a_run_is_escaped(tmp_path):
-  _run(tmp_path, problems=2)
+  made_run.make(tmp_path, problems=2)
   evil = '<script>alert(1)</script><img src="http://x.example/a.png" onerror=alert(2)>\ud800\u202e'
-  trace, lost_rows = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
+  trace, lost_rows = made_run.trace(random.Random(0), "gen_ssd", 0, K, 0.5)
   trace.update(problem=evil, answer=evil, source=evil, level=evil, verdict=evil, stop=evil)
   for part in [*trace["chunks"], *lost_rows]:
     part["text"] = evil
-  _lines(tmp_path / "traces" / "genssd" / "traces-00000.jsonl", [trace])
-  _lines(tmp_path / "traces" / "genssd" / "candidates-00000.jsonl", lost_rows)
-  config = {**CONFIG, "name": evil, "arms": {evil: {"note": evil}}, "teacher": {"path": evil}}
+  made_run.write_lines(tmp_path / "traces" / "genssd" / "traces-00000.jsonl", [trace])
+  made_run.write_lines(tmp_path / "traces" / "genssd" / "candidates-00000.jsonl", lost_rows)
+  config = {
+    **CONFIG,
+    "name": evil,
+    "arms": {evil: {"note": evil}},
+    "teacher": {"path": evil},
+  }
   (tmp_path / "config.json").write_text(json.dumps(config))
   (tmp_path / "results.json").write_text(
     json.dumps({"arms": {evil: RESULTS["arms"]["random"]}, "paired": {evil: {"difference": 0.1}}})
   )
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   assert "<script>alert" not in text and "<img" not in text
   # name and its title; teacher in the lead and the facts; arm, its note and its figures; problem,
   # gold answer, ending, badges, kept and lost candidates, config
@@ -392,8 +140,8 @@ def test_panels_escape_what_they_are_given():
   show = lambda v: f"<b>{v}</b>"
   panels = [
     figures.intervals(evil, evil, [figures.Estimate(0, evil, 0.5, (0.4, 0.6), evil)], show),
-    figures.curves(
-      evil, evil, [figures.Line(i, evil, [figures.Point(evil, 0.5)]) for i in (0, 1)], show
+    curves.curves(
+      evil, evil, [curves.Line(i, evil, [curves.Point(evil, 0.5)]) for i in (0, 1)], show
     ),
     figures.ridges(evil, evil, [figures.Sample(0, evil, [0.5])], show, show),
   ]
@@ -404,24 +152,24 @@ def test_panels_escape_what_they_are_given():
 
 
 def test_lost_candidates_of_the_last_resample_are_shown(tmp_path):
-  _run(tmp_path, problems=1)
+  made_run.make(tmp_path, problems=1)
   folder = tmp_path / "traces" / "genssd"
   rows = [json.loads(line) for line in (folder / "candidates-00000.jsonl").open()]
   first = [{**r, "resample": 0, "text": "first draw"} for r in rows]
   last = [{**r, "resample": 1, "text": "second draw"} for r in rows]
-  _lines(folder / "candidates-00000.jsonl", first + last)
-  text = _page(tmp_path)
+  made_run.write_lines(folder / "candidates-00000.jsonl", first + last)
+  text = page_of(tmp_path)
   assert "second draw" in text and "first draw" not in text
 
 
 @pytest.mark.parametrize("missing", ["results.json", "candidates", "traces", "arms"])
 def test_unfinished_run(tmp_path, missing):
-  _run(tmp_path, problems=30)
+  made_run.make(tmp_path, problems=30)
   for path in sorted(tmp_path.glob("**/*"), reverse=True):
     name = str(path.relative_to(tmp_path))
     if path.is_file() and (missing in path.name or missing in name.split("/")):
       path.unlink()
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   assert all(arm in text for arm in CONFIG["arms"])
   if missing == "results.json":
     assert "No accuracy has been measured yet" in text and "counted from the trace files" in text
@@ -433,7 +181,7 @@ def test_unfinished_run(tmp_path, missing):
 
 
 def test_broken_files_are_skipped_and_named(tmp_path):
-  _run(tmp_path, problems=30)
+  made_run.make(tmp_path, problems=30)
   shard = tmp_path / "traces" / "genssd" / "traces-00001.jsonl"
   shard.write_bytes(shard.read_bytes()[:-400])
   with (shard.parent / "traces-00000.jsonl").open("ab") as f:
@@ -444,7 +192,7 @@ def test_broken_files_are_skipped_and_named(tmp_path):
     f.write('{"uuid": "sums-00003", "attempt": 0, "chunk": "a"}\n{')
   (tmp_path / "arms" / "random" / "kept.json").write_text('{"not": "pairs"}')
   (tmp_path / "results.json").write_text('{"arms": {"gen_ss')
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   assert "traces/genssd/traces-00001.jsonl: 1 broken line skipped" in text
   assert "traces/genssd/traces-00000.jsonl: 2 broken lines skipped" in text
   assert "2 traces without usable uuid or chunks skipped" in text
@@ -466,60 +214,60 @@ def test_values_of_the_wrong_kind_become_dashes(tmp_path):
       }
     )
   )
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   assert "50.0%" in text and "Only <b>c</b> has been evaluated" in text and "nan" not in text
 
 
 @pytest.mark.parametrize("x", [1e299, -1e299, 1e15, 1e14, 5e-324, 10**400, 0.5 + 1e-16])
 def test_figures_are_drawn_of_any_number(tmp_path, x):
-  _run(tmp_path, problems=2)
+  made_run.make(tmp_path, problems=2)
   arms = {name: {"accuracy": x, "ci": [x, x], "seeds": [x, 0.5]} for name in CONFIG["arms"]}
   paired = {f"{name}-random": {"difference": x, "ci": [0, x]} for name in CONFIG["arms"]}
   (tmp_path / "results.json").write_text(json.dumps({"arms": arms, "paired": paired}))
   shard = tmp_path / "traces" / "genssd" / "traces-00000.jsonl"
   rows = [json.loads(line) for line in shard.open()]
-  _lines(shard, [{**r, "num_tokens": x, "student_nll": x} for r in rows])
-  assert max(map(len, re.findall(r"[\d,.]+", _page(tmp_path)))) < 60  # no number of 300 digits
+  made_run.write_lines(shard, [{**r, "num_tokens": x, "student_nll": x} for r in rows])
+  assert max(map(len, re.findall(r"[\d,.]+", page_of(tmp_path)))) < 60  # no number of 300 digits
 
 
 def test_kept_json_decides_what_is_kept(tmp_path):
-  _run(tmp_path, problems=30)
+  made_run.make(tmp_path, problems=30)
   (tmp_path / "arms" / "gen_ssd" / "kept.json").write_text('[["sums-00004", 0], ["sums-00005", 0]]')
   (tmp_path / "results.json").unlink()
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   assert ">n 2</text>" in text and "2 / 30" in text
 
 
 def test_long_trees_fold_and_first_branching_arm_is_shown(tmp_path):
-  _run(tmp_path, problems=1)
+  made_run.make(tmp_path, problems=1)
   for arm in ("gen_ssd", "random"):
     for path in (tmp_path / "traces" / arm.replace("_", "")).iterdir():
       path.unlink()
-  trace, _ = _trace(random.Random(0), "random", 0, K, 0.5)
+  trace, _ = made_run.trace(random.Random(0), "random", 0, K, 0.5)
   trace["chunks"] *= 9
-  _lines(tmp_path / "traces" / "random" / "traces-00000.jsonl", [trace, trace])
-  text = _page(tmp_path)
+  made_run.write_lines(tmp_path / "traces" / "random" / "traces-00000.jsonl", [trace, trace])
+  text = page_of(tmp_path)
   assert f"{len(trace['chunks']) - 10} more rounds" in text
   assert text.count('<details class="tree') == 1  # the repeated record counts once
 
 
 def test_many_candidates_or_long_texts_are_stacked(tmp_path):
-  _run(tmp_path, problems=12)
-  assert 'class="rounds"' in _page(tmp_path)
-  trace, _ = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
+  made_run.make(tmp_path, problems=12)
+  assert 'class="rounds"' in page_of(tmp_path)
+  trace, _ = made_run.trace(random.Random(0), "gen_ssd", 0, K, 0.5)
   for chunk in trace["chunks"]:
     chunk["scores"] *= 2
   shard = tmp_path / "traces" / "genssd" / "traces-00000.jsonl"
-  _lines(shard, [trace])
-  assert 'class="rounds stacked"' in _page(tmp_path)
+  made_run.write_lines(shard, [trace])
+  assert 'class="rounds stacked"' in page_of(tmp_path)
 
 
 def test_the_round_that_pruned_a_trace_is_drawn_from_its_lost_candidates(tmp_path):
-  _run(tmp_path, problems=1)
+  made_run.make(tmp_path, problems=1)
   folder = tmp_path / "traces" / "genssd"
-  trace, _ = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
+  trace, _ = made_run.trace(random.Random(0), "gen_ssd", 0, K, 0.5)
   trace.update(stop="pruned", verdict="unverifiable", chunks=trace["chunks"][:1])
-  _lines(folder / "traces-00000.jsonl", [trace])
+  made_run.write_lines(folder / "traces-00000.jsonl", [trace])
   place = {"uuid": trace["uuid"], "attempt": 0, "chunk": 1, "count": 3}
   scores = [7.25, None, 8.5]
   rows = [
@@ -528,13 +276,13 @@ def test_the_round_that_pruned_a_trace_is_drawn_from_its_lost_candidates(tmp_pat
     for b, score in enumerate(scores)
   ]
   rows[-1]["branch"] = 10**12  # damaged
-  _lines(folder / "candidates-00000.jsonl", rows)
-  text = _page(tmp_path)
+  made_run.write_lines(folder / "candidates-00000.jsonl", rows)
+  text = page_of(tmp_path)
   assert text.count("Round 2") == 1 and text.count('class="round pruned"') == 1
   assert "resampled 2×" in text and "draw 0" not in text and "draw 1" not in text
-  assert text.count("draw 2</p>") == 3 and "not suitable" in text
-  assert ">7.25</span>" in text and ">8.50</span>" in text
-  assert text.count('class="dashed"') >= 3
+  assert text.count("draw 2</p>") == 2 and text.count('class="dashed"') == 2
+  assert ">7.25</span>" in text
+  assert "#1, #3 · not suitable · 2 × same text · scores 7.25 to 8.50 · 3 tok" in text
 
 
 def test_config_is_required(tmp_path):
@@ -571,35 +319,39 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatc
 
 def _one_trace(path, **changes):
   """A run whose only trace of gen_ssd is changed; returns its page."""
-  _run(path, problems=1)
-  trace, lost = _trace(random.Random(0), "gen_ssd", 0, K, 0.5)
-  _lines(path / "traces" / "genssd" / "traces-00000.jsonl", [{**trace, **changes}])
-  _lines(path / "traces" / "genssd" / "candidates-00000.jsonl", lost)
+  made_run.make(path, problems=1)
+  trace, lost = made_run.trace(random.Random(0), "gen_ssd", 0, K, 0.5)
+  made_run.write_lines(path / "traces" / "genssd" / "traces-00000.jsonl", [{**trace, **changes}])
+  made_run.write_lines(path / "traces" / "genssd" / "candidates-00000.jsonl", lost)
   (path / "traces" / "genssd" / "traces-00001.jsonl").write_text("")
-  return _page(path)
+  return page_of(path)
 
 
 @pytest.mark.parametrize("field", ["problem", "answer", "text", "verdict", "source", "level"])
 def test_long_texts_of_a_trace_are_cut_and_their_length_is_shown(tmp_path, field):
   text = _one_trace(tmp_path, **{field: "ab" * 2_500_000})
   assert len(text) < 150_000
-  assert ("... (5,000,000 characters)" in text) == (field != "text")  # which is not shown
+  assert "... (5,000,000 characters)" in text
 
 
 def test_long_names_settings_and_candidates_are_cut(tmp_path):
-  _run(tmp_path, problems=1)
+  made_run.make(tmp_path, problems=1)
   long = "n" * 10**6
   folder = tmp_path / "traces" / "genssd"
   rows = [json.loads(line) for line in (folder / "candidates-00000.jsonl").open()]
-  _lines(folder / "candidates-00000.jsonl", [{**r, "text": long} for r in rows])
-  config = {**CONFIG, "name": long, "arms": {**CONFIG["arms"], long: {long: long}}}
+  made_run.write_lines(folder / "candidates-00000.jsonl", [{**r, "text": long} for r in rows])
+  config = {
+    **CONFIG,
+    "name": long,
+    "arms": {**CONFIG["arms"], long: {long: long}},
+  }
   (tmp_path / "config.json").write_text(json.dumps({**config, "select": {"k": 4, "slots": long}}))
   arms = {**RESULTS["arms"], long: RESULTS["arms"]["random"]}
   paired = {f"{long}-random": {"difference": 0.1}, long: {"difference": 0.1}}
   (tmp_path / "results.json").write_text(
     json.dumps({"arms": arms, "paired": paired, "tests": {long: {"arms": arms}}})
   )
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   assert text.count("(1,000,000 characters)") > 10 and len(text) < 600_000
 
 
@@ -612,7 +364,11 @@ def test_a_page_of_very_many_of_anything_stays_small(tmp_path, what):
     "rounds": {"chunks": [chunk] * many},
   }
   _one_trace(tmp_path, **changes.get(what, {}))
-  config, results, arm = dict(CONFIG), dict(RESULTS), RESULTS["arms"]["random"]
+  config, results, arm = (
+    dict(CONFIG),
+    dict(RESULTS),
+    RESULTS["arms"]["random"],
+  )
   if what == "arms":
     config["arms"] = {f"arm{i}": {"k": 2} for i in range(many)}
     results["arms"] = {name: arm for name in config["arms"]}
@@ -625,7 +381,7 @@ def test_a_page_of_very_many_of_anything_stays_small(tmp_path, what):
       (tmp_path / "traces" / "genssd" / f"traces-{i:05d}.jsonl").write_text("{")
   (tmp_path / "config.json").write_text(json.dumps(config))
   (tmp_path / "results.json").write_text(json.dumps(results))
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   assert len(text) < 1_500_000
   said = {
     "arms": "19,940 of 20,004 arms",
@@ -649,14 +405,14 @@ def test_control_characters_of_a_trace_are_shown(tmp_path, field):
 
 
 def test_control_characters_of_settings_and_candidates_are_shown(tmp_path):
-  _run(tmp_path, problems=1)
+  made_run.make(tmp_path, problems=1)
   folder = tmp_path / "traces" / "genssd"
   rows = [json.loads(line) for line in (folder / "candidates-00000.jsonl").open()]
-  _lines(folder / "candidates-00000.jsonl", [{**r, "text": ODD} for r in rows])
+  made_run.write_lines(folder / "candidates-00000.jsonl", [{**r, "text": ODD} for r in rows])
   config = {**CONFIG, "name": ODD, "arms": {**CONFIG["arms"], ODD: {"note": ODD}}}
   (tmp_path / "config.json").write_text(json.dumps(config))
   (tmp_path / "results.json").write_text(json.dumps({"arms": {ODD: {"accuracy": 0.5}}}))
-  text = _page(tmp_path)
+  text = page_of(tmp_path)
   assert text.count(SHOWN) > 8
   assert not any(c in text for c in ODD.replace(" ", "").replace("[31m", ""))
 

@@ -1,0 +1,144 @@
+"""Lines over an axis: one point per named place, or a series of numbers."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import math
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from gen_ssd.report import figures
+from gen_ssd.report.figures import LEFT
+from gen_ssd.report.figures import RIGHT
+
+OUTER, BOTTOM = LEFT + 44, 170  # left and lower edge of the lines
+MOST_LABEL = 22  # characters of a label
+
+
+class Point(NamedTuple):
+  """A point of a line of `curves`, at a named place of the x axis."""
+
+  place: str
+  value: float
+  interval: figures.Interval | None = None
+
+
+class Line(NamedTuple):
+  look: int
+  label: str
+  points: list[Point]
+
+
+class Series(NamedTuple):
+  look: int
+  label: str
+  points: list[tuple[float, float]]
+
+
+def curves(
+  title: str,
+  hint: str,
+  lines: Sequence[Line],
+  show: Callable[[float], str],
+  joined: bool = True,
+  places: Sequence[str] = (),
+) -> figures.Panel:
+  """Panel of lines over named places: `places`, then others in the order in which lines name them."""
+  places = list(dict.fromkeys([*places, *(p.place for line in lines for p in line.points)]))
+  ends = [v for line in lines for p in line.points for v in (p.value, *(p.interval or ()))]
+  y, marks = _vertical(ends, show)
+  left, right = OUTER + 12, RIGHT - 12 - _room(lines)
+
+  def x(place):
+    return left + places.index(place) * (right - left) / max(len(places) - 1, 1)
+
+  marks += [figures.text(x(p), BOTTOM + 18, p, "tick", "middle") for p in places]
+  marks += [_curve(line, x, y, show, joined) for line in lines]
+  tips = [(line, x(line.points[-1].place), y(line.points[-1].value)) for line in lines]
+  return _panel(title, hint, marks, tips if len(lines) > 1 else [])
+
+
+def series(
+  title: str, hint: str, lines: Sequence[Series], show: Callable[[float], str]
+) -> figures.Panel:
+  """Panel of lines through many points of two numbers each; a mark and a label end every line.
+
+  A line with an empty label has neither a label nor a mark.
+  """
+  y, marks = _vertical([v for line in lines for _, v in line.points], show)
+  ends = [a for line in lines for a, _ in line.points]
+  low, high = min(ends), max(ends)
+  left, right = OUTER, RIGHT - 12 - _room(lines, 1)
+
+  def x(a):
+    return left + (a - low) * (right - left) / ((high - low) or 1)
+
+  for t in figures.ticks(low, high, 4):
+    marks.append(figures.text(x(t), BOTTOM + 18, f"{t:,.10g}", "tick", "middle"))
+  tips = []
+  for line in lines:
+    points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
+    a, b = line.points[-1]
+    marks.append(
+      Markup(
+        '<g><title>{}: {} at {:,.10g}</title><polyline class="curve thin a{}" points="{}"/>{}</g>'
+      ).format(
+        line.label,
+        show(b),
+        a,
+        line.look % 8,
+        points,
+        figures.mark(line.look, x(a), y(b), 4) if line.label else "",
+      )
+    )
+    if line.label:
+      tips.append((line, x(a), y(b)))
+  return _panel(title, hint, marks, tips)
+
+
+def _room(lines, fewest=2):
+  """Width that the labels take at the right of the lines: none for fewer than `fewest` lines."""
+  longest = max(len(line.label) for line in lines)
+  return 6.2 * min(longest, MOST_LABEL) + 8 if len(lines) >= fewest else 0
+
+
+def _vertical(values, show):
+  """The place of a value on the vertical axis, and the marks of the axis."""
+  low, high = figures.padded(min(values), max(values), 0.08)
+
+  def y(v):
+    return 8 + (high - v) / (high - low) * (BOTTOM - 8)
+
+  return y, [
+    Markup(f'<path class="grid" d="M{OUTER} {y(t):.1f}H{RIGHT}"/>')
+    + figures.text(OUTER - 6, y(t) + 4, show(t), "tick", "end")
+    for t in figures.ticks(low, high, 4)
+  ]
+
+
+def _panel(title, hint, marks, tips):
+  """The panel, with a label at each of `tips`, (line, x, y): each is below the one above."""
+  lowest = -math.inf
+  for line, x, y in sorted(tips, key=lambda tip: tip[2]):
+    lowest = max(y + 4, lowest + 12)
+    label = line.label
+    label = label if len(label) <= MOST_LABEL else f"{label[: MOST_LABEL - 1]}…"
+    marks.append(figures.text(x + 10, lowest, label, "tick"))
+  return figures.Panel(title, hint, max(BOTTOM + 28, lowest + 8), figures.join(marks))
+
+
+def _curve(line, x, y, show, joined):
+  cls, marks = f"a{line.look % 8}", []
+  if joined:
+    points = " ".join(f"{x(p.place):.1f},{y(p.value):.1f}" for p in line.points)
+    marks.append(Markup(f'<polyline class="curve {cls}" points="{points}"/>'))
+  for p in line.points:
+    if p.interval:
+      path = f"M{x(p.place):.1f} {y(p.interval[0]):.1f}V{y(p.interval[1]):.1f}"
+      marks.append(Markup(f'<path class="whisker {cls}" d="{path}"/>'))
+    marks.append(
+      Markup("<g><title>{}, {}: {}</title>{}</g>").format(
+        line.label, p.place, show(p.value), figures.mark(line.look, x(p.place), y(p.value), 5)
+      )
+    )
+  return figures.join(marks)
