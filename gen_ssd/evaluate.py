@@ -9,7 +9,8 @@ Usage: gen-ssd evaluate --model=MODEL --problems=SET[,SET ...] --workdir=DIR [fl
   --workdir      where answers and results.json go; the same command again continues it
   --samples      answers per problem (default 1)
   --temperature, --top_p    of sampling (default: greedy for one sample, else 0.6 and 0.95)
-  --limit, --max_tokens, --slots, --seed    problems per set, tokens per answer, answers at a time
+  --limit, --max_tokens, --slots, --seed    at most so many problems per set, tokens per answer,
+                 and answers at a time
   --system, --examples      a system message; a JSONL file of problem and solution to show first
   --chat_template, --thinking, --dtype, --config.X    settings of gen_ssd/config.py
   --compare      differences on the problems that both answered; A and B are workdirs of
@@ -83,6 +84,7 @@ def settings(known: argparse.Namespace, overrides: Sequence[str] = ()):
   import jax
 
   from gen_ssd import config as config_lib
+  from gen_ssd.problems import sets
 
   several = known.samples > 1
   c = config_lib.default()
@@ -113,6 +115,8 @@ def settings(known: argparse.Namespace, overrides: Sequence[str] = ()):
     if name in c.tests:
       raise UserError(f"--problems is {known.problems!r}: {name} comes twice; name it once")
     limit = known.limit or 400 * (source == "bundled")
+    if limit and source != "bundled":  # at most
+      limit = min(limit, len(sets.load(source, "test")))
     c.tests[name] = dict(source=source, limit=limit)
   c = config_files.override(c, overrides)
   if not any(x.split("=")[0].lstrip("-") == "config.select.prompt" for x in overrides):

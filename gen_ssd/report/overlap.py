@@ -5,6 +5,8 @@ from typing import Any
 
 from gen_ssd.folders import Path
 from gen_ssd.report import reading
+from gen_ssd.report import traces
+from gen_ssd.report import values
 from gen_ssd.report.words import cut
 
 MOST = 20  # pairs whose texts are shown
@@ -41,8 +43,8 @@ def _is_pair(x):
 def _pair(x):
   return {
     "split": SPLITS[x["split"]],
-    "test": cut(x["test"], reading.SHORT),
-    "reason": cut(x["reason"], reading.SHORT),
-    "problem": cut(x["problem"], reading.TEXT),
-    "test_problem": cut(x["test_problem"], reading.TEXT),
+    "test": cut(x["test"], values.SHORT),
+    "reason": cut(x["reason"], values.SHORT),
+    "problem": cut(x["problem"], traces.TEXT),
+    "test_problem": cut(x["test_problem"], traces.TEXT),
   }

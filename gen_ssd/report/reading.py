@@ -7,8 +7,8 @@ run of any size fits in memory.
 
 from collections.abc import Iterator
 import dataclasses
-from typing import Any
 import json
+from typing import Any
 
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 from gen_ssd.problems import overlap as overlap_lib
 from gen_ssd.problems import problem as problem_lib
 from gen_ssd.report import overlap
-from gen_ssd.report import reading
+from gen_ssd.report import traces
 from gen_ssd.report.page import write_report
 
 
@@ -39,7 +39,7 @@ def test_at_most_20_pairs_are_shown_and_long_texts_are_cut(tmp_path):
   assert text.count('<div class="pair">') == overlap.MOST == 20
   assert "no student is trained: 1,500 training." in text
   assert "And 1,480 more, which are not shown here." in text
-  assert len(text) < 200_000 + 20 * 2 * reading.TEXT
+  assert len(text) < 200_000 + 20 * 2 * traces.TEXT
 
 
 @pytest.mark.parametrize("content", [None, "[]"])

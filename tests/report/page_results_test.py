@@ -3,7 +3,6 @@
 import json
 import re
 
-from gen_ssd.problems import problem as problem_lib
 from gen_ssd.report import comparison_figures
 from gen_ssd.report import figures
 from gen_ssd.report import looks
@@ -102,10 +101,9 @@ def test_arms_without_an_accuracy_come_last_in_their_order():
 def test_differences_from_the_arms_of_the_same_cost_are_in_results_and_first_on_the_page(tmp_path):
   answers = [{"uuid": "p", "verdict": "right", "stop": "ended", "num_tokens": 3, "graded_by": "x"}]
   names = ("gen_ssd", "random", "posthoc", "standard_kd")
-  costs = {name: statistics.collected([], [], 1) for name in names}
-  problems = [problem_lib.Problem("p", "", "", "", "")]
+  arms = {name: statistics.accuracy([answers], 1) for name in names}
   paired = lambda *names: [
-    *statistics.results(costs, {n: [answers] for n in names}, problems)["paired"]
+    *statistics.results({n: arms[n] for n in names}, {n: [answers] for n in names})["paired"]
   ]
   assert paired(*names)[-2:] == ["gen_ssd-posthoc", "gen_ssd-random"]
   assert paired("gen_ssd", "posthoc") == ["posthoc-gen_ssd", "gen_ssd-posthoc"]
