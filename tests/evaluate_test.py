@@ -60,7 +60,7 @@ def test_a_model_is_measured_without_a_run(teacher):
   assert one["pass_at_k"]["1"]["value"] == pytest.approx(one["accuracy"])
   assert one["pass_at_k"]["2"]["value"] >= one["accuracy"]
   assert {r["attempt"] for r in rows} == {0, 1}
-  assert one["diversity"]["shared_ngrams"] > 0
+  assert one["diversity"]["answers"]["shared_ngrams"] > 0
 
 
 def test_the_same_command_again_generates_nothing(teacher, monkeypatch, capsys):

@@ -36,13 +36,7 @@ def write(
     for kind, name, homes in _homes(workdir, config)
     for test in tests
   }
-  costs = {
-    name: statistics.collected(
-      *workdir_lib.arm_rows(workdir, name), training, whole=select.granularity == "trace"
-    )
-    | {"thresholds": workdir_lib.thresholds(workdir, name)}
-    for name, select in config.arms
-  }
+  costs = {name: _cost(workdir, name, select, training) for name, select in config.arms}
   with answers.Grader() as grader:
     each = {t: _of({k[:2]: x for k, x in rows.items() if k[2] == t}, n, costs, grader)
             for t, n in tests.items()}  # fmt: skip
@@ -67,17 +61,30 @@ def _homes(workdir, config):
     yield "arms", name, [workdir / "arms" / name / f"seed-{i}" for i in range(config.seeds)]
 
 
+def _cost(workdir, name, select, training):
+  """What arm `name` collected: its costs, thresholds, and how much its kept traces differ."""
+  rows, kept = workdir_lib.arm_rows(workdir, name)
+  return {
+    **statistics.collected(rows, kept, training, whole=select.granularity == "trace"),
+    "thresholds": workdir_lib.thresholds(workdir, name),
+    "diversity": {"kept": measures.diversity(kept)},
+  }
+
+
 def _of(rows, total, costs, grader):
   """The entries of results.json on `total` problems. rows: {(kind, name): rows of every seed}."""
   figures = {
     key: {
       **statistics.accuracy(seeds, total),
       **measures.sampled(seeds, total, grader),
-      "diversity": measures.diversity(sum(seeds, [])),
+      "diversity": {
+        "answers": measures.diversity(sum(seeds, [])),
+        **(costs[key[1]]["diversity"] if key[0] == "arms" else {}),
+      },
     }
     for key, seeds in rows.items()
   }
-  arms = {name: {**x, **costs[name]} for (kind, name), x in figures.items() if kind == "arms"}
+  arms = {name: {**costs[name], **x} for (kind, name), x in figures.items() if kind == "arms"}
   return {
     "models": {name: x for (kind, name), x in figures.items() if kind == "models"},
     **statistics.results(arms, {name: x for (kind, name), x in rows.items() if kind == "arms"}),

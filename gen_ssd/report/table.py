@@ -15,9 +15,9 @@ MOST = 64  # changed settings of an arm that are shown
 LAST_NUMBER = "right by last number"
 DIVERSITY = (
   ("kept", "distinct_ngrams", "distinct n-grams of kept traces"),
-  ("kept", "distinct_traces", "distinct kept traces"),
+  ("kept", "distinct_texts", "distinct kept traces"),
   ("answers", "distinct_ngrams", "distinct n-grams of answers"),
-  ("answers", "distinct_traces", "distinct answers"),
+  ("answers", "distinct_texts", "distinct answers"),
 )
 HEADS = (
   "arm",
@@ -131,11 +131,12 @@ def _figures(results, counted):
   """The cells of a row. `counted` has figures for those that `results` lacks."""
   given = {name: x for name, v in results.items() if (x := values.number(v)) is not None}
   both, ci = {**counted, **given}, values.interval(results.get("ci"))
+  last = values.number(values.as_dict(results.get("last_number")).get("value"))
   cells = [
     ("n", fixed(both.get("n"), 0)),
     ("mean_tokens", fixed(both.get("mean_tokens"), 1)),
     ("truncated", fixed(both.get("truncated"), 1, 100, "%")),
-    ("last_number", fixed(both.get("last_number"), 1, 100, "%")),
+    ("last_number", fixed(last, 1, 100, "%")),
     ("student_nll", fixed(both.get("student_nll"), 3)),
     ("kept", f"{fixed(both.get('kept'), 0)} / {fixed(both.get('problems'), 0)}"),
     ("teacher_tokens", fixed(both.get("teacher_tokens"), 0)),

@@ -127,8 +127,10 @@ def test_pass_at_k_is_drawn_for_several_k_only(tmp_path):
 
 def test_the_last_number_and_diversity_are_shown_where_known(tmp_path):
   assert "last number" not in _results(tmp_path) and "Diversity" not in _results(tmp_path)
-  diversity = {"kept": {"distinct_ngrams": 0.25}, "answers": {"distinct_traces": 0.5}}
-  arms = _arms(last_number={"gen_ssd": 0.75, "random": None}, diversity={"gen_ssd": diversity})
+  diversity = {"kept": {"distinct_ngrams": 0.25}, "answers": {"distinct_texts": 0.5}}
+  arms = _arms(
+    last_number={"gen_ssd": {"value": 0.75}, "random": None}, diversity={"gen_ssd": diversity}
+  )
   text = _results(tmp_path, arms=arms)
   assert "right by last number" in text
   assert [row[7] for row in _rows(text) if row[0] == "random"] == ["–"]
