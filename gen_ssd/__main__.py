@@ -12,7 +12,7 @@ COMMANDS = {  # name -> (module with a main(), what it does)
   "plan": ("gen_ssd.plan", "will it fit a TPU slice, how fast can it be, what does it cost?"),
   "sweep": ("gen_ssd.sweep", "run the items of a sweep and compare them, or hand them out"),
   "evaluate": ("gen_ssd.evaluate", "measure a model on problems, compare two, or grade again"),
-  "report": ("gen_ssd.report.__main__", "draw the page of a run again, or print its table and traces"),
+  "report": ("gen_ssd.report.__main__", "draw the page of a run, or print its table and traces"),
   "push": ("gen_ssd.push", "upload an arm's data set or a student to the Hugging Face hub"),
   "weights": ("gen_ssd.weights", "check a model: is it supported, are its logits right?"),
 }

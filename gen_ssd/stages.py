@@ -207,7 +207,8 @@ def evaluate(config, workdir):
   if jax.process_index() == 0:
     training = len(inputs.problems(config, "train")) if config.arms else 0
     asked = {test: {p.uuid for p in found} for test, found in problems.items()}
-    counts, together = {test: len(x) for test, x in asked.items()}, len(set().union(*asked.values()))
+    counts = {test: len(found) for test, found in asked.items()}
+    together = len(set().union(*asked.values()))
     found = results.write(workdir, config, counts, together, training)
     for test, one in found.get("tests", {"": found}).items():
       accuracies = {name: arm["accuracy"] for name, arm in one["arms"].items()}
