@@ -1,8 +1,9 @@
 """Draws the page of a run from what it has written so far, or prints its table and some traces.
 
-Usage: gen-ssd report --workdir=DIR
+Usage: gen-ssd report --workdir=DIR [--latex=mathml]
        gen-ssd report --workdir=DIR --text [flags]
 
+  --latex     text (default), or mathml: browsers draw the formulas of problems and traces
   --text      print instead of drawing: the table of arms, and the first traces that fit the flags
   --arm       only traces of this arm
   --verdict   only those that are right, wrong, unverifiable or pruned
@@ -30,10 +31,12 @@ def main() -> None:
     arguments = config_files.Arguments("report", __doc__ or "")
     arguments.folder("workdir")
     arguments.add_argument("--text", action="store_true")
+    arguments.add_argument("--latex", choices=("text", "mathml"), default="text")
     for name in terminal.Wanted._fields:
       arguments.add_argument(f"--{name}")
     given = vars(arguments.parse_args())
     workdir, as_text = given.pop("workdir"), given.pop("text")
+    latex = given.pop("latex")
     given = {name: value for name, value in given.items() if value is not None}
     if given and not as_text:
       name, value = next(iter(given.items()))
@@ -43,7 +46,7 @@ def main() -> None:
     if as_text:
       print(terminal.text(workdir, terminal.Wanted(**given)))
     else:
-      print(f"report: {words.visible(str(page.write_report(workdir)))}")
+      print(f"report: {words.visible(str(page.write_report(workdir, formulas=latex)))}")
 
 
 def _limit(text):

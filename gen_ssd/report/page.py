@@ -29,14 +29,18 @@ from gen_ssd.report import words
 from gen_ssd.report.figures import fixed
 from gen_ssd.report.words import cut
 
+MOST_BYTES = {"text": 2_500_000, "mathml": 300_000}  # of listed texts, before formulas are drawn
 SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 MOST = 64  # notes
 
 
-def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
+def write_report(
+  workdir: str | folders.Path, trees: int = 6, formulas: str = "text"
+) -> folders.Path:
   """Draws `workdir/report.html` from what the run has written so far and returns its path.
 
-  `trees` is the number of branch trees to show. Raises UserError when config.json is missing or is
+  `trees` is the number of branch trees to show. LaTeX of problems and traces is shown as `formulas`:
+  "text", or "mathml", which browsers draw. Raises UserError when config.json is missing or is
   not a JSON object, and OSError when the page cannot be written; any other missing or broken file is
   named in the footer. Long texts are cut, with their length, and control characters are shown.
   """
@@ -45,7 +49,7 @@ def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
   if path.is_dir():
     raise UserError(f"{path} is a folder: remove it, the page goes there")
   run = reading.read_run(workdir, trees)
-  page = templates.template("page").render(
+  page = templates.template("page", formulas).render(
     style=figures.STYLE,
     script=Markup(SCRIPT),
     script_hash=base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
@@ -56,7 +60,7 @@ def write_report(workdir: str | folders.Path, trees: int = 6) -> folders.Path:
     distributions=panels.distributions(run.arms),
     training=panels.training(run.arms),
     trees=picking.trees(run, trees),
-    listed=sample.listed(run),
+    listed=sample.listed(run, MOST_BYTES[formulas]),
     left_out=overlap.section(workdir, run.notes),
     footer=_footer(run),  # last: by now every note is written
   )

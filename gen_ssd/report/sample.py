@@ -17,7 +17,6 @@ from gen_ssd.report import words
 
 MOST = 320  # traces that are listed
 EACH = 4  # traces of every arm, outcome and stop cause that come before the others
-MOST_BYTES = 2_500_000  # of the texts, as they stand in the page
 LONG = 4000  # characters that are shown of a problem, of its reasoning, and of its solution
 TITLE = 100  # characters of a problem that stand in its heading
 OPEN = 3  # problems that are unfolded
@@ -49,8 +48,11 @@ def _place(key):
   return zlib.crc32(repr(key).encode("utf-8", "replace")), key
 
 
-def listed(run: reading.Run) -> dict[str, Any] | None:
-  """What the page lists: problems, each with the trace of every arm; None where there is no trace."""
+def listed(run: reading.Run, most_bytes: int) -> dict[str, Any] | None:
+  """What the page lists: problems, each with the trace of every arm; None where there is no trace.
+
+  The texts take at most `most_bytes`, as they stand in the page.
+  """
   arms = [a for a in run.arms if a.collected and a.collected.outcomes and a.folder]
   outcomes = {a.name: a.collected.outcomes for a in arms if a.collected}
   keys = pick(outcomes, max(MOST // max(len(arms), 1), 5))
@@ -61,7 +63,7 @@ def listed(run: reading.Run) -> dict[str, Any] | None:
   for key in keys:
     case = _case(key, arms, found)
     size += len(str(escape(words.visible(repr(case)))).encode("utf-8", "replace"))
-    if cases and size > MOST_BYTES:
+    if cases and size > most_bytes:
       break
     cases.append({**case, "is_open": len(cases) < OPEN})
   sides = [side for case in cases for side in case["sides"]]

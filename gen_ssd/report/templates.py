@@ -7,10 +7,14 @@ from markupsafe import Markup
 from markupsafe import escape
 
 from gen_ssd.report import figures
+from gen_ssd.report import latex
 
 
-def template(name: str) -> jinja2.Template:
-  """The template NAME.html.jinja of this folder. It escapes what it is given but Markup."""
+def template(name: str, formulas: str = "text") -> jinja2.Template:
+  """The template NAME.html.jinja of this folder. It escapes what it is given but Markup.
+
+  `formulas` says how its filter of that name shows LaTeX: as text or as mathml.
+  """
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -20,5 +24,6 @@ def template(name: str) -> jinja2.Template:
   )
   environment.filters["fixed"] = figures.fixed
   environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
+  environment.filters["formulas"] = latex.drawn if formulas == "mathml" else escape
   environment.globals["mark"] = figures.mark
   return environment.get_template(f"{name}.html.jinja")
