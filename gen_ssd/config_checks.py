@@ -54,8 +54,9 @@ def check(config):
   needed = {"cold_start", "collect", "train"} | ({"evaluate"} if not config.references else set())
   if not config.arms and needed & {*config.stages}:
     fail("arms", {}, "a dict of at least one arm, such as {'gen_ssd': {}}")
-  if not {*config.references} <= {*REFERENCES}:
-    fail("references", config.references, f"made of {', '.join(REFERENCES)}")
+  given = config.references
+  if any(x not in REFERENCES or given.count(x) > 1 for x in given):
+    fail("references", given, f"made of {', '.join(REFERENCES)}, each at most once")
   _check_problems(config)
   for where, select in [
     ("select", config.select),

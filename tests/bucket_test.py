@@ -172,6 +172,7 @@ def test_a_run_in_a_bucket_leaves_the_files_of_a_run_on_a_disk(server, folder, r
     "lock",
     "README.md",
     "config.json",
+    "overlap.json",
     "results.json",
     "report.html",
   }

@@ -169,6 +169,11 @@ def test_bad_flags_are_one_message(arguments, says, capsys):
     (("--problems=bundled", "--examples=no.jsonl"), "examples is 'no.jsonl': it must be the path"),
     (("--problems=bundled", "--dtype=int8"), "dtype is 'int8': it must be float32 or bfloat16"),
     (("--problems=bundled", "--confg.seeds=2"), "confg"),
+    (
+      ("--problems=bundled", "--config.references=('me',)"),
+      "references is ('me',): it must be made",
+    ),
+    (("--problems=bundled", "--config.references=()"), "arms is {}: it must be a dict of at least"),
   ],
 )
 def test_bad_settings_are_one_message_before_any_compute(flags, says, tmp_path, capsys):

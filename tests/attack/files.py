@@ -130,7 +130,7 @@ CASES = [
   (write("mine.py", "def get_config():\n  return {}"), CONFIG, "returned {}: it must return the Config"),
   (write("mine.py", "def get_config():\n  return get_config()"), CONFIG, "RecursionError"),
   (write("mine.py", b"x = '\xff\xfe'"), CONFIG, "SyntaxError"),
-  (write("mine.py", b"\x00"), CONFIG, "SyntaxError: source code string cannot contain null bytes"),
+  (write("mine.py", b"\x00"), CONFIG, "Error: source code string cannot contain null bytes"),
   (write("mine.py", "from configs import quickstart\ndef get_config():\n  c = quickstart.get_config()\n"
          "  c.select.kk = 3\n  return c"), CONFIG, "select.kk is not a field; did you mean k?"),
   (write("mine.py", "from configs import quickstart\ndef get_config():\n  c = quickstart.get_config()\n"
