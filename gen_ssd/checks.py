@@ -104,9 +104,8 @@ def _check_problems(config, models):
           f"{field} and {other} share problem {p.uuid}: {p.problem[:60]!r}; use "
           "different problems for them"
         )
-  needs = {"cold_start": config.problems.held_out, "train": 0}
-  for _, split, _ in inputs.splits(config):
-    needed = needs.get(split, -1)
+  needs = {"cold_start": config.problems.held_out, "train": 0} if config.arms else {}
+  for split, needed in needs.items():
     if (left := len(inputs.problems(config, split))) <= needed:
       raise UserError(
         f"problems.overlap is {config.problems.overlap}: without near duplicates of test problems, "

@@ -51,8 +51,8 @@ def check(config):
       fail(f"{who}.chat_template", model.chat_template, "the path of a Jinja file that exists")
     if not model.path and "pretrain" not in config.stages:
       fail(f"{who}.path", model.path, "a Hugging Face directory or hub name")
-  needed = {"cold_start", "collect", "train"} | ({"evaluate"} if not config.references else set())
-  if not config.arms and needed & {*config.stages}:
+  needed = {"cold_start", "collect", "train"} & {*config.stages}
+  if not config.arms and (needed or "evaluate" in config.stages and not config.references):
     fail("arms", {}, "a dict of at least one arm, such as {'gen_ssd': {}}")
   given = config.references
   if any(x not in REFERENCES or given.count(x) > 1 for x in given):

@@ -158,6 +158,7 @@ def compare(a: folders.Path, b: folders.Path) -> str:
   they have no problem in common.
   """
   from gen_ssd.report import statistics
+  from gen_ssd.report import words
 
   both = [_answered(path) for path in (a, b)]
   tests = [t for t in both[0] if t in both[1]]
@@ -182,9 +183,7 @@ def compare(a: folders.Path, b: folders.Path) -> str:
     raise UserError(
       f"--compare: {a} and {b} have no problem in common: take two of one problem set"
     )
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
-  return "\n".join([f"A  {a}", f"B  {b}", *lines])
+  return "\n".join([f"A  {a}", f"B  {b}", *words.columns(rows)])
 
 
 def _answered(path):

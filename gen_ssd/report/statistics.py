@@ -194,9 +194,7 @@ def table(found: Mapping[str, Any], names: Mapping[str, str] | None = None) -> s
     label = words.line((names or {}).get(name, name), 60)
     cells = label, f"{r['accuracy']:.1%}", interval, f"{r['n']}", tokens
     rows.append(cells + tuple(details(r).values()))
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  align = lambda row: [c.rjust(w) for c, w in zip(row, widths)]
-  lines = ["  ".join([row[0].ljust(widths[0]), *align(row)[1:]]) for row in rows]
+  lines = words.columns(rows)
   for name, p in found["paired"].items():
     low, high = (100 * x for x in p["ci"])
     lines.append(

@@ -63,11 +63,7 @@ def _table(run):
   for row in found["rows"]:
     cells = [cell["words"] + "*" * cell["counted"] for cell in row["cells"]]
     rows.append([words.line(row["name"], 60), row["accuracy"], row["interval"] or "–", *cells])
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  lines = [
-    "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-    for row in rows
-  ]
+  lines = words.columns(rows)
   lines += ["* counted from the trace files written so far"] * found["counted"]
   return "\n".join([*lines, *found["unfinished"]])
 

@@ -9,10 +9,8 @@ from gen_ssd.report.values import SHORT
 from gen_ssd.report.values import number
 from gen_ssd.report.words import cut
 
-TEXT, CANDIDATE = (
-  4000,
-  1000,
-)  # characters that are shown of a problem or an answer, and of a candidate
+TEXT = 4000  # characters that are shown of a problem or an answer
+CANDIDATE = 1000  # and of a candidate
 MOST_TEXT = 20_000  # characters of a trace that are searched for a false equation
 
 

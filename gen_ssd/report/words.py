@@ -1,5 +1,6 @@
 """Texts of a run, fit to be shown: of bounded length, and without characters that control anything."""
 
+from collections.abc import Sequence
 import re
 from typing import Any
 import unicodedata
@@ -26,6 +27,14 @@ def _visible(found):
   c = found[0]
   stays = c.isprintable() or c in JOINERS or unicodedata.category(c) == "Zs"
   return c if stays else repr(c)[1:-1]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+  """The rows of a table as lines of equal length: the first column to the left, others to the right."""
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return [
+    "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+  ]
 
 
 def line(x: Any, most: int) -> str:
