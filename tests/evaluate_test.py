@@ -8,6 +8,7 @@ import pytest
 
 from gen_ssd import evaluate
 from gen_ssd import workdir as workdir_lib
+from gen_ssd.collect import loop
 from gen_ssd.engine import step as step_lib
 from gen_ssd.problems import bundled
 
@@ -134,9 +135,15 @@ def test_examples_are_turns_before_the_problem(tmp_path, monkeypatch):
     "render",
     lambda t, messages, generate: seen.append(messages) or real(t, messages, generate),
   )
+  read, collect = [], loop.collect
+  monkeypatch.setattr(
+    loop,
+    "collect",
+    lambda writer, *a, **k: (seen.clear(), collect(writer, *a, **k), read.extend(seen))[1],
+  )
   measured(tmp_path / "e", "bundled/student", f"--examples={tmp_path / 'shots.jsonl'}")
-  shown = [m for m in seen if len(m) == 3]
-  assert shown and shown[0][:2] == [
+  assert len(read) >= 12 and all(len(messages) == 3 for messages in read)  # what the model reads
+  assert read[0][:2] == [
     {"role": "user", "content": "Tom has 1 cakes."},
     {"role": "assistant", "content": "It is 1."},
   ]
