@@ -75,9 +75,9 @@ def _check_words(s, where, pair, vocab, differ):
 
 def _check_problems(config, models):
   """Counts, prompts, that no problem is in two splits, and what is left without near duplicates."""
-  tightest = min(
-    [config.cold_start, config.select, *(s for _, s in config.arms)], key=lambda s: s.prompt
-  )
+  used = [config.select, *(s for _, s in config.arms)]
+  used += [config.cold_start] * ("cold_start" in config.stages)
+  tightest = min(used, key=lambda s: s.prompt)
   home, pair, system = {}, [own for own, _ in models], config.problems.system or None
   for field, split, e in inputs.splits(config):
     field += ".limit" * field.startswith("tests.")

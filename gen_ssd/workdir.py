@@ -233,6 +233,7 @@ A run of Gen-SSD. The command that started it continues it, and gives the same f
 | `traces/*/traces-*.jsonl` | finished traces; arms that generate in the same way share a folder |
 | `traces/*/candidates-*.jsonl` | candidates that were not kept, with their scores |
 | `traces/*/in_flight.json` | traces under way, from which a stopped run goes on |
+| `traces/*/times.csv` | how long that took, and its tokens; other folders of work have one, too |
 | `arms/*/kept.json` | which traces the arm trains on, as (uuid, attempt) |
 | `arms/*/dataset/` | the arm's traces, kept traces and preference pairs as Parquet, with a card |
 | `arms/*/traces.json` | the name of the folder below `traces/`, and the thresholds in nats |

@@ -149,6 +149,14 @@ def test_examples_are_turns_before_the_problem(tmp_path, monkeypatch):
   ]
 
 
+def test_prompts_may_be_longer_than_those_of_a_cold_start(tmp_path):
+  one = json.dumps({"problem": "Tom has 1 cakes.", "solution": "So it is 1."})
+  (tmp_path / "shots.jsonl").write_text("\n".join([one] * 6))
+  measured(tmp_path / "e", "bundled/student", f"--examples={tmp_path / 'shots.jsonl'}")
+  settings = json.loads((tmp_path / "e" / "config.json").read_text())
+  assert settings["select"]["prompt"] > settings["cold_start"]["prompt"]
+
+
 @pytest.mark.parametrize(
   "arguments, says",
   [

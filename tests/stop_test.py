@@ -31,11 +31,11 @@ def run(folder, what, who=0, processes=1):
 
 
 def files(folder):
-  """{path: bytes}, without the insides of checkpoints: of these the names."""
+  """{path: bytes}, without times.csv and the insides of checkpoints: of these the names."""
   return {
     str(p.relative_to(folder)): p.is_file() and p.read_bytes()
     for p in folder.rglob("*")
-    if not any(x.isdigit() for x in p.relative_to(folder).parts[:-1])
+    if p.name != "times.csv" and not any(x.isdigit() for x in p.relative_to(folder).parts[:-1])
   }
 
 

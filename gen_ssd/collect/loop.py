@@ -11,6 +11,7 @@ import numpy as np
 from gen_ssd import folders
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
+from gen_ssd import times
 from gen_ssd import trackers
 from gen_ssd.collect import traces as traces_lib
 from gen_ssd.collect import translate
@@ -112,7 +113,7 @@ class _Loop:
     self.problems = {p.uuid: p for p in problems}
     self.threshold = threshold
     self.closing = writer_lib.closing(writer.teacher_tokenizer, select)
-    self.shards = traces_lib.Shards(folder)
+    self.shards, self.times = traces_lib.Shards(folder), times.Times(folder)
     found, in_flight = self.shards.resume(select.slots)
     self.finished = [r for r in found if r["uuid"] in self.problems]
     self.right = sum(r["verdict"] == "right" for r in self.finished)
@@ -292,4 +293,5 @@ class _Loop:
   def _write(self):
     if jax.process_index() == 0:
       self.shards.write(self.new_rows, self.new_lost, self.slots)
+    self.times.write(self.proposed)
     self.new_rows, self.new_lost = [], []

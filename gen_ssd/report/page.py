@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from gen_ssd import folders
 from gen_ssd.errors import UserError
+from gen_ssd.report import durations
 from gen_ssd.report import figures
 from gen_ssd.report import overlap
 from gen_ssd.report import panels
@@ -59,6 +60,7 @@ def write_report(
     accuracy=panels.accuracy(run),
     distributions=panels.distributions(run.arms),
     training=panels.training(run.arms),
+    durations=durations.table(workdir, run),
     trees=picking.trees(run, trees),
     listed=sample.listed(run, MOST_BYTES[formulas]),
     left_out=overlap.section(workdir, run.notes),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from gen_ssd import folders
 from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
+from gen_ssd.report import durations
 from gen_ssd.report import panels
 from gen_ssd.report import reading
 from gen_ssd.report import sample
@@ -30,7 +31,9 @@ def text(workdir: folders.Path, wanted: Wanted) -> str:
   """
   run = reading.read_run(workdir, 0)
   _check(run, wanted)
-  parts = [_table(run), *panels.differences(run), *_traces(run, wanted)]
+  took = durations.table(workdir, run)
+  parts = [_table(run), *panels.differences(run), *([_times(took)] if took else [])]
+  parts += _traces(run, wanted)
   parts += [f"left out: {words.cut(note, 300)}" for note in dict.fromkeys(run.notes)]
   return words.visible("\n".join(parts))
 
@@ -66,6 +69,11 @@ def _table(run):
   lines = words.columns(rows)
   lines += ["* counted from the trace files written so far"] * found["counted"]
   return "\n".join([*lines, *found["unfinished"]])
+
+
+def _times(took):
+  rows = [("part", *took["heads"][1:]), *((row["name"], *row["cells"]) for row in took["rows"])]
+  return "\n".join(["", *words.columns(rows), f"all parts together: {took['total']}"])
 
 
 def _traces(run, wanted):

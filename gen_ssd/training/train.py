@@ -20,6 +20,7 @@ from gen_ssd import errors
 from gen_ssd import folders
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
+from gen_ssd import times
 from gen_ssd import trackers
 from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
@@ -209,7 +210,7 @@ def fit(
   line = progress.Progress(title, config.steps)
   with mesh_lib.stoppable() as stopping, checkpoints.keeper(folder, config.save_every) as saver:
     first, state = checkpoints.restore(saver, state, batches)
-    log = progress.Metrics(folder / "metrics.jsonl", first)
+    log, clock = progress.Metrics(folder / "metrics.jsonl", first), times.Times(folder)
     pending = None  # metrics of the step before: the host never waits for the step it just sent
     for i in range(first + 1, config.steps + 1):
       batch = _next_batch(batches, config.accumulate)
@@ -225,6 +226,7 @@ def fit(
         pending = None
         log.flush()
         checkpoints.save(saver, i, state, batches)
+        clock.write((i - first) * config.accumulate * config.batch_size * config.length)
       if stop:
         break
   log.flush()

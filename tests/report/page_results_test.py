@@ -161,6 +161,31 @@ def test_the_loss_of_every_seed_is_one_line_of_at_most_200_points(tmp_path):
   assert "seed-1/checkpoints/metrics.jsonl: 2 lines without a step and a loss skipped" in text
 
 
+def test_times_of_the_parts_of_a_run(tmp_path):
+  made_run.make(tmp_path, problems=2)
+  assert "<h2>Time</h2>" not in page_of(tmp_path)  # no time is known
+
+  def took(folder, *rows):
+    lines = ["begun,seconds,tokens", *(f"2026-01-01T00:00:00+00:00,{row}" for row in rows)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "times.csv").write_text("\n".join(lines))
+
+  arms = tmp_path / "arms"
+  took(tmp_path / "cold_start" / "traces", "10,100")
+  took(tmp_path / "cold_start" / "calibration-1", "10,20")
+  took(tmp_path / "models" / "teacher" / "answers", "2,300")
+  took(tmp_path / "traces" / "genssd", "100,1000", "50,2000", "damaged")  # stopped once
+  for seed in (0, 1):
+    took(arms / "gen_ssd" / f"seed-{seed}" / "checkpoints", "30,6000")
+  took(arms / "gen_ssd" / "seed-0" / "answers-hard", "3600,7200")
+  text = page_of(tmp_path)
+  text = " ".join(re.sub("<[^>]+>", " ", text[text.index("<h2>Time</h2>") :]).split())
+  assert "All parts together: 1 h 3 min, compilation included." in text
+  assert "cold start 20.0 s 6 – – – –" in text
+  assert "teacher – – – – 2.0 s 150" in text
+  assert "gen_ssd 2 min 30 s 20 1 min 0 s 200 1 h 0 min 2" in text
+
+
 def test_what_made_the_results_stands_beside_what_drew_the_page(tmp_path):
   made = {
     "commit": "abc-dirty",
