@@ -15,6 +15,7 @@ from gen_ssd.errors import fail
 from gen_ssd.problems import sets
 from gen_ssd.training import objectives
 
+FEWEST_SLOTS = 2  # JAX cannot gather from an array whose only slot is on an axis of the mesh
 REFERENCES = ("teacher", "base", "cold_start")
 STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
@@ -160,9 +161,9 @@ def _check_source(field, source):
 
 
 def _check_evaluate(e, where, config):
-  for name in ("slots", "samples"):
-    if getattr(e, name) < 1:
-      fail(f"{where}.{name}", getattr(e, name), "at least 1")
+  for name, least in (("slots", FEWEST_SLOTS), ("samples", 1)):
+    if getattr(e, name) < least:
+      fail(f"{where}.{name}", getattr(e, name), f"at least {least}")
   _check_temperature(f"{where}.temperature", e.temperature)
   _check_seed(f"{where}.seed", e.seed)
   if not 0 < e.top_p <= 1:
@@ -194,10 +195,10 @@ def _check_select(s, where):
 
 
 def _check_sizes(s, where):
-  positive = ("k", "c", "slots", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
-  for name in positive:
-    if getattr(s, name) < 1:
-      fail(f"{where}.{name}", getattr(s, name), "at least 1")
+  positive = ("k", "c", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
+  for name, least in (("slots", FEWEST_SLOTS), *((name, 1) for name in positive)):
+    if getattr(s, name) < least:
+      fail(f"{where}.{name}", getattr(s, name), f"at least {least}")
   for name in ("prompt", "max_tokens"):
     if getattr(s, name) % s.c:
       fail(f"{where}.{name}", getattr(s, name), f"a multiple of {where}.c ({s.c})")

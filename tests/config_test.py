@@ -317,7 +317,7 @@ WRONG = [
     "warm_up.cold_traces is True: it must be False: warm_up",
   ),
   (dict(train__warmup_steps=-1), "train.warmup_steps is -1: it must be 0 to train.steps"),
-  (dict(evaluate__slots=0), "evaluate.slots is 0: it must be at least 1"),
+  (dict(evaluate__slots=0), "evaluate.slots is 0: it must be at least 2"),
   (dict(evaluate__samples=0), "evaluate.samples is 0: it must be at least 1"),
   (dict(evaluate__samples=4), "evaluate.samples is 4: it must be 1 when evaluate.temperature is 0"),
   (dict(evaluate__temperature=-1.0), "evaluate.temperature is -1.0: it must be 0 (greedy), or"),

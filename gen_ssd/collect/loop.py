@@ -128,6 +128,7 @@ class _Loop:
     )
     self.new_rows, self.new_lost = [], []  # since the last fence
     self.harvest = []  # (trace, cause) that stopped in the last round, not yet graded
+    self.full = []  # slots without room in a ring, which are read again
     self.proposed = self.rounds = 0
     self.tracked = len(self.finished)  # what the trackers know of
 
@@ -191,10 +192,11 @@ class _Loop:
   def _fill(self, fence):
     """Gives free slots pending traces; returns the slots to read. At a fence all are read again.
 
-    Between fences, slots are filled when a quarter of them is free: an admission costs a prefill.
+    Between fences, full slots are read again, which leaves out what chunks that ended early wasted,
+    and free slots are filled when a quarter of them is free: an admission costs a prefill.
     """
     free = [i for i, t in enumerate(self.slots) if t is None]
-    new = [i for i, t in enumerate(self.slots) if t] if fence else []
+    new = [i for i, t in enumerate(self.slots) if t and (fence or i in self.full)]
     if self.pending and (fence or len(free) >= max(1, self.select.slots // 4)):
       for i in free[: len(self.pending)]:
         self.slots[i] = traces_lib.Trace(*self.pending.pop())
@@ -227,6 +229,7 @@ class _Loop:
   def _advance(self, report):
     """Adds a round to every trace under way; returns those that stopped, with the cause."""
     self.proposed += int(report.count.sum())
+    self.full = np.flatnonzero(report.full).tolist()
     stopped = []
     for i, trace in enumerate(self.slots):
       if trace is None:

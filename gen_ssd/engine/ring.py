@@ -97,8 +97,8 @@ def read(
 ) -> Ring:
   """The ring after `model` has read `text` into the slots marked new; other slots stay as they are.
 
-  The text fills the `chunks` chunks of c tokens before the cursor, which does not move. The newest
-  token is not read but kept as `last`. `length - 1` tokens must fit the ring.
+  A text fills as many chunks of c tokens before the cursor as it needs, at most `chunks`; the cursor
+  does not move. The newest token is not read but kept as `last`. `length - 1` tokens must fit the ring.
   """
   axes = model.layout.batch_axes
   new, length = reshard(new, P(axes)), reshard(text.length, P(axes))
@@ -107,15 +107,18 @@ def read(
   index = jnp.arange(c, dtype=jnp.int32)
   causal = index[None, :] <= index[:, None]
   first = ring.cursor - chunks * c
+  own = (length - 1 + c - 1) // c  # chunks of each text
+  place = lambda i: ((i - chunks + own) * c)[:, None] + index  # [b,c]: where in each text
 
   def read_chunk(i, carry):
     position, kv = carry
+    places = place(i)
     at = (first + i * c) % slots
     seen = prefix(dataclasses.replace(ring, kv=kv, position=position), new, block)
     _, chunk = decoder.forward(
       model,
-      lax.dynamic_slice_in_dim(tokens, i * c, c, 1)[:, None],
-      jnp.broadcast_to(i * c + index, (b, 1, c)),
+      jnp.take_along_axis(tokens, jnp.clip(places, 0, tokens.shape[1] - 1), 1)[:, None],
+      jnp.maximum(places, 0)[:, None],
       attention.blank_chunk(model.spec, b, 1, c),
       jnp.int32(0),
       seen,
@@ -129,8 +132,7 @@ def read(
       return lax.dynamic_update_slice_in_dim(buffer, jnp.where(is_new, fresh, old), at, axis)
 
     kv = attention.each(put, kv, chunk)
-    places = (i * c + index)[None]
-    fresh = jnp.where(places < (length - 1)[:, None], places, -1)
+    fresh = jnp.where((places >= 0) & (places < (length - 1)[:, None]), places, -1)
     fresh = jnp.where(new[:, None], fresh, lax.dynamic_slice_in_dim(position, at, c, 1))
     return lax.dynamic_update_slice_in_dim(position, fresh, at, 1), kv
 
@@ -144,7 +146,7 @@ def read(
     position=position,
     length=jnp.where(new, length - 1, ring.length),
     last=jnp.where(new, last, ring.last),
-    age=jnp.where(new, jnp.zeros_like(ring.age) + chunks * c, ring.age),
+    age=jnp.where(new, own * c, ring.age),
   )
 
 

@@ -135,5 +135,6 @@ class Report:
   choice: Int[Array, " b"]  # the winner, -1 when nothing was kept
   score_sum: Float[Array, " b"]  # State.score_sum after the round
   status: Int[Array, " b"]  # State.status after the round
+  full: Bool[Array, " b"]  # no room in a ring for another chunk: the slot must be read again
   not_finite: Bool[Array, " b"]
   decoded: Int[Array, ""]  # see Proposal

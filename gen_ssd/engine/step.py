@@ -126,7 +126,8 @@ def select_step(
 ) -> tuple[State, Report]:
   """One round for every running slot: expand, score, select, commit.
 
-  Both models lie on the current mesh; without a student (then k is 1) this is plain sampling.
+  Both models lie on the current mesh; without a student (then k is 1) this is plain sampling. A slot
+  that the last Report calls full must be admitted anew first.
   `state` is donated. Raises ValueError for k > 1 without a student.
   """
   if student is None and round.k > 1:
@@ -206,10 +207,19 @@ def settle(
     choice=jnp.where(suitable, choice, -1),
     score_sum=state.score_sum,
     status=state.status,
+    full=_full(state, found.tokens.shape[2], batch),
     not_finite=proposal.not_finite | running & unusable,
     decoded=proposal.decoded,
   )
   return state, jax.tree.map(lambda x: reshard(x, P(*[None] * x.ndim)), report)
+
+
+def _full(state, c, batch):
+  """bool[b]: running slots whose rings have no room for another chunk."""
+  slots, age = state.teacher.position.shape[1], state.teacher.age
+  if state.student is not None:
+    age = jnp.maximum(age, reshard(state.student.age, P(batch)))
+  return (state.status == RUNNING) & (age + c > slots)
 
 
 # ---------------------------------------------------------------- expand
@@ -304,14 +314,15 @@ def _commit(state, knobs, proposal, scored, choice, suitable):
   running, found = state.status == RUNNING, proposal.candidates
   kept = jnp.where(suitable, pick(found.count), 0)
   won = pick(found.tokens)
-  c, slots = won.shape[1], state.teacher.position.shape[1]
+  c = won.shape[1]
   again = running & ~suitable & (state.resample < knobs.resamples)
   budget = state.budget - kept
   join = lambda ring, cache: ring_lib.advance(ring, running, cache, choice, kept, won)
   teacher = join(state.teacher, proposal.cache)
 
-  full = (budget <= 0) | (teacher.age + c > slots)
-  status = jnp.where(suitable & pick(proposal.ended), ENDED, jnp.where(full, LENGTH, RUNNING))
+  status = jnp.where(
+    suitable & pick(proposal.ended), ENDED, jnp.where(budget <= 0, LENGTH, RUNNING)
+  )
   status = jnp.where(running, jnp.where(suitable | again, status, PRUNED), state.status)
   text = jnp.concatenate([state.recent, won], 1)
   newest = kept[:, None] + jnp.arange(state.recent.shape[1])

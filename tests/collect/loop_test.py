@@ -4,6 +4,7 @@ Long, because its tests share one collection.
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -71,7 +72,7 @@ def run(setting, folder, select=SELECT, writer=None, only=None, threshold=7.0):
 
 
 def files(folder):
-  return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+  return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "times.csv"}
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +297,26 @@ def test_a_trace_does_not_depend_on_its_company_or_the_number_of_rows(setting, w
   )
   for mine, theirs in zip(some, rows[5:12]):
     assert mine["ids"] == theirs["ids"] and mine["stop"] == theirs["stop"]
+
+
+@pytest.mark.parametrize("delimiters", [(), tuple("13579a.")])
+def test_a_trace_is_cut_at_its_longest_length_only_whatever_else_is_under_way(
+  setting, tmp_path, delimiters, monkeypatch
+):
+  """Neither by a longer trace read at the same fence nor because short chunks fill the ring."""
+  monkeypatch.setattr(config, "ring_slots", lambda s: s.prompt + s.max_tokens)  # no room to waste
+  select = dataclasses.replace(
+    SELECT, resamples=0, delimiters=delimiters, shard_rounds=5, max_tokens=40, threshold="off"
+  )
+  rarely = dataclasses.replace(setting[0], ends=setting[0].ends[:2])
+  begin = functools.partial(run, setting, writer=rarely, threshold=float("inf"))
+  rows = begin(tmp_path / "many", select)
+  cut = [r for r in rows if r["stop"] == "length"]
+  assert 3 < len(cut) < len(rows) and {r["num_tokens"] for r in cut} == {40}
+  assert not delimiters or max(r["rounds"] for r in cut) > 10
+  alone = dataclasses.replace(select, slots=2, shard_rounds=50)
+  some = begin(tmp_path / "few", alone, only=setting[1][5:12])
+  assert [r["ids"] for r in some] == [r["ids"] for r in rows[5:12]]
 
 
 def test_a_corrupt_shard_is_named_and_only_its_problems_are_written_again(

@@ -325,18 +325,19 @@ def test_length_limit_is_exact():
   )
 
 
-def test_a_row_stops_before_the_ring_overwrites_its_own_tokens():
+def test_a_full_slot_is_reported_before_the_ring_overwrites_its_own_tokens():
   start()
-  engine = tiny.Engine(slots=24)
-  ids = tiny.prompts(8)
+  ids, slots, c = tiny.prompts(8), 28, 4
+  engine = tiny.Engine(slots=slots, student=None, k=1)
   engine.admit({i: (p, i) for i, p in enumerate(ids)})
-  reports = [engine.round() for _ in range(5)]
-  assert (reports[-1].status != state_lib.RUNNING).all() and (
-    reports[-1].status == state_lib.LENGTH
-  ).any()
-  assert all(len(engine.texts[i]) <= 25 for i in range(8))
-  for name, nll in enumerate(full_nll(tiny.STUDENT, engine.texts.values(), ids)):
-    np.testing.assert_allclose(engine.nll[name], nll, atol=2e-4)
+  age = np.array([-(-(len(p) - 1) // c) * c for p in ids])  # its own, not that of the longest
+  for _ in range((slots - max(age)) // c):
+    report, age = engine.round(), age + c
+    running = report.status == state_lib.RUNNING
+    np.testing.assert_array_equal(report.full, running & (age + c > slots))
+  assert report.full.any() and not report.full[running].all()
+  kept = (engine.state.teacher.position >= 0).sum(1)
+  np.testing.assert_array_equal(kept, engine.state.teacher.length)  # nothing is lost yet
 
 
 def test_unsuitable_candidates_are_drawn_again_and_then_pruned():
