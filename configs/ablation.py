@@ -1,6 +1,6 @@
 """What does each setting of the method change? One at a time, with a smaller quickstart.
 
-`gen-ssd sweep --config=configs/ablation.py --workdir=runs/ablation` runs the 16 items and compares
+`gen-ssd sweep --config=configs/ablation.py --workdir=runs/ablation` runs the 17 items and compares
 them.
 """
 
@@ -8,11 +8,11 @@ from configs import quickstart
 
 
 def sweep():
-  yield {}  # K = 4, C = 8, perplexity, the 0.99 quantile, temperature 1, 128 cold-start traces
+  yield {}  # K = 4, a step, perplexity, the 0.99 quantile, temperature 1, 128 cold-start traces
   for k in (1, 2, 8):
     yield {"select.k": k}
-  for c in (4, 20):
-    yield {"select.c": c}
+  for c in (4, 8, 16):
+    yield {"select.c": c, "select.delimiters": ()}
   yield {"select.scorer": "rsr"}
   for scorer in ("random", "anti"):
     yield {"select.scorer": scorer, "select.threshold": "off"}  # theirs would mean nothing

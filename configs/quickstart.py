@@ -6,6 +6,10 @@ number of updates.
 
 from gen_ssd import config
 
+STEP = (
+  ".",
+)  # a chunk ends with a step, whose last token is a full stop; a step has 6 to 10 tokens
+
 
 def get_config(arg=""):
   del arg
@@ -18,16 +22,17 @@ def get_config(arg=""):
 
   c.select.update(
     k=4,
-    c=8,
+    c=16,
+    delimiters=STEP,
     slots=32,
-    prompt=40,
+    prompt=48,
     max_tokens=80,
     temperature=1.0,
     scorer="perplexity",
     threshold="calibrated",
     quantile=0.99,
   )
-  c.cold_start.update(c=8, slots=32, prompt=40, max_tokens=80)
+  c.cold_start.update(c=16, delimiters=STEP, slots=32, prompt=48, max_tokens=80)
   c.arms = {
     "standard_kd": dict(k=1, threshold="off"),
     "random": dict(scorer="random", threshold="off"),
