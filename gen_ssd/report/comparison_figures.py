@@ -58,7 +58,7 @@ def _paired_panels(found, looks):
     rows = []
     for name in found["arms"]:
       if p := found["paired"].get(f"{name}-{base}"):
-        change = f"{100 * p['difference']:+.1f}"
+        change = f"{100 * p['difference']:+.1f}".replace("-", "−")
         rows.append(figures.Estimate(looks[name], name, p["difference"], p["ci"], change))
       elif name == base:
         rows.append(figures.Estimate(looks[name], name, 0.0, None, "reference"))
@@ -68,7 +68,7 @@ def _paired_panels(found, looks):
           f"Difference from {base}",
           "percentage points, same problems; hollow: includes 0",
           rows,
-          lambda v: f"{100 * v:+.3g}" if v else "0",
+          lambda v: f"{100 * v:+.3g}".replace("-", "−") if v else "0",
           zero=True,
         )
       )

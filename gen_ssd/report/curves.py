@@ -13,6 +13,7 @@ from gen_ssd.report.figures import RIGHT
 
 OUTER, BOTTOM = LEFT + 44, 170  # left and lower edge of the lines
 MOST_LABEL = 22  # characters of a label
+LETTER, LINE = 8.3, 15  # width of a character and height of a line in the type of a narrow page
 
 
 class Point(NamedTuple):
@@ -52,10 +53,32 @@ def curves(
   def x(place):
     return left + places.index(place) * (right - left) / max(len(places) - 1, 1)
 
-  marks += [figures.text(x(p), BOTTOM + 18, p, "tick", "middle") for p in places]
-  marks += [_curve(line, x, y, show, joined) for line in lines]
+  step = (right - left) / max(len(places) - 1, 1)
+  names, lower = _places(places, x, step)
+  marks += names
+  apart = min(5, step / 2 / len(lines))  # whiskers of several lines stand side by side
+  drawn = [
+    _curve(line, lambda p, i=i: x(p) + apart * (i - (len(lines) - 1) / 2), y, show, joined)
+    for i, line in enumerate(lines)
+  ]
+  marks += [part for parts in zip(*drawn) for part in parts]  # all lines below all marks
   tips = [(line, x(line.points[-1].place), y(line.points[-1].value)) for line in lines]
-  return _panel(title, hint, marks, tips if len(lines) > 1 else [])
+  return _panel(title, hint, marks, tips if len(lines) > 1 else [], lower)
+
+
+def _places(places, x, step):
+  """The names below the axis, `step` apart: every second one is a line lower if they do not fit.
+
+  Returns them, and by how much these are lower.
+  """
+  room = int(step / LETTER) - 1
+  lower = LINE * (max(map(len, places)) > room)
+  most = max(2 * room, 4) if lower else room
+  names = [
+    figures.text(x(p), BOTTOM + 18 + lower * (i % 2), figures.clipped(p, most), "tick", "middle")
+    for i, p in enumerate(places)
+  ]
+  return names, lower
 
 
 def series(
@@ -97,9 +120,10 @@ def series(
 
 
 def _room(lines, fewest=2):
-  """Width that the labels take at the right of the lines: none for fewer than `fewest` lines."""
+  """Width that labels take of that of the lines: none for fewer than `fewest` lines."""
   longest = max(len(line.label) for line in lines)
-  return 6.2 * min(longest, MOST_LABEL) + 8 if len(lines) >= fewest else 0
+  margin = figures.WIDTH - RIGHT  # labels may stand in it
+  return max(LETTER * min(longest, MOST_LABEL) - margin, 0) if len(lines) >= fewest else 0
 
 
 def _vertical(values, show):
@@ -116,29 +140,30 @@ def _vertical(values, show):
   ]
 
 
-def _panel(title, hint, marks, tips):
+def _panel(title, hint, marks, tips, lower=0):
   """The panel, with a label at each of `tips`, (line, x, y): each is below the one above."""
   lowest = -math.inf
   for line, x, y in sorted(tips, key=lambda tip: tip[2]):
-    lowest = max(y + 4, lowest + 12)
-    label = line.label
-    label = label if len(label) <= MOST_LABEL else f"{label[: MOST_LABEL - 1]}…"
-    marks.append(figures.text(x + 10, lowest, label, "tick"))
-  return figures.Panel(title, hint, max(BOTTOM + 28, lowest + 8), figures.join(marks))
+    lowest = max(y + 4, lowest + LINE)
+    marks.append(figures.text(x + 10, lowest, figures.clipped(line.label, MOST_LABEL), "tick"))
+  return figures.Panel(title, hint, max(BOTTOM + 28 + lower, lowest + 8), figures.join(marks))
 
 
 def _curve(line, x, y, show, joined):
-  cls, marks = f"a{line.look % 8}", []
+  """Its line with the whiskers, and its marks."""
+  cls, under, marks = f"a{line.look % 8}", [], []
   if joined:
     points = " ".join(f"{x(p.place):.1f},{y(p.value):.1f}" for p in line.points)
-    marks.append(Markup(f'<polyline class="curve {cls}" points="{points}"/>'))
+    under.append(Markup(f'<polyline class="curve {cls}" points="{points}"/>'))
   for p in line.points:
     if p.interval:
-      path = f"M{x(p.place):.1f} {y(p.interval[0]):.1f}V{y(p.interval[1]):.1f}"
-      marks.append(Markup(f'<path class="whisker {cls}" d="{path}"/>'))
+      low, high = map(y, p.interval)
+      ends = "".join(f"M{x(p.place) - 4:.1f} {end:.1f}h8" for end in (low, high))
+      path = f"M{x(p.place):.1f} {low:.1f}V{high:.1f}{ends}"
+      under.append(Markup(f'<path class="whisker {cls}" d="{path}"/>'))
     marks.append(
       Markup("<g><title>{}, {}: {}</title>{}</g>").format(
         line.label, p.place, show(p.value), figures.mark(line.look, x(p.place), y(p.value), 5)
       )
     )
-  return figures.join(marks)
+  return figures.join(under), figures.join(marks)

@@ -18,7 +18,8 @@ WIDTH = 440  # of a panel
 LEFT, RIGHT = 24, 416  # its plotting area
 ROW, HILL = 50, 92  # heights of a row of intervals and of a histogram
 THIN, FEW = 22, 12  # height of a row of one line of text; rows of intervals that need none
-DENSE_LABEL = 19  # characters of a name in such a row
+DENSE_LABEL = 21  # characters of a name in such a row
+WIDE_LEFT, WIDE_RIGHT = 6, 434  # its name and its words
 STYLE = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
 Interval = tuple[float, float]
 
@@ -141,7 +142,7 @@ def intervals(
   dense = len(rows) > FEW
   top, height = THIN * len(references), THIN if dense else ROW
   bottom = top + height * len(rows) + 6
-  left, right = (LEFT + 148, RIGHT - 62) if dense else (LEFT, RIGHT)
+  left, right = (WIDE_LEFT + 180, WIDE_RIGHT - 76) if dense else (LEFT, RIGHT)
 
   def at(v):
     return left + (v - low) / (high - low) * (right - left)
@@ -179,10 +180,10 @@ def _estimate(row, y, at, show, zero, dense):
   dots = join(Markup(f'<circle class="ring" cx="{at(v):.1f}" cy="{y}" r="2.5"/>') for v in row.dots)
   return Markup("<g><title>{}</title>{}{}{}{}</g>").format(
     tip,
-    _labels(y + 4 if dense else y - 17, row.label, row.words, DENSE_LABEL if dense else None),
+    _thin_labels(y + 4, row.label, row.words) if dense else _labels(y - 17, row.label, row.words),
     line,
-    mark(row.look, at(row.value), y, 5 if dense else 6.5, hollow),
     dots,
+    mark(row.look, at(row.value), y, 5 if dense else 6.5, hollow),
   )
 
 
@@ -267,8 +268,17 @@ def _axis(ticks, at, bottom, show):
   )
 
 
-def _labels(y, label, words, most=None):
-  """An arm's name on the left, cut to `most` or where it would meet the words on the right."""
-  room = most or int((RIGHT - LEFT - 8.5 * len(words)) / 9.2)
-  label = label if len(label) <= room else label[: room - 1] + "…"
-  return text(LEFT, y, label, "name") + text(RIGHT, y, words, "value", "end")
+def clipped(label, most):
+  return label if len(label) <= most else f"{label[: most - 1]}…"
+
+
+def _labels(y, label, words):
+  """An arm's name on the left, cut where it would meet the words on the right."""
+  room = int((RIGHT - LEFT - 9.2 * len(words) - 8) / 10.4)  # in the larger type of a narrow page
+  return text(LEFT, y, clipped(label, room), "name") + text(RIGHT, y, words, "value", "end")
+
+
+def _thin_labels(y, label, words):
+  return text(WIDE_LEFT, y, clipped(label, DENSE_LABEL), "name thin") + text(
+    WIDE_RIGHT, y, words, "value thin", "end"
+  )
