@@ -48,7 +48,7 @@ def curves(
   places = list(dict.fromkeys([*places, *(p.place for line in lines for p in line.points)]))
   ends = [v for line in lines for p in line.points for v in (p.value, *(p.interval or ()))]
   y, marks = _vertical(ends, show)
-  left, right = OUTER + 12, RIGHT - 12 - _room(lines)
+  left, right = OUTER + 16, RIGHT - 20 - _room(lines)
 
   def x(place):
     return left + places.index(place) * (right - left) / max(len(places) - 1, 1)
@@ -57,12 +57,13 @@ def curves(
   names, lower = _places(places, x, step)
   marks += names
   apart = min(5, step / 2 / len(lines))  # whiskers of several lines stand side by side
+  first = -apart * (len(lines) - 1) / 2
   drawn = [
-    _curve(line, lambda p, i=i: x(p) + apart * (i - (len(lines) - 1) / 2), y, show, joined)
+    _curve(line, lambda p, i=i: x(p) + first + apart * i, y, show, joined)
     for i, line in enumerate(lines)
   ]
   marks += [part for parts in zip(*drawn) for part in parts]  # all lines below all marks
-  tips = [(line, x(line.points[-1].place), y(line.points[-1].value)) for line in lines]
+  tips = [(line, x(line.points[-1].place) - first, y(line.points[-1].value)) for line in lines]
   return _panel(title, hint, marks, tips if len(lines) > 1 else [], lower)
 
 
@@ -141,10 +142,15 @@ def _vertical(values, show):
 
 
 def _panel(title, hint, marks, tips, lower=0):
-  """The panel, with a label at each of `tips`, (line, x, y): each is below the one above."""
+  """The panel, with a label at each of `tips`, (line, x, y): each is below the one above.
+
+  They end where the axis does, if there is room for all of them above it.
+  """
+  tips = sorted(tips, key=lambda tip: tip[2])
   lowest = -math.inf
-  for line, x, y in sorted(tips, key=lambda tip: tip[2]):
-    lowest = max(y + 4, lowest + LINE)
+  for i, (line, x, y) in enumerate(tips):
+    below = LINE * (len(tips) - 1 - i)
+    lowest = max(min(y + 4, BOTTOM - below), lowest + LINE, 12)
     marks.append(figures.text(x + 10, lowest, figures.clipped(line.label, MOST_LABEL), "tick"))
   return figures.Panel(title, hint, max(BOTTOM + 28 + lower, lowest + 8), figures.join(marks))
 

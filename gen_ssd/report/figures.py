@@ -115,7 +115,7 @@ def svg(panels: Sequence[Panel], columns: int = 1) -> Markup:
   width = step * min(columns, max(len(panels), 1))
   return Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {:.0f}" width="{}" height="{:.0f}" '
-    'font-family="system-ui, sans-serif"><style>{}</style>'
+    'style="max-width: 100%; height: auto" font-family="system-ui, sans-serif"><style>{}</style>'
     '<rect width="100%" height="100%" fill="var(--card)"/>{}</svg>\n'
   ).format(width, top, width, top, STYLE, join(drawn))
 
@@ -136,9 +136,7 @@ def intervals(
   With `zero` a line marks 0, and a mark whose interval includes 0 is hollow. `references` have a
   dashed line each. More than FEW rows are one line of text high each.
   """
-  ends = [v for r in rows for v in (r.value, *(r.interval or ()), *r.dots)] + [0.0] * zero
-  ends += [r.value for r in references]
-  low, high = padded(min(ends), max(ends), 0.06)
+  low, high = span(rows, references, zero)
   dense = len(rows) > FEW
   top, height = THIN * len(references), THIN if dense else ROW
   bottom = top + height * len(rows) + 6
@@ -157,14 +155,23 @@ def intervals(
   return Panel(title, hint, bottom + 24, join(marks))
 
 
+def span(
+  rows: Sequence[Estimate], references: Sequence[Reference] = (), zero: bool = False
+) -> Interval:
+  """The ends of the axis of `intervals`."""
+  ends = [v for r in rows for v in (r.value, *(r.interval or ()), *r.dots)] + [0.0] * zero
+  ends += [r.value for r in references]
+  return padded(min(ends), max(ends), 0.06)
+
+
 def _reference(row, y, at, bottom):
   """A line of text, and a dashed line at its value down through the rows."""
   return Markup('<path class="against" d="M{:.1f} {}V{}"/>{}{}').format(
     at(row.value),
     y + 4,
     bottom,
-    text(LEFT, y + 14, row.label, "tick"),
-    text(RIGHT, y + 14, row.words, "tick", "end"),
+    text(LEFT, y + 14, row.label, "tick value"),
+    text(RIGHT, y + 14, row.words, "tick value", "end"),
   )
 
 

@@ -130,6 +130,7 @@ def _case(key, arms, found):
           "verdict": trace.outcome,
           "class": trace.outcome if trace.outcome in tree.OUTCOMES else "unverifiable",
           "badge": tree.OUTCOMES.get(trace.outcome, trace.outcome),
+          "sign": tree.OUTCOMES.get(trace.outcome, "?").split()[0],
           "stop": words.cut(trace.stop, values.SHORT),
           "tokens": trace.length,
           "false": trace.false.text if trace.false else "",
