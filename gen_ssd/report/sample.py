@@ -18,7 +18,7 @@ from gen_ssd.report import words
 MOST = 320  # traces that are listed
 EACH = 4  # traces of every arm, outcome and stop cause that come before the others
 LONG = 4000  # characters that are shown of a problem, of its reasoning, and of its solution
-TITLE = 100  # characters of a problem that stand in its heading
+TITLE = 90  # characters of a problem that stand in its heading
 OPEN = 3  # problems that are unfolded
 Key = tuple[str, int]  # uuid of the problem, attempt
 
