@@ -87,7 +87,7 @@ def _item_panels(found, looks):
       for a in ([items[name][arm]] if arm in items[name] else [])
     ]
     if len(rows) > 1:
-      hint = "accuracy; whiskers: 95% interval"
+      hint = "accuracy; small rings: training seeds; whiskers: 95% interval"
       panels.append(figures.intervals(arm, hint, rows, _show_percent))
   return panels
 

@@ -13,6 +13,7 @@ from gen_ssd.report.figures import RIGHT
 
 OUTER, BOTTOM = LEFT + 44, 170  # left and lower edge of the lines
 MOST_LABEL = 22  # characters of a label
+MOST_ROWS = 4  # of names below the axis
 LETTER, LINE = 8.3, 15  # width of a character and height of a line in the type of a narrow page
 
 
@@ -68,18 +69,17 @@ def curves(
 
 
 def _places(places, x, step):
-  """The names below the axis, `step` apart: every second one is a line lower if they do not fit.
+  """The names below the axis, `step` apart, in as many rows as they need, of at most MOST_ROWS.
 
-  Returns them, and by how much these are lower.
+  Returns them, and the height of all rows but the first.
   """
-  room = int(step / LETTER) - 1
-  lower = LINE * (max(map(len, places)) > room)
-  most = max(2 * room, 4) if lower else room
+  rows = min(math.ceil((max(map(len, places)) + 1) * LETTER / step), MOST_ROWS, len(places))
+  most = max(int(rows * step / LETTER) - 1, 3)
   names = [
-    figures.text(x(p), BOTTOM + 18 + lower * (i % 2), figures.clipped(p, most), "tick", "middle")
+    figures.text(x(p), BOTTOM + 18 + LINE * (i % rows), figures.clipped(p, most), "tick", "middle")
     for i, p in enumerate(places)
   ]
-  return names, lower
+  return names, LINE * (rows - 1)
 
 
 def series(
@@ -136,8 +136,8 @@ def _vertical(values, show):
 
   return y, [
     Markup(f'<path class="grid" d="M{OUTER} {y(t):.1f}H{RIGHT}"/>')
-    + figures.text(OUTER - 6, y(t) + 4, show(t), "tick", "end")
-    for t in figures.ticks(low, high, 4)
+    + figures.text(OUTER - 6, y(t) + 4, label, "tick", "end")
+    for label, t in {show(t): t for t in figures.ticks(low, high, 4)}.items()
   ]
 
 
