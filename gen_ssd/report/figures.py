@@ -255,7 +255,7 @@ def _hill(row, outline, y, at, tell):
 
 
 def padded(low, high, share):
-  pad = (high - low) * share or max(0.01, abs(high) * 1e-6)
+  pad = (high - low) * share or max(0.01, abs(high) * 0.05)
   return low - pad, high + pad
 
 
