@@ -58,7 +58,7 @@ def _paired_panels(found, looks):
     rows = []
     for name in found["arms"]:
       if p := found["paired"].get(f"{name}-{base}"):
-        change = f"{100 * p['difference']:+.1f}"
+        change = f"{100 * p['difference']:+.1f}".replace("-", "−")
         rows.append(figures.Estimate(looks[name], name, p["difference"], p["ci"], change))
       elif name == base:
         rows.append(figures.Estimate(looks[name], name, 0.0, None, "reference"))
@@ -68,7 +68,7 @@ def _paired_panels(found, looks):
           f"Difference from {base}",
           "percentage points, same problems; hollow: includes 0",
           rows,
-          lambda v: f"{100 * v:+.3g}" if v else "0",
+          lambda v: f"{100 * v:+.3g}".replace("-", "−") if v else "0",
           zero=True,
         )
       )
@@ -87,7 +87,7 @@ def _item_panels(found, looks):
       for a in ([items[name][arm]] if arm in items[name] else [])
     ]
     if len(rows) > 1:
-      hint = "accuracy; whiskers: 95% interval"
+      hint = "accuracy; small rings: training seeds; whiskers: 95% interval"
       panels.append(figures.intervals(arm, hint, rows, _show_percent))
   return panels
 

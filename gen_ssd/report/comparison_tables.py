@@ -117,10 +117,11 @@ def _arms_table(found):
 
 
 def _paired_table(found):
-  bases = [b for b in looks.BASES if b in found["arms"]]
+  arms, paired = found["arms"], found["paired"]
+  bases = [b for b in looks.BASES if any(f"{name}-{b}" in paired for name in arms)]
   rows = []
-  for name in found["arms"]:
-    pairs = [found["paired"].get(f"{name}-{base}") for base in bases]
+  for name in arms:
+    pairs = [paired.get(f"{name}-{base}") for base in bases]
     rows.append([words.cut(name, SHORT), *(p and _difference(p) or "" for p in pairs)])
   heads = ["difference in accuracy, points (95 % interval)", *(f"- {b}" for b in bases)]
   return Table(PAIRED, heads, rows)

@@ -18,7 +18,8 @@ WIDTH = 440  # of a panel
 LEFT, RIGHT = 24, 416  # its plotting area
 ROW, HILL = 50, 92  # heights of a row of intervals and of a histogram
 THIN, FEW = 22, 12  # height of a row of one line of text; rows of intervals that need none
-DENSE_LABEL = 19  # characters of a name in such a row
+DENSE_LABEL = 21  # characters of a name in such a row
+WIDE_LEFT, WIDE_RIGHT = 6, 434  # its name and its words
 STYLE = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
 Interval = tuple[float, float]
 
@@ -114,7 +115,7 @@ def svg(panels: Sequence[Panel], columns: int = 1) -> Markup:
   width = step * min(columns, max(len(panels), 1))
   return Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {:.0f}" width="{}" height="{:.0f}" '
-    'font-family="system-ui, sans-serif"><style>{}</style>'
+    'style="max-width: 100%; height: auto" font-family="system-ui, sans-serif"><style>{}</style>'
     '<rect width="100%" height="100%" fill="var(--card)"/>{}</svg>\n'
   ).format(width, top, width, top, STYLE, join(drawn))
 
@@ -135,13 +136,11 @@ def intervals(
   With `zero` a line marks 0, and a mark whose interval includes 0 is hollow. `references` have a
   dashed line each. More than FEW rows are one line of text high each.
   """
-  ends = [v for r in rows for v in (r.value, *(r.interval or ()), *r.dots)] + [0.0] * zero
-  ends += [r.value for r in references]
-  low, high = padded(min(ends), max(ends), 0.06)
+  low, high = span(rows, references, zero)
   dense = len(rows) > FEW
   top, height = THIN * len(references), THIN if dense else ROW
   bottom = top + height * len(rows) + 6
-  left, right = (LEFT + 148, RIGHT - 62) if dense else (LEFT, RIGHT)
+  left, right = (WIDE_LEFT + 180, WIDE_RIGHT - 76) if dense else (LEFT, RIGHT)
 
   def at(v):
     return left + (v - low) / (high - low) * (right - left)
@@ -156,14 +155,23 @@ def intervals(
   return Panel(title, hint, bottom + 24, join(marks))
 
 
+def span(
+  rows: Sequence[Estimate], references: Sequence[Reference] = (), zero: bool = False
+) -> Interval:
+  """The ends of the axis of `intervals`."""
+  ends = [v for r in rows for v in (r.value, *(r.interval or ()), *r.dots)] + [0.0] * zero
+  ends += [r.value for r in references]
+  return padded(min(ends), max(ends), 0.06)
+
+
 def _reference(row, y, at, bottom):
   """A line of text, and a dashed line at its value down through the rows."""
   return Markup('<path class="against" d="M{:.1f} {}V{}"/>{}{}').format(
     at(row.value),
     y + 4,
     bottom,
-    text(LEFT, y + 14, row.label, "tick"),
-    text(RIGHT, y + 14, row.words, "tick", "end"),
+    text(LEFT, y + 14, row.label, "tick value"),
+    text(RIGHT, y + 14, row.words, "tick value", "end"),
   )
 
 
@@ -179,10 +187,10 @@ def _estimate(row, y, at, show, zero, dense):
   dots = join(Markup(f'<circle class="ring" cx="{at(v):.1f}" cy="{y}" r="2.5"/>') for v in row.dots)
   return Markup("<g><title>{}</title>{}{}{}{}</g>").format(
     tip,
-    _labels(y + 4 if dense else y - 17, row.label, row.words, DENSE_LABEL if dense else None),
+    _thin_labels(y + 4, row.label, row.words) if dense else _labels(y - 17, row.label, row.words),
     line,
-    mark(row.look, at(row.value), y, 5 if dense else 6.5, hollow),
     dots,
+    mark(row.look, at(row.value), y, 5 if dense else 6.5, hollow),
   )
 
 
@@ -247,7 +255,7 @@ def _hill(row, outline, y, at, tell):
 
 
 def padded(low, high, share):
-  pad = (high - low) * share or max(0.01, abs(high) * 1e-6)
+  pad = (high - low) * share or max(0.01, abs(high) * 0.05)
   return low - pad, high + pad
 
 
@@ -267,8 +275,17 @@ def _axis(ticks, at, bottom, show):
   )
 
 
-def _labels(y, label, words, most=None):
-  """An arm's name on the left, cut to `most` or where it would meet the words on the right."""
-  room = most or int((RIGHT - LEFT - 8.5 * len(words)) / 9.2)
-  label = label if len(label) <= room else label[: room - 1] + "…"
-  return text(LEFT, y, label, "name") + text(RIGHT, y, words, "value", "end")
+def clipped(label, most):
+  return label if len(label) <= most else f"{label[: most - 1]}…"
+
+
+def _labels(y, label, words):
+  """An arm's name on the left, cut where it would meet the words on the right."""
+  room = int((RIGHT - LEFT - 9.2 * len(words) - 8) / 10.4)  # in the larger type of a narrow page
+  return text(LEFT, y, clipped(label, room), "name") + text(RIGHT, y, words, "value", "end")
+
+
+def _thin_labels(y, label, words):
+  return text(WIDE_LEFT, y, clipped(label, DENSE_LABEL), "name thin") + text(
+    WIDE_RIGHT, y, words, "value thin", "end"
+  )

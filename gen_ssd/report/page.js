@@ -37,6 +37,6 @@ if (filters) {
       one.hidden = sides.every(side => side.hidden);
       shown += !one.hidden;
     });
-    filters.querySelector('output').textContent = `${shown} problems`;
+    filters.querySelector('output').textContent = `${shown} ${shown === 1 ? 'problem' : 'problems'}`;
   });
 }

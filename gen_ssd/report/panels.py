@@ -55,10 +55,12 @@ def _accuracy_panel(title, arms, results, others=()):
       ci, words = values.interval(given.get("ci")), fixed(accuracy, 1, 100, "%")
       dots = seeds[:MOST] if len(seeds) > 1 else ()
       rows.append(figures.Estimate(arm.look, arm.label, accuracy, ci, words, dots))
-  rings = "small rings: training seeds; " if any(r.dots for r in rows) else ""
-  hint = f"{rings}whiskers: 95% interval; the axis does not start at 0"
   if not rows:
     return []
+  rings = "small rings: training seeds; " if any(r.dots for r in rows) else ""
+  hint = f"{rings}whiskers: 95% interval"
+  if figures.span(rows, others)[0] > 0:
+    hint += "; the axis does not start at 0"
   return [figures.intervals(title, hint, rows, _percent, references=others)]
 
 

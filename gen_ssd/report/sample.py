@@ -18,7 +18,7 @@ from gen_ssd.report import words
 MOST = 320  # traces that are listed
 EACH = 4  # traces of every arm, outcome and stop cause that come before the others
 LONG = 4000  # characters that are shown of a problem, of its reasoning, and of its solution
-TITLE = 100  # characters of a problem that stand in its heading
+TITLE = 90  # characters of a problem that stand in its heading
 OPEN = 3  # problems that are unfolded
 Key = tuple[str, int]  # uuid of the problem, attempt
 
@@ -130,6 +130,7 @@ def _case(key, arms, found):
           "verdict": trace.outcome,
           "class": trace.outcome if trace.outcome in tree.OUTCOMES else "unverifiable",
           "badge": tree.OUTCOMES.get(trace.outcome, trace.outcome),
+          "sign": tree.OUTCOMES.get(trace.outcome, "?").split()[0],
           "stop": words.cut(trace.stop, values.SHORT),
           "tokens": trace.length,
           "false": trace.false.text if trace.false else "",

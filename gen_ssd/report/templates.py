@@ -1,6 +1,7 @@
 """The templates of the pages."""
 
 from pathlib import Path
+import re
 
 import jinja2
 from markupsafe import Markup
@@ -8,6 +9,8 @@ from markupsafe import escape
 
 from gen_ssd.report import figures
 from gen_ssd.report import latex
+
+BREAKS = re.compile(r"([_,=])")  # a long name may be broken after one of these
 
 
 def template(name: str, formulas: str = "text") -> jinja2.Template:
@@ -23,7 +26,7 @@ def template(name: str, formulas: str = "text") -> jinja2.Template:
     lstrip_blocks=True,
   )
   environment.filters["fixed"] = figures.fixed
-  environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))
+  environment.filters["breakable"] = lambda name: Markup(BREAKS.sub(r"\1<wbr>", str(escape(name))))
   environment.filters["formulas"] = latex.drawn if formulas == "mathml" else escape
   environment.globals["mark"] = figures.mark
   return environment.get_template(f"{name}.html.jinja")

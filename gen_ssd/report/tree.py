@@ -63,7 +63,7 @@ def tree(number: int, trace: traces.Trace, lost: LostByPlace, cuts: list[float])
     "outcome": outcome,
     "badge": OUTCOMES.get(trace.outcome, trace.outcome),
     "stacked": stacked,
-    "is_open": number == 1 or not stacked,
+    "is_open": number == 1,
     "about": [
       words
       for x, words in ((trace.source, trace.source), (trace.level, f"level {trace.level}"))

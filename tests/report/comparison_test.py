@@ -151,7 +151,7 @@ def test_differences_are_drawn_in_columns_with_every_arm_on_one_line():
   width, height = (float(root.attrib[x]) for x in ("width", "height"))
   assert width == 2 * 470 and height < 300
   words = " ".join(root.itertext())
-  assert words.count("reference") == 2 and "+40.0" in words and "-10.0" in words
+  assert words.count("reference") == 2 and "+40.0" in words and "−10.0" in words
 
 
 def test_only_what_there_is_is_drawn():
