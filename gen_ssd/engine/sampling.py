@@ -86,6 +86,16 @@ def draw(
   return token, jnp.log(jnp.sum(jnp.exp(logits - top), -1)) - chosen
 
 
+def entropy(logits: Float[Array, "b k v"], filters: Filters) -> Float[Array, "b k"]:
+  """Entropy in nats of the distributions at temperature 1, before any filter."""
+  ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+  logits = jnp.where(ids < filters.vocab, logits, attention.NEVER)
+  logits -= jnp.max(logits, -1, keepdims=True)
+  p = jnp.exp(logits)
+  total = jnp.sum(p, -1)
+  return jnp.log(total) - jnp.sum(p * logits, -1) / total
+
+
 def floor(
   p: Float[Array, "*b v"], top_k: Int[Array, ""], top_p: Float[Array, ""]
 ) -> Float[Array, "*b 1"]:

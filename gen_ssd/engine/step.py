@@ -16,6 +16,7 @@ from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
+from gen_ssd.engine import scores as scores_lib
 from gen_ssd.engine import scoring
 from gen_ssd.engine import selectors
 from gen_ssd.engine.state import CONTINUES
@@ -186,7 +187,9 @@ def settle(
   valid = (found.count > 0) & allowed
   valid &= ~selectors.loops(state.recent, found.tokens, found.count, round.window)
   valid &= ~state.after_thinking[:, None]
-  choice = round.selector(score, valid, knobs.limits, proposal.noise)
+  teacher_nll = scores_lib.mean(found.teacher_nll, found.live)
+  likely = selectors.likeliest(teacher_nll, valid, knobs.limits.teacher_share)
+  choice = round.selector(score, likely, knobs.limits, proposal.noise)
   choice = jnp.where(state.after_thinking, 0, choice)
   average = jnp.where(state.chunk > 0, state.score_sum / jnp.maximum(state.chunk, 1), jnp.inf)
   suitable = selectors.suitable(score, valid, choice, knobs.limits, average)
@@ -230,7 +233,7 @@ class _Branches:
 
 
 def _expand(teacher, state, knobs, u, round):
-  """At most c teacher tokens for k branches per slot, one where nothing is chosen.
+  """At most c teacher tokens for k branches per slot, one where nothing is chosen or certain.
 
   Stops when every branch has ended.
   """
@@ -251,7 +254,8 @@ def _expand(teacher, state, knobs, u, round):
     logits = decoder.logits(teacher, hidden)[:, :, 0]
     now = lax.dynamic_index_in_dim(u, x.t, 2, keepdims=False)
     token, nll = sampling.draw(now, logits, knobs.filters, teacher.layout)
-    on = x.end == CONTINUES
+    end = jnp.where(_branching(knobs, logits, x.t), x.end, DELIMITER)
+    on = end == CONTINUES
     token = jnp.where(on, token, 0)
     put = lambda to, y: lax.dynamic_update_slice(to, y[..., None], (0, 0, x.t))
     kind = knobs.token_kind.at[token].get(out_sharding=P(batch, None)).astype(jnp.int32)
@@ -262,7 +266,7 @@ def _expand(teacher, state, knobs, u, round):
       last=token,
       tokens=put(x.tokens, token),
       count=x.count + on,
-      end=jnp.where(on, kind, x.end),
+      end=jnp.where(on, kind, end),
       nll=put(x.nll, jnp.where(on, nll, 0)),
       not_finite=x.not_finite | jnp.any(on & ~jnp.isfinite(nll), -1),
       cache=cache,
@@ -281,6 +285,22 @@ def _expand(teacher, state, knobs, u, round):
     cache=attention.blank_chunk(teacher.spec, b, round.k, c),
   )
   return lax.while_loop(lambda x: (x.t < c) & jnp.any(x.end == CONTINUES), body, start)
+
+
+def _branching(knobs, logits, t):
+  """bool[b,k]: branches that go on: all, or branch 0 where the chunk starts below branch_entropy.
+
+  Branching at entropy peaks alone, as OmniOPD (arXiv 2606.01476) and LGR (2605.30833) act there
+  alone, saves teacher tokens but no time: a program has k branches whatever the entropy.
+  """
+  b, k, _ = logits.shape
+  entropy = lax.cond(
+    (t == 0) & (knobs.branch_entropy > 0),
+    lambda x: sampling.entropy(x[:, :1], knobs.filters),  # the branches of a slot start alike
+    lambda x: jnp.full((b, 1), jnp.inf, out_sharding=P(jax.typeof(x).sharding.spec[0], None)),
+    logits,
+  )
+  return (entropy >= knobs.branch_entropy) | (jnp.arange(k) == 0)
 
 
 def _step_starts(state, knobs, tokens):
