@@ -71,7 +71,9 @@ class Select:
   selector: str = "argmin"  # or softmin: sample with probability proportional to exp(-beta * score)
   beta: float = 1.0  # of softmin, per nat; 0 is uniform
   teacher_share: float = 1.0  # the student chooses among this share of likeliest to the teacher
-  branch_entropy: float = 0.0  # nats; a chunk that starts at less teacher entropy is drawn once
+  branch_entropy: float = (
+    0.0  # teacher's nats at which to branch; one candidate up to there; 0: k always
+  )
   threshold: str | float = "off"  # the winner's highest score: off, calibrated, or a number in nats
   quantile: float = 0.99  # of cold-start chunk scores; gives the calibrated threshold
   margin: str | float = "off"  # nats by which the winner must be below the candidates' mean; or off
@@ -277,7 +279,8 @@ def collection(s):
 
 def ring_slots(s):
   """Ring slots for the prompt, the trace, chunks drawn again, and chunks that end early."""
-  spare = s.resamples * s.c + (s.max_tokens if s.delimiters else 0)
+  early = bool(s.delimiters) + (s.branch_entropy > 0)  # before a peak; what starts there is long
+  spare = s.resamples * s.c + s.max_tokens * early
   slots = s.prompt + s.max_tokens + spare
   return slots if not s.block else -(-slots // s.block) * s.block
 

@@ -197,7 +197,7 @@ WRONG = [
   # choosing
   (
     dict(select__scorer="ppl"),
-    "select.scorer is 'ppl': it must be one of perplexity, local, anti, random, rsr",
+    "select.scorer is 'ppl': it must be one of perplexity, perplexity_sum, local, anti,",
   ),
   (dict(select__selector="best"), "select.selector is 'best': it must be one of argmin"),
   (
@@ -398,6 +398,8 @@ def test_tests_are_evaluate_with_changes():
     (dict(block=80), 240),
     (dict(delimiters=("\n",)), 64 + 2 * 128),
     (dict(block=64), 192),
+    (dict(branch_entropy=0.5), 64 + 2 * 128),
+    (dict(branch_entropy=0.5, delimiters=("\n",)), 64 + 3 * 128),
   ],
 )
 def test_slots_of_the_ring(changes, slots):

@@ -12,6 +12,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
@@ -94,6 +95,19 @@ def entropy(logits: Float[Array, "b k v"], filters: Filters) -> Float[Array, "b 
   p = jnp.exp(logits)
   total = jnp.sum(p, -1)
   return jnp.log(total) - jnp.sum(p * logits, -1) / total
+
+
+def at_peak(
+  logits: Float[Array, "b k v"], filters: Filters, least: Float[Array, ""]
+) -> Bool[Array, "b 1"]:
+  """Whether branch 0 of each slot has an entropy of at least `least` nats; computed if that is > 0."""
+  b = logits.shape[0]
+  return lax.cond(
+    least > 0,
+    lambda x: entropy(x[:, :1], filters) >= least,
+    lambda x: jnp.ones((b, 1), bool, out_sharding=P(jax.typeof(x).sharding.spec[0], None)),
+    logits,
+  )
 
 
 def floor(

@@ -254,7 +254,8 @@ def _expand(teacher, state, knobs, u, round):
     logits = decoder.logits(teacher, hidden)[:, :, 0]
     now = lax.dynamic_index_in_dim(u, x.t, 2, keepdims=False)
     token, nll = sampling.draw(now, logits, knobs.filters, teacher.layout)
-    end = jnp.where(_branching(knobs, logits, x.t), x.end, DELIMITER)
+    goes_on = round.k == 1 or _going_on(state, knobs, logits, x)
+    end = jnp.where(goes_on | (x.end != CONTINUES), x.end, DELIMITER)
     on = end == CONTINUES
     token = jnp.where(on, token, 0)
     put = lambda to, y: lax.dynamic_update_slice(to, y[..., None], (0, 0, x.t))
@@ -287,20 +288,17 @@ def _expand(teacher, state, knobs, u, round):
   return lax.while_loop(lambda x: (x.t < c) & jnp.any(x.end == CONTINUES), body, start)
 
 
-def _branching(knobs, logits, t):
-  """bool[b,k]: branches that go on: all, or branch 0 where the chunk starts below branch_entropy.
+def _going_on(state, knobs, logits, x):
+  """bool[b,k]: branches that draw one more token: those that branching at entropy peaks does not end.
 
-  Branching at entropy peaks alone, as OmniOPD (arXiv 2606.01476) and LGR (2605.30833) act there
-  alone, saves teacher tokens but no time: a program has k branches whatever the entropy.
+  A chunk that starts at less teacher entropy than knobs.branch_entropy is one candidate, which ends
+  before the next peak: there k candidates start. OmniOPD (arXiv 2606.01476) and LGR (2605.30833)
+  act at peaks alone, too. That saves teacher tokens but no time: a program has its k branches.
   """
-  b, k, _ = logits.shape
-  entropy = lax.cond(
-    (t == 0) & (knobs.branch_entropy > 0),
-    lambda x: sampling.entropy(x[:, :1], knobs.filters),  # the branches of a slot start alike
-    lambda x: jnp.full((b, 1), jnp.inf, out_sharding=P(jax.typeof(x).sharding.spec[0], None)),
-    logits,
-  )
-  return (entropy >= knobs.branch_entropy) | (jnp.arange(k) == 0)
+  peak = sampling.at_peak(logits, knobs.filters, knobs.branch_entropy)
+  alone = (x.count[:, 1:2] == 0) & ~state.after_thinking[:, None]
+  first = jnp.arange(logits.shape[1]) == 0
+  return jnp.where(x.t == 0, peak | first, ~(peak & alone))
 
 
 def _step_starts(state, knobs, tokens):
