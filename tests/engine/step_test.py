@@ -339,21 +339,24 @@ def test_candidates_are_drawn_where_the_teacher_hesitates():
   start()
   net = tiny.build(tiny.TEACHER, Layout(batch_axes=None, tensor_axis=None))
   ends = np.where(np.arange(192) < 60, state_lib.EOS, state_lib.CONTINUES).astype(np.int8)
-  prompts, wide = tiny.prompts(8), dict(vocab=np.int32(192), token_kind=ends)
+  prompts, wide = tiny.prompts(16), dict(vocab=np.int32(192), token_kind=ends)
 
   def entropies(text):
     p = np.asarray(full_probabilities(net, text), np.float64)[: len(text)]
     return -np.sum(p * np.log(p), -1)
 
-  every, one = tiny.Engine(knob=tiny.knobs(**wide)), tiny.Engine(k=1, knob=tiny.knobs(**wide))
+  every, one = (
+    tiny.Engine(b=16, knob=tiny.knobs(**wide)),
+    tiny.Engine(b=16, k=1, knob=tiny.knobs(**wide)),
+  )
   for engine in (every, one):
     engine.admit({i: (ids, i) for i, ids in enumerate(prompts)})
   least = np.float32(np.median([entropies(ids)[-1] for ids in prompts]))
-  engine = tiny.Engine(knob=tiny.knobs(**wide, branch_entropy=least))
+  engine = tiny.Engine(b=16, knob=tiny.knobs(**wide, branch_entropy=least))
   engine.admit({i: (ids, i) for i, ids in enumerate(prompts)})
   cut = ended = 0
   for turn in range(3):
-    before = {i: len(engine.texts[i]) for i in range(8)}
+    before = {i: len(engine.texts[i]) for i in range(16)}
     running = np.asarray(engine.state.status) == state_lib.RUNNING
     report = engine.round()
     plain, single = (every.round(), one.round()) if not turn else (None, None)
