@@ -55,6 +55,9 @@ CHANGES = {
   },
   "scorer": {
     "perplexity": {},
+    "perplexity_sum": dict(scorer="perplexity_sum", selector="softmin", threshold="off"),
+    "teacher_share": dict(teacher_share=0.5),
+    "branch_entropy": dict(branch_entropy=0.5),
     "local": dict(scorer="local", context=2),
     **{
       name: dict(scorer=name, step_delimiters=(".",), threshold="off")

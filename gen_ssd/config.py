@@ -69,7 +69,11 @@ class Select:
   scoring_prompt: str = "student"  # or teacher: whose chat template the scoring student reads
   covers: str = "everything"  # or thinking: after </think>, nothing is chosen or pruned
   selector: str = "argmin"  # or softmin: sample with probability proportional to exp(-beta * score)
-  beta: float = 1.0  # of softmin; 0 is uniform
+  beta: float = 1.0  # of softmin, per nat; 0 is uniform
+  teacher_share: float = 1.0  # the student chooses among this share of likeliest to the teacher
+  branch_entropy: float = (
+    0.0  # teacher's nats at which to branch; one candidate up to there; 0: k always
+  )
   threshold: str | float = "off"  # the winner's highest score: off, calibrated, or a number in nats
   quantile: float = 0.99  # of cold-start chunk scores; gives the calibrated threshold
   margin: str | float = "off"  # nats by which the winner must be below the candidates' mean; or off
@@ -266,6 +270,8 @@ def collection(s):
     plain |= dict(pruned=Select.pruned, retries=Select.retries)
   if s.selector != "softmin":
     plain |= dict(beta=Select.beta)
+  if s.k == 1 or s.granularity == "trace":
+    plain |= dict(teacher_share=Select.teacher_share, branch_entropy=Select.branch_entropy)
   if (s.k == 1 or s.granularity == "trace") and s.threshold == s.running_margin == "off":
     plain |= dict(scorer=Select.scorer, selector=Select.selector, beta=Select.beta, context=0)
   return dataclasses.replace(s, **plain)
@@ -273,7 +279,8 @@ def collection(s):
 
 def ring_slots(s):
   """Ring slots for the prompt, the trace, chunks drawn again, and chunks that end early."""
-  spare = s.resamples * s.c + (s.max_tokens if s.delimiters else 0)
+  early = bool(s.delimiters) + (s.branch_entropy > 0)  # before a peak; what starts there is long
+  spare = s.resamples * s.c + s.max_tokens * early
   slots = s.prompt + s.max_tokens + spare
   return slots if not s.block else -(-slots // s.block) * s.block
 

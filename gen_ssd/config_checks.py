@@ -269,6 +269,16 @@ def _check_choice(s, where):
       fail(f"{where}.{name}", value, "off or a finite number")
   if s.k == 1 and s.margin != "off":
     fail(f"{where}.margin", s.margin, "off when k is 1, because a margin compares candidates")
+  if s.branch_entropy and s.margin != "off":
+    fail(
+      f"{where}.margin",
+      s.margin,
+      f"off when {where}.branch_entropy is above 0, because a margin compares candidates",
+    )
+  if not 0 <= s.branch_entropy <= 100:
+    fail(f"{where}.branch_entropy", s.branch_entropy, "0 (always k candidates) to 100 nats")
+  if not 0 < s.teacher_share <= 1:
+    fail(f"{where}.teacher_share", s.teacher_share, "above 0 and at most 1 (off)")
   if not 0 < s.quantile <= 1:
     fail(f"{where}.quantile", s.quantile, "above 0 and at most 1")
   if not 0 <= s.beta <= 1e6:
@@ -312,6 +322,13 @@ def _check_whole_traces(s, where):
         f"{where}.{name}",
         getattr(s, name),
         f"off when {where}.granularity is trace, because only chunks are pruned",
+      )
+  for name, off in (("teacher_share", 1.0), ("branch_entropy", 0.0)):
+    if getattr(s, name) != off:
+      fail(
+        f"{where}.{name}",
+        getattr(s, name),
+        f"{off} (off) when {where}.granularity is trace, because it is a rule of chunks",
       )
   if s.covers != "everything":
     fail(

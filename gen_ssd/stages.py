@@ -309,6 +309,8 @@ def _calibrate(config, workdir, select, student):
     threshold="off",
     margin="off",
     running_margin="off",
+    teacher_share=config_lib.Select.teacher_share,
+    branch_entropy=config_lib.Select.branch_entropy,
     attempts=1,
     pruned="drop",
     retries=config_lib.Select.retries,
@@ -400,4 +402,5 @@ def _best(config, workdir, select, rows):
     rows = posthoc.short_context(
       student, tokenizer, rows, context=select.context * select.c, **options
     )
-  return posthoc.best(rows, select.scorer, seed=select.seed, difficulty=difficulty)
+  beta = select.beta if select.selector == "softmin" else None
+  return posthoc.best(rows, select.scorer, seed=select.seed, difficulty=difficulty, beta=beta)

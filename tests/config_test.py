@@ -197,7 +197,7 @@ WRONG = [
   # choosing
   (
     dict(select__scorer="ppl"),
-    "select.scorer is 'ppl': it must be one of perplexity, local, anti, random, rsr",
+    "select.scorer is 'ppl': it must be one of perplexity, perplexity_sum, local, anti,",
   ),
   (dict(select__selector="best"), "select.selector is 'best': it must be one of argmin"),
   (
@@ -208,6 +208,17 @@ WRONG = [
   (dict(select__threshold="nan"), "select.threshold is nan: it must be off or a finite number"),
   (dict(select__margin="calibrated"), "select.margin is 'calibrated': it must be off, or a number"),
   (dict(arms={"kd": {"k": 1, "margin": 0.1}}), "arms.kd.margin is 0.1: it must be off when k is 1"),
+  (
+    dict(select__margin=0.1, select__branch_entropy=1.0),
+    "select.margin is 0.1: it must be off when select.branch_entropy is above 0, because a margin",
+  ),
+  (dict(select__branch_entropy=-1.0), "select.branch_entropy is -1.0: it must be 0 (always k"),
+  (dict(select__branch_entropy=101.0), "select.branch_entropy is 101.0: it must be 0 (always k"),
+  (dict(select__teacher_share=0.0), "select.teacher_share is 0.0: it must be above 0 and at most"),
+  (
+    dict(arms={"late": {"granularity": "trace", "teacher_share": 0.5}}),
+    "arms.late.teacher_share is 0.5: it must be 1.0 (off) when arms.late.granularity is trace",
+  ),
   (dict(select__quantile=0.0), "select.quantile is 0.0: it must be above 0 and at most 1"),
   (dict(select__resamples=-1), "select.resamples is -1: it must be 0 or more"),
   (dict(select__covers="answer"), "select.covers is 'answer': it must be everything or thinking"),
@@ -387,6 +398,8 @@ def test_tests_are_evaluate_with_changes():
     (dict(block=80), 240),
     (dict(delimiters=("\n",)), 64 + 2 * 128),
     (dict(block=64), 192),
+    (dict(branch_entropy=0.5), 64 + 2 * 128),
+    (dict(branch_entropy=0.5, delimiters=("\n",)), 64 + 3 * 128),
   ],
 )
 def test_slots_of_the_ring(changes, slots):
@@ -409,6 +422,8 @@ def test_arms_that_write_the_same_traces_share_one_collection():
     e=dict(k=1, attempts=4, scorer="rsr", keep="all"),
     f=dict(k=1, attempts=4, quantile=0.5),
     g=dict(k=1, attempts=4, pruned="keep", retries=3),
+    h={**trace, "selector": "softmin", "beta": 2.0},
+    i=dict(k=1, attempts=4, teacher_share=0.5, branch_entropy=1.0),
   )
   assert len({*one}) == 1 and len(one[0]) == 10 and one[0].isalnum()
   other = hashes(
@@ -430,6 +445,10 @@ def test_arms_that_write_the_same_traces_share_one_collection():
     p=dict(refresh=9),
     q=dict(refresh=9, keep="all"),
     r=dict(refresh=9, pruned="keep"),
+    s=dict(teacher_share=0.5),
+    t=dict(branch_entropy=1.0),
+    u=dict(selector="softmin"),
+    v=dict(selector="softmin", beta=2.0),
   )
   assert len({*other}) == len(other)
 

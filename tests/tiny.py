@@ -79,6 +79,7 @@ LIMITS = dict(
   margin=np.float32(-np.inf),
   running_margin=np.float32(np.inf),
   beta=np.float32(1),
+  teacher_share=np.float32(1),
 )
 
 
@@ -87,6 +88,7 @@ def knobs(**changes):
   kind = np.zeros(TEACHER.vocab, np.int8)
   kind[EOS] = state_lib.EOS
   own = dict(
+    branch_entropy=np.float32(0),
     resamples=np.int32(0),
     context=np.int32(0),
     closing=np.int32(-1),

@@ -30,15 +30,27 @@ def reads_again(scorer: str) -> bool:
 
 
 def best(
-  rows: list[Row], scorer: str, *, seed: int = 0, difficulty: Difficulty | None = None
+  rows: list[Row],
+  scorer: str,
+  *,
+  seed: int = 0,
+  difficulty: Difficulty | None = None,
+  beta: float | None = None,
 ) -> list[Row]:
   """The trace of lowest score of each problem, ties to the first attempt: post-hoc best-of-n.
 
-  See `score` for the arguments. Returns one row per problem, ordered by problem.
+  With `beta`, as with the softmin selector, a trace is drawn with probability proportional to
+  exp(-beta score): the lowest of beta score - g wins, with independent Gumbel variables g. See
+  `score` for the other arguments. Returns one row per problem, ordered by problem.
   """
   found = {}
   rows = sorted(rows, key=lambda r: (r["uuid"], r["attempt"]))
-  for r, s in zip(rows, score(rows, scorer, seed=seed, difficulty=difficulty)):
+  scored = score(rows, scorer, seed=seed, difficulty=difficulty)
+  if beta is not None:
+    u = [_uniform(f"softmin {seed} {r['uuid']} {r['attempt']}") for r in rows]
+    with np.errstate(divide="ignore"):  # a uniform of 0 never wins
+      scored = beta * np.float64(scored) + np.log(-np.log(u))
+  for r, s in zip(rows, scored):
     if r["uuid"] not in found or s < found[r["uuid"]][0]:
       found[r["uuid"]] = (s, r)
   return [r for _, r in found.values()]

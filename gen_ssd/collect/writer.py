@@ -69,8 +69,10 @@ def knobs(writer: Writer, select: Select, threshold: float) -> state_lib.Knobs:
         margin=np.array(off(select.margin, -math.inf)),
         running_margin=np.array(off(select.running_margin, math.inf)),
         beta=np.array(select.beta, np.float32),
+        teacher_share=np.array(select.teacher_share, np.float32),
       )
     ),
+    branch_entropy=mesh_lib.place(np.float32(select.branch_entropy)),
     resamples=mesh_lib.place(np.int32(select.resamples)),
     context=mesh_lib.place(np.int32(select.context * select.c)),
     closing=mesh_lib.place(np.int32(closing(writer.teacher_tokenizer, select))),
@@ -139,6 +141,7 @@ def shapes(
         vocab=number(np.int32),
       ),
       limits=selectors.Limits(**limits),
+      branch_entropy=number(np.float32),
       resamples=number(np.int32),
       context=number(np.int32),
       closing=number(np.int32),

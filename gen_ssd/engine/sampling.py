@@ -12,6 +12,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Bool
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Key
@@ -84,6 +85,29 @@ def draw(
   token = lax.cond(filters.temperature > 0, sampled, greedy, logits)
   chosen = jnp.sum(jnp.where(ids == token[..., None], logits - top, 0), -1)
   return token, jnp.log(jnp.sum(jnp.exp(logits - top), -1)) - chosen
+
+
+def entropy(logits: Float[Array, "b k v"], filters: Filters) -> Float[Array, "b k"]:
+  """Entropy in nats of the distributions at temperature 1, before any filter."""
+  ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+  logits = jnp.where(ids < filters.vocab, logits, attention.NEVER)
+  logits -= jnp.max(logits, -1, keepdims=True)
+  p = jnp.exp(logits)
+  total = jnp.sum(p, -1)
+  return jnp.log(total) - jnp.sum(p * logits, -1) / total
+
+
+def at_peak(
+  logits: Float[Array, "b k v"], filters: Filters, least: Float[Array, ""]
+) -> Bool[Array, "b 1"]:
+  """Whether branch 0 of each slot has an entropy of at least `least` nats; computed if that is > 0."""
+  b = logits.shape[0]
+  return lax.cond(
+    least > 0,
+    lambda x: entropy(x[:, :1], filters) >= least,
+    lambda x: jnp.ones((b, 1), bool, out_sharding=P(jax.typeof(x).sharding.spec[0], None)),
+    logits,
+  )
 
 
 def floor(

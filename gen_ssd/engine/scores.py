@@ -83,6 +83,17 @@ def perplexity(statistics: Statistics, live: Live, noise: Noise) -> Scores:
   return mean(statistics.nll, live)
 
 
+@scorer("nll")
+def perplexity_sum(statistics: Statistics, live: Live, noise: Noise) -> Scores:
+  """Sum of nll in nats: minus the log-probability of the whole candidate under the student.
+
+  With the softmin selector and many candidates, the kept chunk is distributed as
+  p_T(chunk) p_S(chunk)^beta / Z: self-normalized importance resampling, the tilt of GSI (arXiv
+  2506.04118). With the mean it is no such tilt. The lowest sum alone favours short candidates.
+  """
+  return jnp.sum(jnp.where(live, statistics.nll, 0), -1)
+
+
 @scorer("nll", short_context=True)
 def local(statistics: Statistics, live: Live, noise: Noise) -> Scores:
   """Mean nll under a short context: LALP (arXiv 2510.03988).

@@ -21,6 +21,7 @@ class Limits:
   margin: Float[Array, ""]  # least distance below the mean of the candidates, nats; -inf is off
   running_margin: Float[Array, ""]  # m: at most 1 + m times the trace's mean score; inf is off
   beta: Float[Array, ""]  # of softmin, per nat
+  teacher_share: Float[Array, ""]  # of the valid candidates that may win: see likeliest; 1 is off
 
 
 def argmin(
@@ -38,6 +39,21 @@ def softmin(
   p = jnp.where(valid, jnp.exp(-limits.beta * jnp.where(valid, scores - best, 0)), 0)
   mass = jnp.cumsum(p, -1)
   return jnp.argmax(mass > noise[:, None] * mass[:, -1:], -1).astype(jnp.int32)
+
+
+def likeliest(
+  teacher_nll: Float[Array, "b k"], valid: Bool[Array, "b k"], share: Float[Array, ""]
+) -> Bool[Array, "b k"]:
+  """The valid candidates that the teacher itself finds likely; the student chooses among these.
+
+  A candidate is one of them when fewer than `share` of the valid ones have a lower teacher nll
+  (mean, nats). So 0.5 keeps those at or below the median, and at least one is kept.
+
+  Two signals, so that what is easy to learn does not become what is wrong. The rule is ours:
+  SpecGuard (arXiv 2604.15244) finds that one likelihood is fooled, and combines others.
+  """
+  lower = valid[:, None, :] & (teacher_nll[:, None, :] < teacher_nll[:, :, None])
+  return valid & (jnp.sum(lower, -1) < share * jnp.sum(valid, -1, keepdims=True))
 
 
 def suitable(

@@ -42,6 +42,7 @@ class Knobs:
 
   filters: sampling.Filters
   limits: selectors.Limits
+  branch_entropy: Float[Array, ""]  # nats at which a chunk has k candidates: see step._going_on
   resamples: Int[Array, ""]  # how often a chunk is drawn again before its trace is pruned
   context: Int[Array, ""]  # newest tokens seen when scoring; read by short-context rounds only
   closing: Int[Array, ""]  # id after which nothing is chosen or pruned; -1 for none

@@ -16,6 +16,7 @@ from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
 from gen_ssd.engine import ring as ring_lib
 from gen_ssd.engine import sampling
+from gen_ssd.engine import scores as scores_lib
 from gen_ssd.engine import scoring
 from gen_ssd.engine import selectors
 from gen_ssd.engine.state import CONTINUES
@@ -187,7 +188,9 @@ def settle(
   valid = (found.count > 0) & allowed
   valid &= ~selectors.loops(state.recent, found.tokens, found.count, round.window)
   valid &= ~state.after_thinking[:, None]
-  choice = round.selector(score, valid, knobs.limits, proposal.noise)
+  teacher_nll = scores_lib.mean(found.teacher_nll, found.live)
+  likely = selectors.likeliest(teacher_nll, valid, knobs.limits.teacher_share)
+  choice = round.selector(score, likely, knobs.limits, proposal.noise)
   choice = jnp.where(state.after_thinking, 0, choice)
   average = jnp.where(state.chunk > 0, state.score_sum / jnp.maximum(state.chunk, 1), jnp.inf)
   suitable = selectors.suitable(score, valid, choice, knobs.limits, average)
@@ -240,7 +243,7 @@ class _Branches:
 
 
 def _expand(teacher, state, knobs, u, round):
-  """At most c teacher tokens for k branches per slot, one where nothing is chosen.
+  """At most c teacher tokens for k branches per slot, one where nothing is chosen or certain.
 
   Stops when every branch has ended.
   """
@@ -261,7 +264,9 @@ def _expand(teacher, state, knobs, u, round):
     logits = decoder.logits(teacher, hidden)[:, :, 0]
     now = lax.dynamic_index_in_dim(u, x.t, 2, keepdims=False)
     token, nll = sampling.draw(now, logits, knobs.filters, teacher.layout)
-    on = x.end == CONTINUES
+    goes_on = round.k == 1 or _going_on(state, knobs, logits, x)
+    end = jnp.where(goes_on | (x.end != CONTINUES), x.end, DELIMITER)
+    on = end == CONTINUES
     token = jnp.where(on, token, 0)
     put = lambda to, y: lax.dynamic_update_slice(to, y[..., None], (0, 0, x.t))
     kind = knobs.token_kind.at[token].get(out_sharding=P(batch, None)).astype(jnp.int32)
@@ -272,7 +277,7 @@ def _expand(teacher, state, knobs, u, round):
       last=token,
       tokens=put(x.tokens, token),
       count=x.count + on,
-      end=jnp.where(on, kind, x.end),
+      end=jnp.where(on, kind, end),
       nll=put(x.nll, jnp.where(on, nll, 0)),
       not_finite=x.not_finite | jnp.any(on & ~jnp.isfinite(nll), -1),
       cache=cache,
@@ -291,6 +296,19 @@ def _expand(teacher, state, knobs, u, round):
     cache=attention.blank_chunk(teacher.spec, b, round.k, c),
   )
   return lax.while_loop(lambda x: (x.t < c) & jnp.any(x.end == CONTINUES), body, start)
+
+
+def _going_on(state, knobs, logits, x):
+  """bool[b,k]: branches that draw one more token: those that branching at entropy peaks does not end.
+
+  A chunk that starts at less teacher entropy than knobs.branch_entropy is one candidate, which ends
+  before the next peak: there k candidates start. OmniOPD (arXiv 2606.01476) and LGR (2605.30833)
+  act at peaks alone, too. That saves teacher tokens but no time: a program has its k branches.
+  """
+  peak = sampling.at_peak(logits, knobs.filters, knobs.branch_entropy)
+  alone = (x.count[:, 1:2] == 0) & ~state.after_thinking[:, None]
+  first = jnp.arange(logits.shape[1]) == 0
+  return jnp.where(x.t == 0, peak | first, ~(peak & alone))
 
 
 def _step_starts(state, knobs, tokens):

@@ -190,6 +190,36 @@ SETTINGS = [
   ("--config.select.beta=-1", "select.beta is -1.0: it must be 0 (uniform) to"),
   ("--config.select.beta=inf", "select.beta is inf: it must be 0 (uniform) to"),
   ("--config.select.threshold=nan", "select.threshold is nan: it must be off or a finite number"),
+  ("--config.select.beta=nan", "select.beta is nan: it must be 0 (uniform) to"),
+  (
+    "--config.select.teacher_share=0",
+    "select.teacher_share is 0.0: it must be above 0 and at most",
+  ),
+  ("--config.select.teacher_share=1.5", "select.teacher_share is 1.5: it must be above 0 and at"),
+  ("--config.select.teacher_share=nan", "select.teacher_share is nan: it must be above 0 and at"),
+  (
+    "--config.select.teacher_share=half",
+    "select.teacher_share is 'half': it must be of type float",
+  ),
+  ("--config.select.branch_entropy=-1", "select.branch_entropy is -1.0: it must be 0 (always k"),
+  ("--config.select.branch_entropy=nan", "select.branch_entropy is nan: it must be 0 (always k"),
+  ("--config.select.branch_entropy=inf", "select.branch_entropy is inf: it must be 0 (always k"),
+  (
+    "--config.arms.posthoc.teacher_share=0.5",
+    "arms.posthoc.teacher_share is 0.5: it must be 1.0 (off) when arms.posthoc.granularity is trace",
+  ),
+  (
+    "--config.arms.posthoc.branch_entropy=1",
+    "arms.posthoc.branch_entropy is 1.0: it must be 0.0 (off) when arms.posthoc.granularity is",
+  ),
+  (
+    "--config.arms.gen_ssd.branch_entropy=1 --config.arms.gen_ssd.margin=1",
+    "arms.gen_ssd.margin is 1.0: it must be off when arms.gen_ssd.branch_entropy is above 0",
+  ),
+  (
+    "--config.select.scorer=perplexity_product",
+    "select.scorer is 'perplexity_product': it must be",
+  ),
   ("--config.select.quantile=0", "select.quantile is 0.0: it must be above 0 and at most 1"),
   ("--config.select.quantile=nan", "select.quantile is nan: it must be above 0 and at most 1"),
   ("--config.select.margin=nan", "select.margin is nan: it must be off or a finite number"),

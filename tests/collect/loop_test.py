@@ -184,6 +184,18 @@ def test_a_running_mean_and_softmin_continue_exactly(setting, tmp_path, monkeypa
   assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+def test_candidates_at_peaks_and_of_the_teachers_half_continue_exactly(
+  setting, tmp_path, monkeypatch
+):
+  select_ = dataclasses.replace(SELECT, teacher_share=0.5, branch_entropy=2.5)
+  rows = run(setting, tmp_path / "whole", select_)
+  chunks = [c for r in rows for c in r["chunks"]]
+  assert {len(c["scores"]) for c in chunks} == {1, 3}  # candidates of each chunk
+  assert any(c["score"] > min(s for s in c["scores"] if s is not None) for c in chunks)
+  assert killed(setting, tmp_path / "killed", monkeypatch, select_, deaths=[4]) == rows
+  assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("deaths", [[4, 7], [8, 1, 2], [12]])
 def test_pruned_problems_are_tried_again_also_when_killed(
   setting, retried, deaths, tmp_path, monkeypatch
@@ -357,7 +369,9 @@ def test_several_attempts_are_different_traces(setting, tmp_path):
   assert any(a["ids"] != b["ids"] for a, b in zip(rows[::2], rows[1::2]))
 
 
-@pytest.mark.parametrize("scorer", ["perplexity", "rsr", "drop_first", "teacher_gap", "shortest"])
+@pytest.mark.parametrize(
+  "scorer", ["perplexity", "perplexity_sum", "rsr", "drop_first", "teacher_gap", "shortest"]
+)
 def test_a_whole_trace_scores_the_same_inside_the_step_and_afterwards(setting, tmp_path, scorer):
   select = dataclasses.replace(
     SELECT,

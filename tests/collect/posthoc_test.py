@@ -41,6 +41,7 @@ ROWS = [
   "scorer,a,b",
   [
     ("perplexity", 2, 0),  # 2, 3, 1.6; ties go to the first attempt
+    ("perplexity_sum", 1, 0),  # 6, 3, 6.4
     ("anti", 1, 0),
     ("rsr", 1, 0),  # 103/6 (300 counts as 100), 3/3, 22/6.4
     ("longest", 2, 0),
@@ -133,6 +134,19 @@ def test_local_reads_each_step_after_the_prompt_and_the_newest_tokens_only(conte
       assert near["student_nlls"][at : at + 4] == pytest.approx(want, rel=2e-3, abs=2e-3)
   means = [sum(r["student_nlls"]) / r["num_tokens"] for r in found]
   assert posthoc.score(found, "local") == pytest.approx(means, rel=1e-5)
+
+
+def test_softmin_draws_a_trace_by_exp_of_minus_beta_times_the_score():
+  nlls = ([0.25, 0.25], [1.0], [0.5, 1.0])  # sums 0.5, 1 and 1.5
+  rows = [row(f"{i:04x}", a, nll) for i in range(3000) for a, nll in enumerate(nlls)]
+  draw = lambda **options: posthoc.best(rows, "perplexity_sum", **options)
+  share = lambda found: [sum(r["attempt"] == a for r in found) / 3000 for a in range(3)]
+  for beta in (2.0, 0.0):
+    want = [math.exp(-beta * s) for s in (0.5, 1, 1.5)]
+    assert share(draw(beta=beta)) == pytest.approx([w / sum(want) for w in want], abs=0.03)
+  assert share(draw(beta=1e6)) == share(draw()) == [1, 0, 0]  # argmin
+  assert draw(beta=2.0) == posthoc.best(rows[::-1], "perplexity_sum", beta=2.0)
+  assert draw(beta=2.0) != draw(beta=2.0, seed=1)
 
 
 def test_nothing_kept_is_nothing_chosen():

@@ -137,6 +137,20 @@ def test_nll_is_at_temperature_one_without_filters():
     )
 
 
+@pytest.mark.parametrize("parallel,devices", [(1, 1), (2, 2)])
+def test_entropy_by_hand_at_temperature_one_without_filters(parallel, devices):
+  start(parallel, devices)
+  logits = np.log(
+    np.float32([[[1, 1, 1, 1, 9, 9], [4, 2, 2, 0, 9, 9], [5, 0, 0, 0, 9, 9]]]) + 1e-30
+  )
+  filters = sampling.Filters(
+    temperature=jnp.float32(0.5), top_k=jnp.int32(1), top_p=jnp.float32(0.1), vocab=jnp.int32(4)
+  )
+  put = lambda x: mesh.place(np.float32(x), P("data", None, "model"))
+  found = mesh.host(jax.jit(sampling.entropy)(put(logits + [[[7], [-50], [0]]]), filters))
+  np.testing.assert_allclose(found, [[np.log(4), 1.5 * np.log(2), 0]], atol=1e-5)
+
+
 def test_padding_rows_are_never_drawn():
   start()
   logits = np.zeros(300)

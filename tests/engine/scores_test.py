@@ -39,6 +39,7 @@ def statistics(change=lambda x: x):
   "name,want",
   [
     ("perplexity", [3, 4, 0]),  # (1+2+6)/3, 4/1
+    ("perplexity_sum", [9, 4, 0]),
     ("local", [3, 4, 0]),
     ("anti", [-3, -4, 0]),
     ("random", [0.3, 0.1, 0.2]),

@@ -9,12 +9,13 @@ from gen_ssd.engine import selectors
 NOISE = np.zeros(1, np.float32)
 
 
-def limits(threshold=np.inf, margin=-np.inf, running_margin=np.inf, beta=1.0):
+def limits(threshold=np.inf, margin=-np.inf, running_margin=np.inf, beta=1.0, teacher_share=1.0):
   return selectors.Limits(
     threshold=np.array(threshold, np.float32),
     margin=np.array(margin, np.float32),
     running_margin=np.array(running_margin, np.float32),
     beta=np.array(beta, np.float32),
+    teacher_share=np.array(teacher_share, np.float32),
   )
 
 
@@ -133,6 +134,30 @@ def test_softmin_of_nothing_valid_is_not_suitable():
   scores, valid = np.float32([[1, 2]]), np.zeros((1, 2), bool)
   choice = selectors.softmin(scores, valid, limits(), np.float32([0.9]))
   assert not selectors.suitable(scores, valid, choice, limits(), np.float32([9]))[0]
+
+
+@pytest.mark.parametrize(
+  "nll,valid,share,want",
+  [
+    ([3, 1, 2, 4], [1, 1, 1, 1], 0.5, [0, 1, 1, 0]),  # the median is 2.5
+    ([3, 1, 2], [1, 1, 1], 0.5, [0, 1, 1]),  # the median itself counts
+    ([2, 2, 1, 3], [1, 1, 1, 1], 0.5, [1, 1, 1, 0]),  # and all that tie with it
+    ([1, 2, 3, 3], [1, 1, 1, 1], 0.5, [1, 1, 0, 0]),
+    ([1, 2, 3, 4], [0, 1, 1, 1], 0.5, [0, 1, 1, 0]),  # the median of the valid ones is 3
+    ([1, 2, 3, 4], [0, 0, 0, 1], 0.5, [0, 0, 0, 1]),
+    ([1, 2], [0, 0], 0.5, [0, 0]),
+    ([3, 1, 2, 4], [1, 1, 1, 1], 0.25, [0, 1, 0, 0]),
+    ([3, 1, 2, 4], [1, 1, 1, 1], 0.26, [0, 1, 1, 0]),
+    ([3, 1, 2, 4], [1, 1, 1, 1], 1e-6, [0, 1, 0, 0]),  # never nobody
+    ([3, 1, 2, 4], [1, 1, 0, 1], 1, [1, 1, 0, 1]),
+  ],
+)
+def test_the_likeliest_to_the_teacher_by_hand(nll, valid, share, want):
+  other = [9 - x for x in nll]  # another slot, which does not count
+  found = selectors.likeliest(
+    np.float32([nll, other]), np.array([valid] * 2, bool), np.array(share, np.float32)
+  )
+  assert found[0].tolist() == [bool(x) for x in want]
 
 
 # ---------------------------------------------------------------- repetitions

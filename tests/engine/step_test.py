@@ -16,6 +16,7 @@ from gen_ssd import mesh
 from gen_ssd.engine import sampling
 from gen_ssd.engine import scores
 from gen_ssd.engine import scoring
+from gen_ssd.engine import selectors
 from gen_ssd.engine import state as state_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import attention
@@ -120,6 +121,15 @@ def test_same_tokens_on_every_mesh(parallel, devices, unroll):
   engine = play(unroll=unroll)
   assert engine.texts == want
   assert (tiny.compiled("select_step"), tiny.compiled("admit")) == (before[0] + 1, before[1] + 1)
+
+
+def test_limits_of_teacher_likelihood_and_entropy_are_the_same_on_every_mesh():
+  found = []
+  for parallel, devices in ((1, 1), (2, 8)):
+    start(parallel, devices)
+    knob = tiny.knobs(teacher_share=np.float32(0.5), branch_entropy=np.float32(4))
+    found.append(play(knob=knob).texts)
+  assert found[0] == found[1] != reference().texts
 
 
 @pytest.mark.parametrize(
@@ -251,6 +261,129 @@ def test_one_chunk_of_the_whole_trace_is_post_hoc_best_of_k():
     np.testing.assert_allclose(report.score[i], nll, atol=1e-4)
     assert report.choice[i] == np.argmin(nll)
   assert set(report.status) <= {state_lib.ENDED, state_lib.LENGTH}
+
+
+def chunks_by_hand(prompt, ids, stop):
+  """{chunk: (p_T, p_S)} of all chunks of at most 2 of the first `ids` ids; `stop` ends a chunk."""
+  chunks = [(a, b) for a in range(ids) if a != stop for b in range(ids)]
+  teacher = tiny.build(tiny.TEACHER, Layout(batch_axes=None, tensor_axis=None))
+  found = {(stop,): None, **dict.fromkeys(chunks)}
+  for chunk in found:
+    p = np.asarray(full_probabilities(teacher, [*prompt, *chunk]), np.float64)[:, :ids]
+    p = (p / p.sum(1, keepdims=True))[len(prompt) - 1 :]
+    nll = full_nll(tiny.STUDENT, [[*prompt, *chunk]], [prompt])[0]
+    found[chunk] = np.prod([p[t, x] for t, x in enumerate(chunk)]), np.exp(-np.sum(nll))
+  return found
+
+
+def test_softmin_over_sums_is_the_tilt_of_the_teacher_by_the_student():
+  """With many candidates a kept chunk has p_T p_S^beta / Z; the mean, or another beta, has not."""
+  start()
+  prompt, ids, beta, b, turns = tiny.prompts(1)[0], 4, 0.5, 64, 16
+  by_hand = chunks_by_hand(prompt, ids, stop=0)
+  p, q = map(np.array, zip(*by_hand.values()))
+  assert abs(p.sum() - 1) < 1e-5
+  tilt = lambda beta: p * q**beta / np.sum(p * q**beta)
+  ends = np.where(np.arange(192) == 0, state_lib.DELIMITER, state_lib.CONTINUES).astype(np.int8)
+
+  def counts(scorer):
+    place, found = {chunk: i for i, chunk in enumerate(by_hand)}, np.zeros(len(by_hand))
+    knob = tiny.knobs(vocab=np.int32(ids), beta=np.float32(beta), token_kind=ends)
+    for turn in range(turns):
+      engine = tiny.Engine(
+        b=b, k=64, c=2, scorer=scorer, selector=selectors.softmin, knob=knob, slots=16
+      )
+      engine.admit({i: (prompt, turn * b + i) for i in range(b)})
+      report = engine.round()
+      for i in range(b):
+        n = report.count[i, report.choice[i]]
+        found[place[tuple(report.tokens[i, report.choice[i], :n].tolist())]] += 1
+    return found
+
+  def chi(found, want):  # over cells that hold at least five
+    want = want * found.sum()
+    cells = want >= 5
+    assert cells.sum() > 3
+    return np.sum((found - want)[cells] ** 2 / want[cells]) / chi_limit(cells.sum() - 1)
+
+  found = counts(scores.perplexity_sum)
+  assert chi(found, tilt(beta)) < 1
+  assert min(chi(found, tilt(other)) for other in (0, beta / 2, beta * 1.5)) > 1
+  assert chi(counts(scores.perplexity), tilt(beta)) > 1
+
+
+def chi_limit(degrees):
+  """About the 99.9th percentile of chi-square: Wilson and Hilferty's cube."""
+  return degrees * (1 - 2 / (9 * degrees) + 3.09 * (2 / (9 * degrees)) ** 0.5) ** 3
+
+
+def test_the_student_chooses_among_what_the_teacher_finds_likely():
+  start()
+  engine = tiny.Engine(k=5, knob=tiny.knobs(teacher_share=np.float32(0.5)))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  others = 0
+  for _ in range(3):
+    report = engine.round()
+    live = np.arange(4) < report.count[..., None]
+    teacher = np.where(live, report.teacher_nll, 0).sum(-1) / live.sum(-1)
+    assert report.valid.all() and (report.choice >= 0).all()
+    better = teacher <= np.median(teacher, 1, keepdims=True)
+    assert (better.sum(1) == 3).all()
+    assert (report.choice == np.where(better, report.score, np.inf).argmin(1)).all()
+    others += (report.choice != report.score.argmin(1)).sum()
+  assert others > 3
+
+
+def test_candidates_are_drawn_where_the_teacher_hesitates():
+  """By hand: one candidate goes on to the next entropy peak, and k start there."""
+  start()
+  net = tiny.build(tiny.TEACHER, Layout(batch_axes=None, tensor_axis=None))
+  ends = np.where(np.arange(192) < 60, state_lib.EOS, state_lib.CONTINUES).astype(np.int8)
+  prompts, wide = tiny.prompts(16), dict(vocab=np.int32(192), token_kind=ends)
+
+  def entropies(text):
+    p = np.asarray(full_probabilities(net, text), np.float64)[: len(text)]
+    return -np.sum(p * np.log(p), -1)
+
+  every, one = (
+    tiny.Engine(b=16, knob=tiny.knobs(**wide)),
+    tiny.Engine(b=16, k=1, knob=tiny.knobs(**wide)),
+  )
+  for engine in (every, one):
+    engine.admit({i: (ids, i) for i, ids in enumerate(prompts)})
+  least = np.float32(np.median([entropies(ids)[-1] for ids in prompts]))
+  engine = tiny.Engine(b=16, knob=tiny.knobs(**wide, branch_entropy=least))
+  engine.admit({i: (ids, i) for i, ids in enumerate(prompts)})
+  cut = ended = 0
+  for turn in range(3):
+    before = {i: len(engine.texts[i]) for i in range(16)}
+    running = np.asarray(engine.state.status) == state_lib.RUNNING
+    report = engine.round()
+    plain, single = (every.round(), one.round()) if not turn else (None, None)
+    for i in np.flatnonzero(running):
+      n = report.count[i, 0]
+      text = engine.texts[i][: before[i]] + report.tokens[i, 0, :n].tolist()
+      found = entropies(text)[before[i] - 1 :]  # before each token, and behind the last
+      assert np.abs(found - least).min() > 1e-5
+      if found[0] >= least:
+        assert (report.count[i] > 0).all()
+        assert plain is None or (report.tokens[i] == plain.tokens[i]).all()
+        continue
+      assert report.count[i].tolist() == [n, 0, 0] and report.choice[i] == 0
+      assert (found[:-1] < least).all()
+      assert report.status[i] == (state_lib.ENDED if text[-1] < 60 else state_lib.RUNNING)
+      ended += text[-1] < 60
+      if n < 4 and text[-1] >= 60:
+        assert found[-1] >= least
+        cut += 1
+      assert single is None or (report.tokens[i, 0, :n] == single.tokens[i, 0, :n]).all()
+  assert cut > 1 and ended > 1
+
+
+def test_one_candidate_does_not_end_at_entropy_peaks():
+  start()
+  found = [play(k=1, knob=tiny.knobs(branch_entropy=np.float32(x))).texts for x in (0, 3)]
+  assert found[0] == found[1]
 
 
 def test_nothing_after_eos_is_scored_kept_or_counted():
@@ -496,6 +629,8 @@ def test_one_program_whatever_the_knobs():
     dict(running_margin=np.float32(0.2)),
     dict(step_end=np.arange(192) % 9 == 0),
     dict(closing=np.int32(7)),
+    dict(teacher_share=np.float32(0.5)),
+    dict(branch_entropy=np.float32(3)),
   ):
     engine.knob = tiny.knobs(**change)
     engine.round()
