@@ -169,7 +169,7 @@ WRONG = [
   # sizes that do not fit together
   *(
     (dict(**{f"select__{name}": 0}), f"select.{name} is 0: it must be at least 1")
-    for name in ("k", "c", "slots", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
+    for name in ("k", "c", "prompt", "max_tokens", "attempts", "retries", "shard_rounds")
   ),
   (dict(select__c=48), "select.prompt is 64: it must be a multiple of select.c (48)"),
   (dict(select__max_tokens=100), "select.max_tokens is 100: it must be a multiple of select.c (8)"),
@@ -329,6 +329,7 @@ WRONG = [
   ),
   (dict(train__warmup_steps=-1), "train.warmup_steps is -1: it must be 0 to train.steps"),
   (dict(evaluate__slots=0), "evaluate.slots is 0: it must be at least 2"),
+  (dict(select__slots=1), "select.slots is 1: it must be at least 2"),
   (dict(evaluate__samples=0), "evaluate.samples is 0: it must be at least 1"),
   (dict(evaluate__samples=4), "evaluate.samples is 4: it must be 1 when evaluate.temperature is 0"),
   (dict(evaluate__temperature=-1.0), "evaluate.temperature is -1.0: it must be 0 (greedy), or"),
