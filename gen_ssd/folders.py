@@ -4,6 +4,7 @@ A file in a bucket appears whole and cannot be appended to or locked, and a fold
 So a run only reads files and writes them whole, on this machine, too.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 import fnmatch
@@ -77,20 +78,37 @@ def here(folder: str, wanted: Sequence[str] = ("*",)) -> str:
     state = fsspec.filesystem("gcs").ukey  # changes when the file is written again
     states = [(f.name, state(str(f))) for f in sorted(found)]
     name = hashlib.sha256(repr(states).encode()).hexdigest()[:16]
-    copy = os.path.join(tempfile.gettempdir(), f"gen_ssd-{os.getuid()}", name)
-    if found and not os.path.isdir(copy):
-      os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
-      partial = tempfile.mkdtemp(dir=os.path.dirname(copy))
+
+    def fill(partial):
       for f in found:
         f.copy(os.path.join(partial, f.name))
-      with contextlib.suppress(OSError):  # another process was faster
-        os.rename(partial, copy)
-      shutil.rmtree(partial, ignore_errors=True)
+
+    copy = made(name, fill) if found else ""
   except Exception as error:  # of the network, of many types; only the name comes from us
     raise UserError(f"{clip(folder)} cannot be read: {one_line(error)}") from None
   if not found:
     raise UserError(f"{clip(folder)} holds no files: it must be the folder of a model")
   return copy
+
+
+def made(name: str, fill: Callable[[str], None]) -> str:
+  """The folder `name` among those that this machine's temporary folder keeps from run to run.
+
+  When it is not there, `fill` is called with a new folder, which then appears whole.
+  """
+  home = os.path.join(tempfile.gettempdir(), f"gen_ssd-{os.getuid()}")
+  folder = os.path.join(home, name)
+  if not os.path.isdir(folder):
+    os.makedirs(home, mode=0o700, exist_ok=True)
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    partial = tempfile.mkdtemp(dir=os.path.dirname(folder))
+    try:
+      fill(partial)
+      with contextlib.suppress(OSError):  # another process was faster
+        os.rename(partial, folder)
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+  return folder
 
 
 def send(folder: str, target: Path, last: str) -> None:
