@@ -108,22 +108,19 @@ class _Refused(Exception):
 
 
 class _Stream:
-  """Reads the parts of a header from an open file, and hashes them."""
+  """Reads the parts of a header from an open file."""
 
   def __init__(self, f, size):
-    self.f, self.size, self.at, self.digest = f, size, 0, hashlib.sha256()
+    self.f, self.size = f, size
 
   def take(self, n, what):
     """The next n bytes."""
     if n > MOST_BYTES:
-      raise _Refused(
-        f"it is damaged: {what}, at byte {self.at:,}, takes {n:,} bytes, wanted at most {MOST_BYTES:,}"
-      )
+      at = f"at byte {self.f.tell():,}"
+      raise _Refused(f"it is damaged: {what}, {at}, takes {n:,} bytes, wanted up to {MOST_BYTES:,}")
     data = self.f.read(n)
     if len(data) < n:
       raise _Refused(f"it is cut off: it ends at byte {self.size:,}, within {what}")
-    self.at += len(data)
-    self.digest.update(data)
     return data
 
   def numbers(self, kinds, what):
@@ -136,7 +133,7 @@ class _Stream:
     return n
 
   def text(self, what):
-    data = self.take(self.numbers("Q", what)[0], what)
+    data = self.take(int.from_bytes(self.take(8, what), "little"), what)
     try:
       return data.decode()
     except UnicodeDecodeError:
@@ -184,8 +181,12 @@ def _read(f, file, size):
   align = facts.get("general.alignment", 32)
   if type(align) is not int or not 1 <= align <= 1 << 20:
     raise _Refused(f"general.alignment is {clip(repr(align))}, wanted 1 to {1 << 20:,}")
-  start = -(-stream.at // align) * align
-  return Header(file, facts, _located(tensors, start, size), stream.digest.hexdigest())
+  end, digest = f.tell(), hashlib.sha256()
+  f.seek(0)
+  for at in range(0, end, MOST_BYTES):
+    digest.update(f.read(min(MOST_BYTES, end - at)))
+  start = -(-end // align) * align
+  return Header(file, facts, _located(tensors, start, size), digest.hexdigest())
 
 
 def _located(tensors, start, size):
