@@ -118,7 +118,8 @@ class _Stream:
     if n > MOST_BYTES:
       at = f"at byte {self.f.tell():,}"
       raise _Refused(f"it is damaged: {what}, {at}, takes {n:,} bytes, wanted up to {MOST_BYTES:,}")
-    data = self.f.read(n)
+    fits = n < 1 << 12 or n <= self.size - self.f.tell()  # before room for it is made
+    data = self.f.read(n) if fits else b""
     if len(data) < n:
       raise _Refused(f"it is cut off: it ends at byte {self.size:,}, within {what}")
     return data

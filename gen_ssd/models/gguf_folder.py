@@ -21,6 +21,7 @@ from gen_ssd.errors import clip
 from gen_ssd.errors import one_line
 from gen_ssd.models import gguf
 from gen_ssd.models import rope
+from gen_ssd.models import tokenization
 from gen_ssd.models.architecture import Architecture
 
 FORMAT = 1  # of the small files: to be raised when they change for a file that stays the same
@@ -85,10 +86,12 @@ def folder(file: str) -> str:
   def fill(partial):
     os.symlink(header.file, os.path.join(partial, gguf.NAME))
     _write(partial, "config.json", found)
-    _tokenizer(header, found["vocab_size"]).save_pretrained(partial)
+    made = _tokenizer(header, found["vocab_size"])
+    made.save_pretrained(partial)
     _write(
       partial, "generation_config.json", {n: found[n] for n in found if n.endswith("_token_id")}
     )
+    _check_loading(header, made, tokenization.load_tokenizer(partial))
     licence = header.facts.get("general.license")
     if isinstance(licence, str) and re.fullmatch(r"[\w.+-]{1,60}", licence):
       with open(os.path.join(partial, "README.md"), "w", encoding="utf-8") as f:
@@ -292,6 +295,20 @@ def _tokenizer(header, size):
   except BaseException as error:  # of any kind, as the facts are; a panic of Rust is no Exception
     why = f"{type(error).__name__}: {one_line(error)}"
     raise UserError(f"{shown}: transformers refuses its tokenizer: {why}") from None
+
+
+def _check_loading(header, made, loaded):
+  """Raises UserError when transformers, for this type of model, splits text in another way."""
+  states = []
+  for tokenizer in (made, loaded):
+    split = tokenizer.backend_tokenizer.pre_tokenizer
+    states.append(split and split.__getstate__())
+  if states[0] != states[1]:
+    pre, arch = header.facts.get("tokenizer.ggml.pre"), header.facts["general.architecture"]
+    raise UserError(
+      f"{clip(header.file)}: tokenizer.ggml.pre is {pre!r}, which is not supported for {arch}: "
+      f"transformers reads its tokenizer as {type(loaded).__name__}"
+    )
 
 
 def _described(header, size, splits):
