@@ -636,8 +636,14 @@ def test_real_tokenizers_are_those_of_transformers(real):
   texts = lines()
   differ = different(texts, own, theirs)
   print(f"{real.name}: {len(differ)} of {len(texts):,} texts differ")
-  # transformers' reader does not split the numbers of SmolLM into digits; three spaces before them:
-  assert differ == ([TEXTS[0]] if real.stem == "smollm2" else [])
+  if real.stem == "smollm2":
+    # transformers' reader overlooks that numbers are split into digits; all else is equal. The file
+    # shows who is right: no token of it has a digit beside anything else.
+    assert 0 < len(differ) < 20
+    assert all(len(t) == 1 for t in own.get_vocab() if any(c in "0123456789" for c in t))
+    own.backend_tokenizer.pre_tokenizer = theirs.backend_tokenizer.pre_tokenizer
+    differ = different(texts, own, theirs)
+  assert not differ
 
 
 @pytest.mark.slow
@@ -653,18 +659,21 @@ def test_real_logits_are_those_of_transformers(real, capsys):
 
 
 MEMORY = """
-import resource, sys
+import sys
 import jax
 from gen_ssd import mesh
-from gen_ssd import programs
 from gen_ssd.models import hf, weights
 mesh.start(devices=jax.devices()[:1])
 folder = hf.locate(sys.argv[1])
 arch = hf.read_architecture(folder)
-used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = used()
+def used(what):
+  with open("/proc/self/status") as f:
+    return next(int(line.split()[1]) * 1024 for line in f if line.startswith(what))
+with open("/proc/self/clear_refs", "w") as f:
+  f.write("5")  # the peak is from now on
+before = used("VmRSS")
 net = weights.load(folder)
-peak = used() - before
+peak = used("VmHWM") - before
 arrays = sum(x.nbytes for x in jax.tree.leaves(net))
 print(peak, arrays, (peak - arrays) / (4 * arch.vocab * arch.width))
 """
@@ -672,12 +681,14 @@ print(peak, arrays, (peak - arrays) / (4 * arch.vocab * arch.width))
 
 @pytest.mark.slow
 def test_real_files_take_little_more_memory_than_their_arrays(real):
+  hf.locate(str(real))  # its folder is there when memory is measured
   flags = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(paths.ROOT), XLA_FLAGS="")
   found = subprocess.run(
     [sys.executable, "-c", MEMORY, str(real)], env=flags, capture_output=True, text=True, check=True
   )
-  print(real.name, found.stdout)
-  assert float(found.stdout.split()[-1]) < 1.5
+  peak, arrays, times = found.stdout.split()
+  print(f"{real.name}: peak {int(peak):,}, arrays {int(arrays):,}, {times} of the largest tensor")
+  assert int(peak) > 0.9 * int(arrays) and float(times) < 1.5
 
 
 @pytest.mark.parametrize("name", ["llama_linear", "qwen2", "qwen3", "gemma3"])
