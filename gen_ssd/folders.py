@@ -1,4 +1,4 @@
-"""Folders on this machine, and folders of buckets (gs://BUCKET/PATH) through etils.epath and gcsfs.
+"""Folders on this machine, of the hub, and of buckets (gs://BUCKET/PATH) through epath and gcsfs.
 
 A file in a bucket appears whole and cannot be appended to or locked, and a folder cannot be renamed.
 So a run only reads files and writes them whole, on this machine, too.
@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -89,6 +90,44 @@ def here(folder: str, wanted: Sequence[str] = ("*",)) -> str:
   if not found:
     raise UserError(f"{clip(folder)} holds no files: it must be the folder of a model")
   return copy
+
+
+def from_hub(name: str, shown: str, wanted: Sequence[str]) -> str:
+  """The directory of a model of the hub, ORG/NAME or ORG/NAME@REVISION, with its files `wanted`.
+
+  They are downloaded unless they are in the hub's cache (HF_HOME, HF_HUB_CACHE), which also works
+  without a network. Raises UserError, which calls the model `shown`, when it cannot be had.
+  """
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  name, _, revision = name.partition("@")
+  if revision and (not re.fullmatch(r"[\w.+/-]+", revision) or ".." in revision):
+    raise UserError(f"{shown}: {clip(revision)!r} is not the name of a branch, tag or commit")
+  try:
+    return huggingface_hub.snapshot_download(
+      name,
+      revision=revision or None,
+      allow_patterns=list(wanted),
+      ignore_patterns=["*/*", "consolidated*"],
+    )
+  except errors.HFValidationError as error:
+    why = one_line(error)
+  except errors.GatedRepoError:
+    why = (
+      "the hub requires its licence accepted: accept it on the model's page, then `hf auth login`"
+    )
+  except errors.RepositoryNotFoundError:
+    why = "the hub has no such model, or it is private: try `hf auth login`"
+  except errors.RevisionNotFoundError:
+    why = f"the hub has no revision {revision!r} of this model"
+  except Exception as error:  # whatever the network does; only the name comes from us
+    why = (
+      f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
+      f"on a machine with a network, `hf download {name}` fills the cache, and "
+      "`hf download --local-dir DIR` creates a directory that you can name instead"
+    )
+  raise UserError(f"{shown}: there is no such directory; read as a hub name: {why}")
 
 
 def made(name: str, fill: Callable[[str], None]) -> str:

@@ -34,7 +34,6 @@ FAMILIES = {  # general.architecture -> model_type of config.json
   "gemma3": "gemma3_text",
 }
 TYPES = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
-VERSIONS = (2, 3)
 FREQUENCIES = "rope_freqs.weight"  # of Llama 3.1 and later: by what each frequency is divided
 SCALARS = {
   GGUFValueType.UINT8: "B",
@@ -162,16 +161,15 @@ def _read(f, file, size):
   if size < 4 or stream.take(4, "the first word") != b"GGUF":
     raise _Refused("it is not a GGUF file: it does not start with the word GGUF")
   (version,) = stream.numbers("I", "the version")
-  if version not in VERSIONS:
-    known = " or ".join(map(str, VERSIONS))
-    raise _Refused(f"its GGUF version is {version}, wanted {known}, little-endian")
+  if version not in (2, 3):
+    raise _Refused(f"its GGUF version is {version}, wanted 2 or 3, little-endian")
   count = stream.count("Q", MOST_ENTRIES, "the number of tensors")
   facts, tensors = {}, {}
   for _ in range(stream.count("Q", MOST_ENTRIES, "the number of facts")):
     name = stream.text("the name of a fact")
     if name in facts:
       raise _Refused(f"it is damaged: {clip(name)} is in it twice")
-    facts[name] = stream.value(*stream.numbers("I", clip(name)), clip(name))
+    facts[name] = stream.value(stream.numbers("I", clip(name))[0], clip(name))
   for _ in range(count):
     name = stream.text("the name of a tensor")
     if name in tensors:
@@ -250,12 +248,12 @@ def entries(header: Header) -> dict[str, Entry]:
   """{Hugging Face's name: Entry} of all tensors of a model; those without such a name keep theirs."""
   kind, heads = family(header), {}
   if kind == "llama":  # llama.cpp rotates neighbours, Hugging Face the two halves of a head
-    heads = dict(zip(("attn_q.weight", "attn_k.weight"), head_counts(header)))
-  found = {}
+    heads = {"attn_q.weight": head_counts(header)[0], "attn_k.weight": head_counts(header)[1]}
+  found, added = {}, architecture.FAMILIES[kind].get("norm_offset", 0.0)
   for name, tensor in header.tensors.items():
     if name == FREQUENCIES:  # a fact, in truth: see gguf_folder.py
       continue
-    layer, part = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*)", name, re.DOTALL).groups()
+    layer, part = name.split(".", 2)[1:] if re.match(r"blk\.\d+\.", name) else ("", name)
     theirs = _names(kind).get(f"blk.0.{part}" if layer else part, name)
     n = heads.get(part, 0)
     if n and tensor.dims[0] % (2 * n):
@@ -267,9 +265,7 @@ def entries(header: Header) -> dict[str, Entry]:
       name,
       *tensor,
       heads=n,
-      offset=architecture.FAMILIES[kind].get("norm_offset", 0)
-      if part.endswith("norm.weight")
-      else 0,
+      offset=added * part.endswith("norm.weight"),
     )
   return found
 
@@ -287,12 +283,13 @@ def fact(header: Header, name: str, kind: type, default: typing.Any = None) -> t
   there is no default, and when it is of another kind.
   """
   name = f"{header.facts['general.architecture']}.{name}"
-  value = header.facts.get(name)
-  if value is None and default is not None:
+  if name not in header.facts and default is not None:
     return default
+  value = header.facts.get(name)
   if isinstance(value, list) and value and value.count(value[0]) == len(value):
     value = value[0]
-  if type(value) is not kind or (kind in (int, float) and not 0 < value < math.inf):
+  number = isinstance(value, int | float)
+  if type(value) is not kind or (number and not 0 < value < math.inf):
     said = "lacks" if value is None else f"says {clip(repr(value), 40)} for"
     raise UserError(f"{clip(header.file)}: it {said} {name}: wanted one {kind.__name__}, above 0")
   return value

@@ -146,7 +146,7 @@ def config(header: gguf.Header) -> dict[str, typing.Any]:
   found |= _gemma(header, found) if kind == "gemma3_text" else {"hidden_act": "silu"}
   found |= {"bos_token_id": facts.get("tokenizer.ggml.bos_token_id")}
   ends = [facts.get(f"tokenizer.ggml.{name}") for name in ENDS]
-  found["eos_token_id"] = [*dict.fromkeys(i for i in ends if i is not None)]
+  found["eos_token_id"] = [*dict.fromkeys(i for i in ends if type(i) is int)]
   return found
 
 
@@ -162,12 +162,12 @@ def _refuse_parts(header):
     raise UserError(
       f"{clip(header.file)}: general.type is {clip(repr(facts['general.type']))}, wanted 'model'"
     )
-  sliding = gguf.family(header) == "gemma3_text"
+  known = {prefix + name for name in KNOWN}
+  if gguf.family(header) != "gemma3_text":
+    known.remove(prefix + "attention.sliding_window")
   for name, value in facts.items():
-    known = name.removeprefix(prefix) in KNOWN - (
-      set() if sliding else {"attention.sliding_window"}
-    )
-    if name.startswith(prefix) and not known and value not in (0, False, "", "none"):
+    off = value is True if name.endswith(".causal") else value in (0, False, "", "none")
+    if name.startswith(prefix) and name not in known and not off:
       raise UserError(
         f"{clip(header.file)}: {clip(name)} is {clip(repr(value), 40)}, which is not supported"
       )

@@ -90,7 +90,7 @@ def locate(path: str, wanted: tuple[str, ...] = WANTED) -> str:
     return folders.here(path, wanted)
   if os.path.isdir(path) or not re.fullmatch(rf"{HUB_NAME}(@\S+)?", path):
     return path
-  return _download(path, shown, wanted)
+  return folders.from_hub(path, shown, wanted)
 
 
 def _gguf_file(path):
@@ -101,44 +101,10 @@ def _gguf_file(path):
   model, _, name = path.rpartition(":")
   if os.path.isfile(path) or not re.fullmatch(rf"{HUB_NAME}(@[^\s:]+)?", model):
     return path
-  file = os.path.join(_download(model, clip(path), (name,)), name)
+  file = os.path.join(folders.from_hub(model, clip(path), (name,)), name)
   if not os.path.isfile(file):
     raise UserError(f"{clip(path)}: the hub's {model} has no file {name}")
   return file
-
-
-def _download(path, shown, wanted):
-  """The directory of a hub model with its files `wanted`; messages call it `shown`."""
-  import huggingface_hub
-  from huggingface_hub import errors
-
-  name, _, revision = path.partition("@")
-  if revision and (not re.fullmatch(r"[\w.+/-]+", revision) or ".." in revision):
-    raise UserError(f"{shown}: {clip(revision)!r} is not the name of a branch, tag or commit")
-  try:
-    return huggingface_hub.snapshot_download(
-      name,
-      revision=revision or None,
-      allow_patterns=list(wanted),
-      ignore_patterns=["*/*", "consolidated*"],
-    )
-  except errors.HFValidationError as error:
-    why = one_line(error)
-  except errors.GatedRepoError:
-    why = (
-      "the hub requires its licence accepted: accept it on the model's page, then `hf auth login`"
-    )
-  except errors.RepositoryNotFoundError:
-    why = "the hub has no such model, or it is private: try `hf auth login`"
-  except errors.RevisionNotFoundError:
-    why = f"the hub has no revision {revision!r} of this model"
-  except Exception as error:  # whatever the network does; only the name comes from us
-    why = (
-      f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
-      f"on a machine with a network, `hf download {name}` fills the cache, and "
-      "`hf download --local-dir DIR` creates a directory that you can name instead"
-    )
-  raise UserError(f"{shown}: there is no such directory; read as a hub name: {why}")
 
 
 def read_config(path: PathLike) -> dict[str, typing.Any]:

@@ -1,5 +1,6 @@
 """The weights of a model directory as they are stored: safetensors, or a GGUF file."""
 
+from collections.abc import Mapping
 import math
 import os
 
@@ -11,7 +12,7 @@ from gen_ssd.models import safetensors_io
 Entry = safetensors_io.Entry | gguf.Entry
 
 
-def headers(path: str | os.PathLike) -> dict[str, Entry]:
+def headers(path: str | os.PathLike) -> Mapping[str, Entry]:
   """{Hugging Face's name: Entry} of all tensors in directory `path`.
 
   Raises UserError as safetensors_io.headers and gguf.read do.

@@ -302,6 +302,7 @@ REFUSED = {
   ),
   "qwen2.attention.scale is 0.5, which is not supported": dict(qwen2__attention__scale=0.5),
   "qwen2.attention.sliding_window is 32, which is not": dict(qwen2__attention__sliding_window=32),
+  "qwen2.attention.causal is False, which is not": dict(qwen2__attention__causal=False),
   "qwen2.expert_count is 8, which is not supported": dict(qwen2__expert_count=8),
   "qwen2.rope.dimension_count is 2, .* only 4, the size": dict(qwen2__rope__dimension_count=2),
   "qwen2.rope.scaling.type is 'longrope', .* only none, linear and yarn": dict(
@@ -355,6 +356,7 @@ def test_facts_that_change_nothing_are_read_over(tmp_path):
     qwen2__vocab_size=40,
     split__count=1,
     general__type="model",
+    qwen2__attention__causal=True,
   )
   assert hf.read_architecture(hf.locate(file)).kv_heads == 2
 
@@ -691,7 +693,7 @@ def test_real_files_take_little_more_memory_than_their_arrays(real):
   assert int(peak) > 0.9 * int(arrays) and float(times) < 1.5
 
 
-@pytest.mark.parametrize("name", ["llama_linear", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("name", ["llama_linear", "llama", "qwen2", "qwen3", "gemma3"])
 def test_transformers_reads_the_same_model_from_the_file(name, tmp_path):
   torch = pytest.importorskip("torch")
   pytest.importorskip("accelerate")
