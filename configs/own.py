@@ -1,7 +1,8 @@
 """Your own models and problems: --config=configs/own.py:TEACHER,STUDENT,PROBLEMS[,TEST]
 
-TEACHER and STUDENT are directories or hub names. PROBLEMS and TEST are files or known sets, such as
-`train.jsonl` or `gsm8k:test.jsonl`; without TEST, PROBLEMS is a known set and its test part is used.
+TEACHER and STUDENT are directories, GGUF files or hub names. PROBLEMS and TEST are files or known
+sets, such as `train.jsonl` or `gsm8k:test.jsonl`; without TEST, PROBLEMS is a known set and its test
+part is used.
 
 Lengths follow from two settings, which you can override: `--config.select.max_tokens`, the longest
 trace, and `--config.select.prompt`, the longest prompt. Training examples are as long as both, so

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import os
 import pathlib
+import re
 from typing import Any
 
 from gen_ssd import config as config_lib
@@ -74,7 +75,7 @@ def student(config: config_lib.Config, title: str, train: config_lib.Train, exam
 
   path = config.student.path
   front = ModelCardData(
-    base_model=path.partition("@")[0] if _on_hub(path) else None,
+    base_model=re.split("[@:]", path)[0] if _on_hub(path) else None,
     library_name="transformers",
     pipeline_tag="text-generation",
     tags=["gen-ssd", "reasoning", "distillation"],
@@ -116,7 +117,7 @@ def licence(path: str) -> str:
 
 
 def _on_hub(path):
-  return not os.path.isdir(path) and not path.startswith("bundled/") and path.count("/") == 1
+  return not os.path.exists(path) and not path.startswith("bundled/") and path.count("/") == 1
 
 
 def _source(name):

@@ -20,7 +20,7 @@ from gen_ssd.errors import fail
 class Model:
   """A Hugging Face model and how to run it."""
 
-  path: str = ""  # a directory, or a name on the hub: ORG/NAME or ORG/NAME@REVISION
+  path: str = ""  # a directory, a .gguf file, or on the hub: ORG/NAME[@REVISION][:FILE.gguf]
   dtype: str = "float32"  # of weights and caches in generation: float32 or bfloat16
   unroll: bool = False  # compile each layer separately: faster on a CPU, slower to compile
   chat_template: str = ""  # a Jinja file that replaces the tokenizer's chat template

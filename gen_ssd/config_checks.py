@@ -51,7 +51,7 @@ def check(config):
     if model.chat_template and not pathlib.Path(model.chat_template).is_file():
       fail(f"{who}.chat_template", model.chat_template, "the path of a Jinja file that exists")
     if not model.path and "pretrain" not in config.stages:
-      fail(f"{who}.path", model.path, "a Hugging Face directory or hub name")
+      fail(f"{who}.path", model.path, "a Hugging Face directory, a .gguf file or a hub name")
   needed = {"cold_start", "collect", "train"} & {*config.stages}
   if not config.arms and (needed or "evaluate" in config.stages and not config.references):
     fail("arms", {}, "a dict of at least one arm, such as {'gen_ssd': {}}")

@@ -4,7 +4,8 @@ Usage: gen-ssd evaluate --model=MODEL --problems=SET[,SET ...] --workdir=DIR [fl
        gen-ssd evaluate --compare A B
        gen-ssd evaluate --regrade=DIR
 
-  --model        a directory, hub name or bundled/NAME; of a run: RUN/arms/NAME/seed-0/student
+  --model        a directory, .gguf file, hub name or bundled/NAME; of a run:
+                 RUN/arms/NAME/seed-0/student
   --problems     bundled, files, or known sets, such as gsm8k,math500 or gsm8k:FILE
   --workdir      where answers and results.json go; the same command again continues it
   --samples      answers per problem (default 1)

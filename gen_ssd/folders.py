@@ -1,9 +1,10 @@
-"""Folders on this machine, and folders of buckets (gs://BUCKET/PATH) through etils.epath and gcsfs.
+"""Folders on this machine, of the hub, and of buckets (gs://BUCKET/PATH) through epath and gcsfs.
 
 A file in a bucket appears whole and cannot be appended to or locked, and a folder cannot be renamed.
 So a run only reads files and writes them whole, on this machine, too.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 import fnmatch
@@ -11,6 +12,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -77,20 +79,75 @@ def here(folder: str, wanted: Sequence[str] = ("*",)) -> str:
     state = fsspec.filesystem("gcs").ukey  # changes when the file is written again
     states = [(f.name, state(str(f))) for f in sorted(found)]
     name = hashlib.sha256(repr(states).encode()).hexdigest()[:16]
-    copy = os.path.join(tempfile.gettempdir(), f"gen_ssd-{os.getuid()}", name)
-    if found and not os.path.isdir(copy):
-      os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
-      partial = tempfile.mkdtemp(dir=os.path.dirname(copy))
+
+    def fill(partial):
       for f in found:
         f.copy(os.path.join(partial, f.name))
-      with contextlib.suppress(OSError):  # another process was faster
-        os.rename(partial, copy)
-      shutil.rmtree(partial, ignore_errors=True)
+
+    copy = made(name, fill) if found else ""
   except Exception as error:  # of the network, of many types; only the name comes from us
     raise UserError(f"{clip(folder)} cannot be read: {one_line(error)}") from None
   if not found:
     raise UserError(f"{clip(folder)} holds no files: it must be the folder of a model")
   return copy
+
+
+def from_hub(name: str, shown: str, wanted: Sequence[str]) -> str:
+  """The directory of a model of the hub, ORG/NAME or ORG/NAME@REVISION, with its files `wanted`.
+
+  They are downloaded unless they are in the hub's cache (HF_HOME, HF_HUB_CACHE), which also works
+  without a network. Raises UserError, which calls the model `shown`, when it cannot be had.
+  """
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  name, _, revision = name.partition("@")
+  if revision and (not re.fullmatch(r"[\w.+/-]+", revision) or ".." in revision):
+    raise UserError(f"{shown}: {clip(revision)!r} is not the name of a branch, tag or commit")
+  try:
+    return huggingface_hub.snapshot_download(
+      name,
+      revision=revision or None,
+      allow_patterns=list(wanted),
+      ignore_patterns=["*/*", "consolidated*"],
+    )
+  except errors.HFValidationError as error:
+    why = one_line(error)
+  except errors.GatedRepoError:
+    why = (
+      "the hub requires its licence accepted: accept it on the model's page, then `hf auth login`"
+    )
+  except errors.RepositoryNotFoundError:
+    why = "the hub has no such model, or it is private: try `hf auth login`"
+  except errors.RevisionNotFoundError:
+    why = f"the hub has no revision {revision!r} of this model"
+  except Exception as error:  # whatever the network does; only the name comes from us
+    why = (
+      f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
+      f"on a machine with a network, `hf download {name}` fills the cache, and "
+      "`hf download --local-dir DIR` creates a directory that you can name instead"
+    )
+  raise UserError(f"{shown}: there is no such directory; read as a hub name: {why}")
+
+
+def made(name: str, fill: Callable[[str], None]) -> str:
+  """The folder `name` among those that this machine's temporary folder keeps from run to run.
+
+  When it is not there, `fill` is called with a new folder, which then appears whole.
+  """
+  home = os.path.join(tempfile.gettempdir(), f"gen_ssd-{os.getuid()}")
+  folder = os.path.join(home, name)
+  if not os.path.isdir(folder):
+    os.makedirs(home, mode=0o700, exist_ok=True)
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    partial = tempfile.mkdtemp(dir=os.path.dirname(folder))
+    try:
+      fill(partial)
+      with contextlib.suppress(OSError):  # another process was faster
+        os.rename(partial, folder)
+    finally:
+      shutil.rmtree(partial, ignore_errors=True)
+  return folder
 
 
 def send(folder: str, target: Path, last: str) -> None:

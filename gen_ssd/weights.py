@@ -1,15 +1,18 @@
 """Prints what is in a model directory, and how far our logits are from those of transformers.
 
 Usage: gen-ssd weights --check MODEL
+       gen-ssd weights --convert FILE.gguf --out DIR
 
-MODEL is a Hugging Face directory, a hub name (ORG/NAME, ORG/NAME@REVISION) or bundled/NAME. The
-logits are compared where torch is installed and both models fit into memory. For example:
+MODEL is a Hugging Face directory, a GGUF file, a hub name (ORG/NAME, ORG/NAME@REVISION or
+ORG/NAME:FILE.gguf) or bundled/NAME. The logits are compared where torch is installed and both models
+fit into memory. --convert writes a model as a Hugging Face directory with float32 weights. For example:
   gen-ssd weights --check bundled/teacher
 """
 
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import os
 
 import jax
@@ -22,6 +25,8 @@ from gen_ssd import mesh as mesh_lib
 from gen_ssd.models import architecture
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
+from gen_ssd.models import export
+from gen_ssd.models import gguf
 from gen_ssd.models import hf
 from gen_ssd.models import safetensors_io
 from gen_ssd.models import tokenization
@@ -32,8 +37,17 @@ def main() -> None:
   """The command `gen-ssd weights`."""
   with errors.command():
     arguments = config_files.Arguments("weights", __doc__ or "")
-    arguments.add_argument("--check", required=True)
-    check(arguments.parse_args().check)
+    arguments.add_argument("--check", default="")
+    arguments.add_argument("--convert", default="")
+    arguments.add_argument("--out", default="")
+    known = arguments.parse_args()
+    if bool(known.check) == bool(known.convert) or bool(known.convert) != bool(known.out):
+      raise errors.UserError("give either --check MODEL, or --convert FILE.gguf and --out DIR")
+    if known.check:
+      check(known.check)
+    else:
+      export.convert(hf.locate(known.convert), known.out)
+      print(f"written       {known.out}")
 
 
 def check(path: str) -> None:
@@ -45,7 +59,7 @@ def check(path: str) -> None:
   path = hf.locate(path)
   arch = hf.read_architecture(path)
   entries = weights.check_files(path, arch).values()
-  dtypes = sorted({str(safetensors_io.FLOATS[e.dtype]) for e in entries})
+  dtypes = sorted({str(safetensors_io.FLOATS.get(e.dtype, e.dtype)) for e in entries})
   facts = (f for f in dataclasses.fields(arch) if getattr(arch, f.name) != f.default)
   facts = ", ".join(f"{f.name} {getattr(arch, f.name)}" for f in facts)
   print(f"architecture  {hf.read_config(path)['model_type']}: {facts}")
@@ -80,19 +94,18 @@ def _compared(path, arch, ids):
       f"not compared: both models in float32 need {needed / 1e9:.0f} GB of memory, "
       f"{free / 1e9:.0f} are free"
     )
+  needs = ["torch", "accelerate"] if gguf.is_folder(path) else ["torch"]  # of transformers' readers
+  if lacking := [name for name in needs if importlib.util.find_spec(name) is None]:
+    return f"not compared: {' and '.join(lacking)} not installed"
   far = _difference(path, ids)
-  if far is None:
-    return "not compared: torch is not installed"
   return f"at most {far:.2e} from transformers on {len(ids)} tokens (float32)"
 
 
 def _difference(path, ids):
-  """Largest logit difference against transformers on `ids`, or None without torch."""
-  try:
-    import torch
-    from transformers import AutoModelForCausalLM
-  except ImportError:
-    return None
+  """Largest logit difference against transformers on `ids`."""
+  import torch
+  from transformers import AutoConfig
+  from transformers import AutoModelForCausalLM
 
   tokens = np.asarray(ids, np.int32)[None]
   segments, t = jnp.ones_like(tokens), tokens.shape[1]
@@ -108,7 +121,12 @@ def _difference(path, ids):
     return decoder.logits(model, x)[0, 0]
 
   mine = np.asarray(ours(weights.load(path, architecture.Layout())))
-  theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+  how = (
+    {"gguf_file": gguf.NAME} if gguf.is_folder(path) else {}
+  )  # by their own reader of such files
+  if how and gguf.FREQUENCIES in gguf.header(path).tensors:  # which overlooks this tensor
+    how["config"] = AutoConfig.from_pretrained(path)
+  theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **how)
   with torch.no_grad():
     return float(np.abs(mine - theirs(torch.tensor(tokens).long()).logits[0].numpy()).max())
 

@@ -20,10 +20,12 @@ import numpy as np
 
 from gen_ssd import folders
 from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
 from gen_ssd.models import safetensors_io
+from gen_ssd.models import stored
 from gen_ssd.models import weights
 
 COMPANIONS = (
@@ -75,7 +77,8 @@ def save(
       if text:
         with open(os.path.join(partial, name), "w", encoding="utf-8") as f:
           f.write(text)
-  _write_weights(partial, model, kind, shard_bytes)
+  read = functools.partial(_gather, model, kind)
+  _write_weights(partial, model.arch, read, kind, shard_bytes)
   if first and folders.in_bucket(path):
     folders.send(partial, folders.path(path), last="config.json")
     shutil.rmtree(partial)
@@ -99,9 +102,41 @@ def _check_target(path, arch, source):
     raise UserError(f"{path}: is the source, or exists and is not an earlier export; not replaced")
 
 
-def _write_weights(folder, model, dtype, shard_bytes):
-  """Writes the safetensors files, and their index when there are several."""
-  tensors = weights.file_tensors(model.arch)
+def convert(source: hf.PathLike, path: hf.PathLike, shard_bytes: int = 5 * 10**9) -> None:
+  """Writes the model in directory `source`, which may be that of a GGUF file, to a new one at `path`.
+
+  It is an ordinary Hugging Face directory with float32 weights in safetensors files. One tensor at a
+  time is in memory. The directory appears whole or not at all.
+
+  Raises UserError when there is something at `path`, and when a weight is not finite.
+  """
+  path, kind = os.path.normpath(path), np.dtype("float32")
+  if os.path.lexists(path):
+    raise UserError(f"{clip(path)}: exists already; give a directory that is to be made")
+  arch = hf.read_architecture(source)
+  entries, partial = weights.check_files(source, arch), path + ".partial"
+
+  def read(name, leaf, l, dims):
+    x = stored.rows(entries[name], 0, dims[0]).astype(kind, copy=False)
+    if not safetensors_io.finite(x):
+      raise UserError(f"{entries[name].file}: {entries[name].name} holds NaN or infinity")
+    return x
+
+  shutil.rmtree(partial, ignore_errors=True)
+  os.makedirs(partial)
+  _copy_companions(source, partial, kind)
+  if os.path.isfile(card := os.path.join(source, "README.md")):
+    shutil.copyfile(card, os.path.join(partial, "README.md"))
+  _write_weights(partial, arch, read, kind, shard_bytes)
+  os.rename(partial, path)
+
+
+def _write_weights(folder, arch, read, dtype, shard_bytes):
+  """Writes the safetensors files, and their index when there are several.
+
+  `read` gives each tensor as file_tensors describes it.
+  """
+  tensors = weights.file_tensors(arch)
   files, room = [[]], 0
   for tensor in tensors:
     size = math.prod(tensor[3]) * dtype.itemsize
@@ -114,7 +149,7 @@ def _write_weights(folder, model, dtype, shard_bytes):
   for i, part in enumerate(files):
     number = f"-{i + 1:05d}-of-{len(files):05d}" if several else ""
     file = f"model{number}.safetensors"
-    arrays = (_gather(model, name, leaf, l, dims, dtype) for name, leaf, l, dims in part)
+    arrays = (read(*tensor) for tensor in part)
     weight_map.update((name, file) for name, *_ in part)
     if jax.process_index() == 0:
       dims = {name: dims for name, *_, dims in part}
@@ -136,7 +171,7 @@ def _replicated(x, l, dtype):
   return reshard(x.astype(dtype), P())
 
 
-def _gather(model, name, leaf, l, dims, dtype):
+def _gather(model, dtype, name, leaf, l, dims):
   """One tensor on the host, seen as the file has it; nothing is copied into that order."""
   owner = model if l is None else model.blocks
   x = np.asarray(_replicated(getattr(owner, leaf)[...], None if l is None else jnp.int32(l), dtype))

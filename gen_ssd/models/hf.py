@@ -16,9 +16,11 @@ from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.errors import one_line
 from gen_ssd.models import architecture
+from gen_ssd.models import gguf
+from gen_ssd.models import gguf_folder
 from gen_ssd.models import json_files
 from gen_ssd.models import rope
-from gen_ssd.models import safetensors_io
+from gen_ssd.models import stored
 from gen_ssd.models.architecture import Architecture
 
 PathLike = str | os.PathLike
@@ -58,6 +60,7 @@ WANTED = (
   "README.md",  # it says the licence
 )
 
+HUB_NAME = r"[\w.-]+/[\w.-]+"
 BUNDLED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "bundled")
 
 
@@ -70,8 +73,9 @@ def locate(path: str, wanted: tuple[str, ...] = WANTED) -> str:
 
   `path` is a directory, a folder of a bucket (see folders.py), `bundled/NAME`, or a hub name: ORG/NAME
   or ORG/NAME@REVISION. A hub model is downloaded unless it is in the hub's cache (HF_HOME,
-  HF_HUB_CACHE), which also works without a network. Raises UserError when a model cannot be found or
-  downloaded.
+  HF_HUB_CACHE), which also works without a network. It may also be a GGUF file, anywhere: a path that
+  ends in .gguf, or ORG/NAME:FILE.gguf on the hub; its directory is the one of gguf_folder.py. Raises
+  UserError when a model cannot be found or downloaded, and for what is wrong with a GGUF file.
   """
   shown = clip(path)
   if path.startswith("bundled/"):
@@ -80,40 +84,27 @@ def locate(path: str, wanted: tuple[str, ...] = WANTED) -> str:
       models = ", ".join(f"bundled/{n}" for n in known if os.path.isdir(os.path.join(BUNDLED, n)))
       raise UserError(f"{shown}: there is no such bundled model; there are {models}")
     return os.path.join(BUNDLED, path.removeprefix("bundled/"))
+  if path.lower().endswith(".gguf") and not os.path.isdir(path):
+    return gguf_folder.folder(_gguf_file(path))
   if folders.in_bucket(path):
     return folders.here(path, wanted)
-  if os.path.isdir(path) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", path):
+  if os.path.isdir(path) or not re.fullmatch(rf"{HUB_NAME}(@\S+)?", path):
     return path
-  import huggingface_hub
-  from huggingface_hub import errors
+  return folders.from_hub(path, shown, wanted)
 
-  name, _, revision = path.partition("@")
-  if revision and (not re.fullmatch(r"[\w.+/-]+", revision) or ".." in revision):
-    raise UserError(f"{shown}: {clip(revision)!r} is not the name of a branch, tag or commit")
-  try:
-    return huggingface_hub.snapshot_download(
-      name,
-      revision=revision or None,
-      allow_patterns=list(wanted),
-      ignore_patterns=["*/*", "consolidated*"],
-    )
-  except errors.HFValidationError as error:
-    why = one_line(error)
-  except errors.GatedRepoError:
-    why = (
-      "the hub requires its licence accepted: accept it on the model's page, then `hf auth login`"
-    )
-  except errors.RepositoryNotFoundError:
-    why = "the hub has no such model, or it is private: try `hf auth login`"
-  except errors.RevisionNotFoundError:
-    why = f"the hub has no revision {revision!r} of this model"
-  except Exception as error:  # whatever the network does; only the name comes from us
-    why = (
-      f"the hub cannot be reached and its cache does not have it ({type(error).__name__}); "
-      f"on a machine with a network, `hf download {name}` fills the cache, and "
-      "`hf download --local-dir DIR` creates a directory that you can name instead"
-    )
-  raise UserError(f"{shown}: there is no such directory; read as a hub name: {why}")
+
+def _gguf_file(path):
+  """Where on this machine the GGUF file is that `path` names."""
+  folder, name = os.path.split(path)
+  if folders.in_bucket(path):
+    return os.path.join(folders.here(folder, (name,)), name)
+  model, _, name = path.rpartition(":")
+  if os.path.isfile(path) or not re.fullmatch(rf"{HUB_NAME}(@[^\s:]+)?", model):
+    return path
+  file = os.path.join(folders.from_hub(model, clip(path), (name,)), name)
+  if not os.path.isfile(file):
+    raise UserError(f"{clip(path)}: the hub's {model} has no file {name}")
+  return file
 
 
 def read_config(path: PathLike) -> dict[str, typing.Any]:
@@ -122,7 +113,7 @@ def read_config(path: PathLike) -> dict[str, typing.Any]:
   if not os.path.isfile(file):
     raise UserError(
       f"{clip(str(path)) or 'an empty path'}: there is no config.json. Give a Hugging Face "
-      "directory or a hub name; `hf download NAME --local-dir DIR` creates a directory"
+      "directory, a .gguf file or a hub name; `hf download NAME --local-dir DIR` creates a directory"
     )
   return json_files.read_object(file)
 
@@ -346,11 +337,14 @@ def identity(path: PathLike) -> str:
   digest = hashlib.sha256()
   patterns = ("*.json", "*.jinja", "*.model", "*.txt", "tokenizer*")
   files = {f for p in patterns for f in glob.glob(os.path.join(glob.escape(path), p))}
+  if gguf.is_folder(path):  # its small files were made here, by libraries whose versions may change
+    digest.update(gguf.header(path).digest.encode())
+    files = set()
   for file in sorted(filter(os.path.isfile, files)):
     if not file.endswith(".index.json"):
       with open(file, "rb") as f:
         digest.update(os.path.basename(file).encode() + hashlib.sha256(f.read()).digest())
-  for name, entry in sorted(safetensors_io.headers(path).items()):
+  for name, entry in sorted(stored.headers(path).items()):
     digest.update(f"{name} {entry.dtype} {entry.dims}".encode())
-    digest.update(safetensors_io.middle(entry, 4096))
+    digest.update(stored.middle(entry, 4096))
   return digest.hexdigest()[:16]

@@ -139,15 +139,6 @@ def rows(entry: Entry, start: int, stop: int, *cuts: slice) -> np.ndarray:
     raise UserError(f"{entry.file}: {entry.name} cannot be read: {why}") from None
 
 
-def middle(entry: Entry, most: int) -> bytes:
-  """The rows in the middle of a tensor: up to `most` numbers, and at least one row."""
-  if not math.prod(entry.dims) or not entry.dims:
-    return b""
-  n = max(1, most // math.prod(entry.dims[1:]))
-  start = max(0, (entry.dims[0] - n) // 2)
-  return rows(entry, start, min(start + n, entry.dims[0])).tobytes()
-
-
 def finite(x: np.ndarray) -> bool:
   """Are all numbers of an array finite? Reads bits: several times faster than numpy's isfinite."""
   bits = np.dtype(f"u{x.dtype.itemsize}")

@@ -1,4 +1,4 @@
-"""Hugging Face directories -> Transformer, by the leaf table of architecture.py."""
+"""Model directories -> Transformer, by the leaf table of architecture.py."""
 
 import functools
 import math
@@ -16,6 +16,7 @@ from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
 from gen_ssd.models import safetensors_io
+from gen_ssd.models import stored
 from gen_ssd.models.architecture import Architecture
 from gen_ssd.models.architecture import Layout
 
@@ -39,9 +40,9 @@ def file_tensors(arch: Architecture) -> list[tuple]:
   )
 
 
-def check_files(path: hf.PathLike, arch: Architecture) -> dict[str, safetensors_io.Entry]:
+def check_files(path: hf.PathLike, arch: Architecture) -> dict[str, stored.Entry]:
   """{name: Entry} after comparing headers with `arch`; one UserError lists all that is wrong."""
-  found, problems = safetensors_io.headers(path), []
+  found, problems = stored.headers(path), []
   want = {name: dims for name, _, _, dims in file_tensors(arch)}
   spare = {n for n in found if n.endswith(".rotary_emb.inv_freq")}  # old Llama files; computed here
   if arch.tied:
@@ -55,7 +56,7 @@ def check_files(path: hf.PathLike, arch: Architecture) -> dict[str, safetensors_
     e = found[name]
     if e.dims != dims:
       problems.append(f"shape: {name} has {list(e.dims)}, wanted {list(dims)}")
-    if e.dtype not in safetensors_io.FLOATS:
+    if isinstance(e, safetensors_io.Entry) and e.dtype not in safetensors_io.FLOATS:
       problems.append(
         f"dtype: {name} is {e.dtype}, wanted one of {', '.join(safetensors_io.FLOATS)}"
       )
@@ -72,7 +73,7 @@ def check_files(path: hf.PathLike, arch: Architecture) -> dict[str, safetensors_
 def load(
   path: hf.PathLike, layout: Layout = Layout(), *, arch: Architecture | None = None
 ) -> decoder.Transformer:
-  """Transformer from the safetensors in `path`, each shard of each leaf read from its byte range.
+  """Transformer from the weights in `path`, each shard of each leaf read from its byte range.
 
   Its Architecture is `arch`, or what config.json says. Norms are float32, all else `layout.dtype`;
   leaves lie on the current mesh as architecture.partition_spec says. Beside the arrays the host
@@ -173,7 +174,7 @@ def _fill(out, entry, leaf, bounds, dims):
   out = np.moveaxis(out, [axes.index(a) for a in order], range(len(order)))
   for i in range(start, stop, step):
     n = min(step, stop - i)
-    x = safetensors_io.rows(entry, i * inner, (i + n) * inner, *cuts)
+    x = stored.rows(entry, i * inner, (i + n) * inner, *cuts)
     x = x.astype(out.dtype, copy=False)
     if not safetensors_io.finite(x):
       raise UserError(f"{entry.file}: {entry.name} holds NaN or infinity as {out.dtype}")
@@ -184,7 +185,7 @@ def _check_tied(path, entries, vocab):
   head, embed = entries["lm_head.weight"], entries["model.embed_tokens.weight"]
   for i in range(0, vocab, 4096):
     j = min(i + 4096, vocab)
-    if (safetensors_io.rows(head, i, j) != safetensors_io.rows(embed, i, j)).any():
+    if (stored.rows(head, i, j) != stored.rows(embed, i, j)).any():
       raise UserError(
         f"{path}: config.json ties the embeddings, but lm_head.weight is not "
         "model.embed_tokens.weight: set tie_word_embeddings to false"

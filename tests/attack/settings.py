@@ -75,7 +75,10 @@ SETTINGS = [
   ),
   ("--config.trackers=([],)", "trackers is ([],): it must be made of tensorboard, wandb"),
   # ---- models
-  ("--config.teacher.path=", "teacher.path is '': it must be a Hugging Face directory or hub name"),
+  (
+    "--config.teacher.path=",
+    "teacher.path is '': it must be a Hugging Face directory, a .gguf file or a hub name",
+  ),
   ("--config.teacher.path=/nowhere", "/nowhere: there is no config.json"),
   ("--config.teacher.path=bundled/nobody", "bundled/nobody: there is no such bundled model"),
   ("--config.student.path=configs", "configs: there is no config.json"),

@@ -7,6 +7,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from gen_ssd.models import safetensors_io
+from gen_ssd.models import stored
 
 
 def some(dtype):
@@ -44,8 +45,8 @@ def test_rows_and_the_middle_of_a_tensor(tmp_path):
   np.testing.assert_array_equal(safetensors_io.rows(found["c"], 1, 3), arrays["c"][1:3])
   cut = safetensors_io.rows(found["c"], 1, 3, slice(1, 2))
   np.testing.assert_array_equal(cut, arrays["c"][1:3, 1:2])
-  assert safetensors_io.middle(found["c"], 13) == arrays["c"][1:3].tobytes()
-  assert safetensors_io.middle(found["a"], 4096) == arrays["a"].tobytes()
+  assert stored.middle(found["c"], 13) == arrays["c"][1:3].tobytes()
+  assert stored.middle(found["a"], 4096) == arrays["a"].tobytes()
 
 
 def test_a_tensor_that_is_not_as_said_is_not_written_on(tmp_path):
