@@ -15,7 +15,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOCKS = sorted(ROOT.glob("requirements-lock-*.txt"))
 # Imported where a user asks for it, after a check or in a branch that says how to install it.
-OPTIONAL = {"torch", "tensorboardX", "wandb", "trackio"}
+OPTIONAL = {"torch", "trl", "tensorboardX", "wandb", "trackio"}
 
 
 def normal(name):

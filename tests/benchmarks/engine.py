@@ -2,43 +2,45 @@
 
   python tests/benchmarks/engine.py --json
 
-Same pair, same work, f32, one process after another on this machine; needs torch. A round
-proposes K candidates of C tokens for B rows and scores them. `hf_generate` is teacher.generate on
-the full prefix and a full student forward; `hf_public` keeps both caches and shares the prefix
-among branches with public interfaces; `hf_cached` is the same with oneDNN's private packed
-products, the fastest torch loop we could write. The engine runs with one CPU device per core. The
-devices split the slots or the teacher, whichever is faster (`engine_mesh`: data, model).
+Same pair, same work, one process after another on this machine; needs torch. A round proposes K
+candidates of C tokens for B rows and scores them. `hf_generate` is teacher.generate on the full
+prefix and a full student forward; `hf_public` keeps both caches and shares the prefix among
+branches with public interfaces; `hf_cached` is the same with oneDNN's private packed products, the
+fastest torch loop we could write. The engine runs with one CPU device per core. The devices split
+the slots or the teacher, whichever is faster (`engine_mesh`: data, model).
 `engine_one_device_tok_s` is the speed with one device that uses all cores. All numbers are medians
-of rounds; quote the ratios.
+of rounds, the best of `--turns`; quote the ratios.
+
+`real` has the shape of Qwen2.5-0.5B and a student of a tenth. `real_bfloat16` is the same in
+bfloat16; its torch loops run in float32, and `hf_public` in bfloat16, too. The limit counts the
+bytes of the weights as well as FLOPs, in the workload's dtype and at the higher of the peaks of
+float32 and of that dtype.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
-HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+from tests.benchmarks import contenders  # noqa: E402
+
 BUNDLED = ROOT / "gen_ssd" / "bundled"
-WORKLOADS = {"mid": dict(b=8, k=4, c=32, prompt=128), "bundled": dict(b=32, k=4, c=32, prompt=48)}
 WINDOW = 32
 
 
 def architectures(workload):
   """(teacher's, student's) Architecture."""
   from gen_ssd.models import hf
-  from gen_ssd.models.architecture import Architecture
 
-  if workload == "mid":
-    return (
-      Architecture(4096, 512, 8, 4, 2, 64, 1536, bias=True),
-      Architecture(4096, 192, 4, 3, 1, 64, 512, bias=True),
-    )
+  if pair := contenders.ENGINE[workload].get("pair"):
+    return tuple(contenders.architecture(sizes, bias=True) for sizes in pair)
   return tuple(hf.read_architecture(str(BUNDLED / who)) for who in ("teacher", "student"))
 
 
@@ -60,14 +62,15 @@ def measure(workload, rounds, model_parallel):
   from tests import tiny
 
   shared = mesh.start(model_parallel)
-  w = WORKLOADS[workload]
+  w = contenders.ENGINE[workload]
   b, k, c, prompt = (w[name] for name in ("b", "k", "c", "prompt"))
+  layout = functools.partial(Layout, unroll=True, dtype=w.get("dtype", "float32"))
   # Random and untied: tied ones repeat themselves on random prompts and would be pruned.
   teacher, student = (
     decoder.unstacked(decoder.initialise(dataclasses.replace(arch, tied=False), layout, key))
     for arch, layout, key in zip(
       architectures(workload),
-      (Layout(unroll=True), Layout(unroll=True, batch_axes=mesh.AXES, tensor_axis=None)),
+      (layout(), layout(batch_axes=mesh.AXES, tensor_axis=None)),
       map(jax.random.key, range(2)),
     )
   )
@@ -179,10 +182,10 @@ def _products(jax, teacher, rows):
       sizes.append((int(np.prod(dims[: inputs[name]])), int(np.prod(dims[inputs[name] :]))))
   if teacher.arch.tied:
     sizes.append((teacher.arch.width, teacher.arch.vocab))
-  wide = max(size[0] for size in sizes)
+  wide, dtype = max(size[0] for size in sizes), jnp.dtype(teacher.layout.dtype)
   rng = np.random.default_rng(0)
-  matrices = [mesh.place(rng.normal(size=size).astype(np.float32)) for size in sizes]
-  x = mesh.place(rng.normal(size=(rows, wide)).astype(np.float32), jax.P("data", None))
+  matrices = [mesh.place(rng.normal(size=size).astype(dtype)) for size in sizes]
+  x = mesh.place(rng.normal(size=(rows, wide)).astype(dtype), jax.P("data", None))
 
   @jax.jit
   def run(x, matrices):
@@ -211,8 +214,8 @@ def kv_bytes(workload, k, prefix=4096):
   from gen_ssd.models.architecture import Spec
 
   mesh.start(devices=jax.devices()[:1])
-  w = WORKLOADS[workload]
-  specs = [Spec(arch, Layout()) for arch in architectures(workload)]
+  w = contenders.ENGINE[workload]
+  specs = [Spec(arch, Layout(dtype=w.get("dtype", "float32"))) for arch in architectures(workload)]
   make = lambda: [
     (attention.blank_prefix(s, w["b"], prefix), attention.blank_chunk(s, w["b"], k, w["c"]))
     for s in specs
@@ -220,90 +223,81 @@ def kv_bytes(workload, k, prefix=4096):
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make)))
 
 
-def child(*args, devices=1):
-  """The last line that a contender prints, as JSON."""
-  env = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "JAX_PLATFORMS": "cpu",
-    "HF_HUB_OFFLINE": "1",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+def compare(name, rounds, turns):
+  """One workload: all contenders in turns, and the machine's limit."""
+  w, loops = contenders.ENGINE[name], contenders.HERE / "torch_loops.py"
+  dtype, pair = w.get("dtype", "float32"), w.get("pair")
+  files = [] if pair else ["--teacher", BUNDLED / "teacher", "--student", BUNDLED / "student"]
+
+  def torch(loop, rounds, dtype=dtype):
+    more = ["--loop", loop, "--workload", name, "--rounds", rounds, "--dtype", dtype]
+    return lambda: contenders.child(loops, *more, *files)
+
+  def ours(devices, split):
+    more = ["--engine", name, "--rounds", rounds, "--split", split]
+    return lambda: contenders.child(__file__, *more, devices=devices)
+
+  heads, cores = pair[0]["num_key_value_heads"] if pair else 4, len(os.sched_getaffinity(0))
+  fits = lambda size: max(n for n in range(1, cores + 1) if size % n == 0)
+  found = contenders.in_turns(
+    {
+      "shared": ours(fits(w["b"]), 1),
+      "alone": ours(1, 1),
+      "split": ours(fits(heads), fits(heads)),
+      "public": torch("public", rounds),
+      **({} if dtype == "float32" else {"public_float32": torch("public", rounds, "float32")}),
+      "cached": torch("cached", rounds, "float32"),
+      "generate": torch("generate", min(rounds, 3), "float32"),
+    },
+    turns,
+  )
+  limit = torch("limit", rounds)()
+  engine = max((found[n] for n in ("shared", "alone", "split")), key=lambda row: row["tok_s"])
+  public = max(row["tok_s"] for n, row in found.items() if n.startswith("public"))
+  gflop = sum(limit["gflop"].values()) / (w["b"] * w["k"] * w["c"])  # of one token
+  return {
+    "name": name,
+    "engine_tok_s": engine["tok_s"],
+    **{f"hf_{n}_tok_s": row["tok_s"] for n, row in found.items() if "loop" in row},
+    "limit_tok_s": limit["limit_tok_s"],
+    "share_of_limit": engine["tok_s"] / limit["limit_tok_s"],
+    "peak_gflops": limit["peak_gflops"],
+    "bandwidth_gbs": limit["bandwidth_gbs"],
+    "share_of_peak": engine["tok_s"] * gflop / limit["peak_gflops"],
+    "scoring_share": engine["scoring_share"],
+    "kv_bytes_k1": engine["kv_bytes_k1"],
+    "kv_bytes_k8": engine["kv_bytes_k8"],
+    "xla_products_tok_s": max(found[n]["products_tok_s"] for n in ("shared", "alone")),
+    "engine_mesh": engine["mesh"],
+    "engine_shared_rows_tok_s": found["shared"]["tok_s"],
+    "engine_one_device_tok_s": found["alone"]["tok_s"],
+    "engine_over_cached": engine["tok_s"] / found["cached"]["tok_s"],
+    "engine_over_public": engine["tok_s"] / public,
+    "engine_over_generate": engine["tok_s"] / found["generate"]["tok_s"],
+    "teacher_parameters": engine["teacher_parameters"],
+    "student_parameters": engine["student_parameters"],
+    "load": os.getloadavg()[0],
   }
-  out = subprocess.run(
-    [sys.executable, *map(str, args)],
-    env=env,
-    check=True,
-    text=True,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
-  ).stdout
-  return json.loads(out.strip().splitlines()[-1])
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+  parser.add_argument("--workloads", nargs="+", choices=contenders.ENGINE, help="default: all")
   parser.add_argument("--rounds", type=int, default=6, help="measured rounds, after one warm-up")
-  parser.add_argument("--engine", choices=WORKLOADS, help=argparse.SUPPRESS)
+  parser.add_argument("--turns", type=int, default=1, help="of all contenders; the best counts")
+  parser.add_argument("--engine", choices=contenders.ENGINE, help=argparse.SUPPRESS)
   parser.add_argument("--split", type=int, default=1, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.engine:
     row = measure(args.engine, args.rounds, args.split)
     print(json.dumps({**row, **{f"kv_bytes_k{k}": kv_bytes(args.engine, k) for k in (1, 8)}}))
     return
-  found = []
-  for name in WORKLOADS:
-    pair = ["--teacher", BUNDLED / "teacher", "--student", BUNDLED / "student"]
-    torch = lambda loop, rounds: child(
-      HERE / "torch_loops.py",
-      "--loop",
-      loop,
-      "--workload",
-      name,
-      "--rounds",
-      rounds,
-      *(pair if name == "bundled" else []),
-    )
-    ours = lambda devices, split: child(
-      __file__, "--engine", name, "--rounds", args.rounds, "--split", split, devices=devices
-    )
-    rows, heads, cores = WORKLOADS[name]["b"], 4, len(os.sched_getaffinity(0))
-    fits = lambda size: max(n for n in range(1, cores + 1) if size % n == 0)
-    shared, alone = ours(fits(rows), 1), ours(1, 1)
-    engine = max(shared, alone, ours(fits(heads), fits(heads)), key=lambda found: found["tok_s"])
-    cached, public = torch("cached", args.rounds), torch("public", args.rounds)
-    generate = torch("generate", min(args.rounds, 3))
-    limit = torch("limit", args.rounds)
-    found.append(
-      {
-        "name": name,
-        "engine_tok_s": engine["tok_s"],
-        "hf_cached_tok_s": cached["median_tok_s"],
-        "hf_public_tok_s": public["median_tok_s"],
-        "hf_generate_tok_s": generate["median_tok_s"],
-        "limit_tok_s": limit["limit_tok_s"],
-        "scoring_share": engine["scoring_share"],
-        "kv_bytes_k1": engine["kv_bytes_k1"],
-        "kv_bytes_k8": engine["kv_bytes_k8"],
-        "xla_products_tok_s": shared["products_tok_s"],
-        "engine_mesh": engine["mesh"],
-        "engine_shared_rows_tok_s": shared["tok_s"],
-        "engine_one_device_tok_s": alone["tok_s"],
-        "engine_over_cached": engine["tok_s"] / cached["median_tok_s"],
-        "engine_over_public": engine["tok_s"] / public["median_tok_s"],
-        "engine_over_generate": engine["tok_s"] / generate["median_tok_s"],
-        "teacher_parameters": engine["teacher_parameters"],
-        "student_parameters": engine["student_parameters"],
-      }
-    )
-  if args.json:
-    print(json.dumps({"workloads": found}, indent=1))
-    return
-  for row in found:
-    print(row.pop("name"))
-    for key, value in row.items():
-      value = f"{value:,.3f}" if isinstance(value, float) else str(value)
-      print(f"  {key:<26}{value:>14}")
+  rows = [compare(name, args.rounds, args.turns) for name in args.workloads or contenders.ENGINE]
+  speed = {row["name"]: row["engine_tok_s"] for row in rows}
+  if {"real", "real_bfloat16"} <= speed.keys():
+    rows[-1]["bfloat16_over_float32"] = speed["real_bfloat16"] / speed["real"]
+  contenders.show(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The peers: the same rounds over transformers and torch (f32, CPU), and the machine's own limit.
+"""The peers: the same rounds over transformers and torch (CPU), and the machine's own limit.
 
 Run each contender in its own process, one after another:
-  python tests/benchmarks/torch_loops.py --loop cached --workload mid
-  python tests/benchmarks/torch_loops.py --workload bundled --teacher DIR --student DIR
+  python -m tests.benchmarks.torch_loops --loop cached --workload mid
+  python -m tests.benchmarks.torch_loops --workload bundled --teacher DIR --student DIR
 The machine must be quiet: OpenMP threads wait for each other after every operation, so one other
 busy process per core slows torch by ten times and more. The load at the start is printed.
 Every row has the same length and no EOS, so every chunk has exactly C tokens: this favours torch,
@@ -26,10 +26,7 @@ from transformers import Qwen2Config
 from transformers import Qwen2ForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-WORKLOADS = {
-  "mid": dict(B=8, K=4, C=32, prompt=128),
-  "bundled": dict(B=32, K=4, C=32, prompt=48),
-}
+from tests.benchmarks import contenders
 
 
 def random_model(seed, **sizes):
@@ -47,29 +44,8 @@ def random_model(seed, **sizes):
 
 
 def random_pair(workload):
-  """(teacher, student) for workload "mid": 29.4M and 3.3M parameters, vocabulary 4096."""
-  if workload != "mid":
-    raise ValueError(f"random_pair: workload {workload!r} has no random pair, only 'mid' has")
-  shape = dict(vocab_size=4096, head_dim=64)
-  teacher = random_model(
-    0,
-    hidden_size=512,
-    num_hidden_layers=8,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    intermediate_size=1536,
-    **shape,
-  )
-  student = random_model(
-    1,
-    hidden_size=192,
-    num_hidden_layers=4,
-    num_attention_heads=3,
-    num_key_value_heads=3,
-    intermediate_size=512,
-    **shape,
-  )
-  return teacher, student
+  """(teacher, student) of a workload that has shapes."""
+  return [random_model(seed, **sizes) for seed, sizes in enumerate(workload["pair"])]
 
 
 def load_pair(teacher_dir, student_dir):
@@ -86,7 +62,7 @@ def random_prompts(teacher, student, B, length, seed=2):
 
 def token_nll(logits, tokens):
   """-log p of `tokens` [..., t] under `logits` [..., t, v], in nats -> [..., t]."""
-  nll = F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none")
+  nll = F.cross_entropy(logits.float().flatten(0, -2), tokens.flatten(), reduction="none")
   return nll.view(tokens.shape)
 
 
@@ -171,10 +147,11 @@ class RowCache:
   is_compileable = False
   is_sliding = [False]
 
-  def __init__(self, config, B, slots):
+  def __init__(self, config, B, slots, dtype):
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     shape = (config.num_hidden_layers, B, config.num_key_value_heads, slots, head_dim)
-    self.keys, self.values, self.length = torch.zeros(shape), torch.zeros(shape), 0
+    self.keys, self.values = (torch.zeros(shape, dtype=dtype) for _ in range(2))
+    self.length = 0
 
   def update(self, keys, values, layer, *args, **kwargs):
     end = self.length + keys.shape[2]
@@ -219,7 +196,7 @@ def branch_attention(module, query, key, value, mask, scaling=None, **kwargs):
   folded = query.reshape(*key.shape[:2], -1, key.shape[3]) * scaling
   weights = torch.matmul(folded, key.transpose(2, 3))
   if mask is not None:
-    weights += mask
+    weights += mask.to(weights.dtype)
   out = torch.matmul(weights.softmax(-1), value)
   return out.view(len(key), -1, t, key.shape[3]).transpose(1, 2), None
 
@@ -257,7 +234,7 @@ def prepare(model, rows, packed):
 def sample(logits, temperature):
   """One token id per distribution, logits [..., v] -> [...]. One uniform number for each:
   drawing v exponentials, as torch.multinomial does, took 2 of the 21 ms of a token step."""
-  edges = torch.softmax(logits / temperature, -1).cumsum(-1)
+  edges = torch.softmax(logits.float() / temperature, -1).cumsum(-1)
   point = torch.rand(*logits.shape[:-1], 1) * edges[..., -1:]
   return torch.searchsorted(edges, point).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
 
@@ -279,7 +256,7 @@ def cached_loop(teacher, student, prompts, *, K, C, rounds, temperature=1.0, see
   prepare(teacher, B * K, packed)
   prepare(student, B * K * C, packed)
   slots = P + (rounds + 1) * C + K * C
-  t_cache, s_cache = RowCache(teacher.config, B, slots), RowCache(student.config, B, slots)
+  t_cache, s_cache = (RowCache(m.config, B, slots, m.dtype) for m in (teacher, student))
   for model, cache in ((teacher, t_cache), (student, s_cache)):
     model(prompts[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
 
@@ -381,8 +358,8 @@ def best_seconds(fn, repeats):
 
 
 @torch.inference_mode()
-def machine_limit():
-  """Peak f32 GFLOP/s of matrix products (plain torch and packed oneDNN) and memory GB/s."""
+def machine_limit(dtype=torch.float32):
+  """Peak GFLOP/s of matrix products (f32, plain torch and packed oneDNN; `dtype`) and memory GB/s."""
   peak = {}
   for m, k, n in ((1024, 1024, 1024), (2048, 2048, 2048), (32, 512, 1536), (128, 512, 4096)):
     layer, flops = nn.Linear(k, n, bias=False), 2e-9 * m * k * n
@@ -390,6 +367,9 @@ def machine_limit():
     plain = flops / best_seconds(product, 30)
     pack_linears(layer, m)
     peak[f"{m}x{k}x{n}"] = (plain, flops / best_seconds(product, 30))
+  if dtype != torch.float32:
+    x = torch.randn(1024, 1024).to(dtype)
+    peak[str(dtype)] = (2e-9 * 1024**3 / best_seconds(lambda: x @ x, 3),)
   source = torch.ones(1 << 26)  # 256 MiB: far beyond the caches
   target = torch.empty_like(source)
   size = source.numel() * 4e-9
@@ -404,8 +384,8 @@ def machine_limit():
   )
 
 
-def work(config, prefix, B, K, C, weight_reads, prefix_reads):
-  """(FLOPs, bytes in f32) of B*K*C tokens after a shared prefix.
+def work(config, prefix, B, K, C, weight_reads, prefix_reads, size):
+  """(FLOPs, bytes at `size` for a number) of B*K*C tokens after a shared prefix.
 
   Weights are read `weight_reads` times, each row's prefix keys and values `prefix_reads` times,
   shared by its branches. Input embeddings count for nothing, an output embedding does.
@@ -416,19 +396,19 @@ def work(config, prefix, B, K, C, weight_reads, prefix_reads):
   weights = L * (2 * d * q + 2 * d * kv + 3 * d * config.intermediate_size) + d * config.vocab_size
   seen = C * prefix + C * (C + 1) / 2  # over the tokens of one candidate
   flops = B * K * (C * 2 * weights + L * 4 * q * seen)
-  return flops, 4 * (weight_reads * weights + prefix_reads * B * L * 2 * kv * prefix)
+  return flops, size * (weight_reads * weights + prefix_reads * B * L * 2 * kv * prefix)
 
 
-def limit(teacher_config, student_config, *, B, K, C, prefix):
+def limit(teacher_config, student_config, *, B, K, C, prefix, dtype):
   """The most proposed tokens per second that this machine's peaks allow at a prefix length.
 
   Teacher: C token steps of B*K branches; student: one forward of B*K*C tokens. Each phase takes the
   longer of its arithmetic and its memory traffic, which overlap; the phases follow each other.
   """
-  machine = machine_limit()
+  machine = machine_limit(dtype)
   phases = dict(
-    teacher=work(teacher_config, prefix, B, K, C, C, C),
-    student=work(student_config, prefix, B, K, C, 1, 1),
+    teacher=work(teacher_config, prefix, B, K, C, C, C, dtype.itemsize),
+    student=work(student_config, prefix, B, K, C, 1, 1, dtype.itemsize),
   )
   peak, bandwidth = machine["peak_gflops"] * 1e9, machine["bandwidth_gbs"] * 1e9
   seconds = {name: max(flops / peak, size / bandwidth) for name, (flops, size) in phases.items()}
@@ -451,10 +431,11 @@ def main():
     default="cached",
     help="public: cached without the private packed products",
   )
-  parser.add_argument("--workload", choices=tuple(WORKLOADS), default="mid")
+  parser.add_argument("--workload", choices=tuple(contenders.ENGINE), default="mid")
   parser.add_argument("--teacher", help="HF directory, for workload bundled")
   parser.add_argument("--student", help="HF directory, for workload bundled")
   parser.add_argument("--rounds", type=int, default=6, help="measured rounds after one to warm up")
+  parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
   parser.add_argument("--temperature", type=float, default=1.0)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -462,18 +443,19 @@ def main():
   args = parser.parse_args()
 
   torch.set_num_threads(args.threads)
-  sizes = WORKLOADS[args.workload]
-  B, K, C, P = (sizes[name] for name in ("B", "K", "C", "prompt"))
-  if args.workload == "bundled":
+  workload, dtype = contenders.ENGINE[args.workload], getattr(torch, args.dtype)
+  B, K, C, P = (workload[name] for name in ("b", "k", "c", "prompt"))
+  if "pair" in workload:
+    teacher, student = (model.to(dtype) for model in random_pair(workload))
+  else:
     if not (args.teacher and args.student):
       parser.error("--workload bundled needs --teacher DIR and --student DIR")
     teacher, student = load_pair(args.teacher, args.student)
-  else:
-    teacher, student = random_pair(args.workload)
 
   line = dict(
     loop=args.loop,
     workload=args.workload,
+    dtype=args.dtype,
     B=B,
     K=K,
     C=C,
@@ -488,7 +470,7 @@ def main():
   elif args.loop == "limit":
     # The mean prefix of the rounds that the loops measure.
     prefix = P + C + C * (args.rounds - 1) // 2
-    line.update(limit(teacher.config, student.config, B=B, K=K, C=C, prefix=prefix))
+    line.update(limit(teacher.config, student.config, B=B, K=K, C=C, prefix=prefix, dtype=dtype))
   else:
     loop = {
       "generate": generate_loop,
@@ -511,8 +493,8 @@ def main():
       tokens=out["tokens"],
       seconds=out["seconds"],
       scoring_seconds=out["scoring_seconds"],
-      tok_s=out["tokens"] / out["seconds"],
-      median_tok_s=B * K * C / median,
+      mean_tok_s=out["tokens"] / out["seconds"],
+      tok_s=B * K * C / median,
     )
   print(json.dumps(line))
 
