@@ -70,10 +70,8 @@ class Select:
   covers: str = "everything"  # or thinking: after </think>, nothing is chosen or pruned
   selector: str = "argmin"  # or softmin: sample with probability proportional to exp(-beta * score)
   beta: float = 1.0  # of softmin, per nat; 0 is uniform
-  teacher_share: float = 1.0  # the student chooses among this share of likeliest to the teacher
-  branch_entropy: float = (
-    0.0  # teacher's nats at which to branch; one candidate up to there; 0: k always
-  )
+  teacher_share: float = 1.0  # only this share, the likeliest to the teacher, may win; 1 is off
+  branch_entropy: float = 0.0  # one candidate up to this teacher entropy, in nats; 0: always k
   threshold: str | float = "off"  # the winner's highest score: off, calibrated, or a number in nats
   quantile: float = 0.99  # of cold-start chunk scores; gives the calibrated threshold
   margin: str | float = "off"  # nats by which the winner must be below the candidates' mean; or off

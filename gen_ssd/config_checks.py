@@ -72,6 +72,8 @@ def check(config):
     ("threshold", "off"),
     ("margin", "off"),
     ("running_margin", "off"),
+    ("teacher_share", 1.0),
+    ("branch_entropy", 0.0),
   ):
     if getattr(config.cold_start, name) != plain:
       fail(

@@ -87,6 +87,8 @@ def answering(config, e):
     threshold="off",
     margin="off",
     running_margin="off",
+    teacher_share=1.0,
+    branch_entropy=0.0,
     context=0,
     delimiters=(),
     step_delimiters=(),

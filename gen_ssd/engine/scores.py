@@ -87,9 +87,9 @@ def perplexity(statistics: Statistics, live: Live, noise: Noise) -> Scores:
 def perplexity_sum(statistics: Statistics, live: Live, noise: Noise) -> Scores:
   """Sum of nll in nats: minus the log-probability of the whole candidate under the student.
 
-  With the softmin selector and many candidates, the kept chunk is distributed as
-  p_T(chunk) p_S(chunk)^beta / Z: self-normalized importance resampling, the tilt of GSI (arXiv
-  2506.04118). With the mean it is no such tilt. The lowest sum alone favours short candidates.
+  With the softmin selector, many candidates and no limits, the kept chunk is distributed as
+  p_T(chunk) p_S(chunk)^beta / Z: self-normalized importance resampling, the argument of GSI (arXiv
+  2506.04118). With the mean it is no such tilt. The lowest sum (argmin) favours short candidates.
   """
   return jnp.sum(jnp.where(live, statistics.nll, 0), -1)
 

@@ -236,6 +236,8 @@ SETTINGS = [
     "select.seed is 99999999999999999999: it must be 0",
   ),
   ("--config.cold_start.k=2", "cold_start.k is 2: it must be 1: in the cold start there is no"),
+  ("--config.cold_start.branch_entropy=1", "cold_start.branch_entropy is 1.0: it must be 0.0: in"),
+  ("--config.cold_start.teacher_share=0.5", "cold_start.teacher_share is 0.5: it must be 1.0: in"),
   ("--config.cold_start.threshold=1", "cold_start.threshold is 1.0: it must be off: in the cold"),
   ("--config.cold_start.temperature=inf", "cold_start.temperature is inf: it must be"),
   ("--config.arms.posthoc.margin=1", "arms.posthoc.margin is 1.0: it must be off when"),

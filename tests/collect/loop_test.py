@@ -186,7 +186,7 @@ def test_a_running_mean_and_softmin_continue_exactly(setting, tmp_path, monkeypa
 def test_candidates_at_peaks_and_of_the_teachers_half_continue_exactly(
   setting, tmp_path, monkeypatch
 ):
-  select_ = dataclasses.replace(SELECT, teacher_share=0.5, branch_entropy=2.5)
+  select_ = dataclasses.replace(SELECT, teacher_share=0.3, branch_entropy=1.0)
   rows = run(setting, tmp_path / "whole", select_)
   chunks = [c for r in rows for c in r["chunks"]]
   assert {len(c["scores"]) for c in chunks} == {1, 3}  # candidates of each chunk
