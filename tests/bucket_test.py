@@ -16,8 +16,10 @@ from gen_ssd import workdir as workdir_lib
 from gen_ssd.errors import UserError
 from gen_ssd.models import hf
 from tests import bucket
+from tests import gguf_files
 from tests import kills_test
 from tests import tiny
+from tests.models.decoder_test import golden
 
 pytestmark = pytest.mark.skipif(
   importlib.util.find_spec("gcsfs") is None, reason="gcsfs is not installed"
@@ -120,6 +122,17 @@ def test_a_model_in_a_bucket_is_copied_once(server, folder, tmp_path, monkeypatc
   assert folders.here(str(folder), ("*.json",)) != copy
   with pytest.raises(UserError, match=r"gs://bucket/none holds no files: it must be the folder of"):
     hf.locate("gs://bucket/none")
+
+
+def test_a_gguf_file_in_a_bucket_is_copied_alone(folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(folders.tempfile, "gettempdir", lambda: str(tmp_path))
+  source, _, _ = golden("qwen2", tmp_path / "in")
+  file = gguf_files.write(source, tmp_path / "tiny.gguf")
+  folders.write(folder / "tiny.gguf", file.read_bytes())
+  folders.write(folder / "other.gguf", "not wanted")
+  found = hf.locate(str(folder / "tiny.gguf"))
+  assert hf.identity(found) == hf.identity(hf.locate(str(file))) and found != hf.locate(str(file))
+  assert not [*tmp_path.rglob("other.gguf")]
 
 
 def test_mistakes_are_one_message(server, monkeypatch):
