@@ -218,11 +218,12 @@ CASES = [
   (write("config.json", "[]"), REPORT, "config.json is damaged (it is [], not an object)"),
   (write("config.json", b"\xff"), REPORT, "config.json is damaged (not UTF-8 text)"),
   (write("config.json", "[" * 100000), REPORT, "nested more than 100 levels deep"),
-  (None, ("weights",), "the following arguments are required: --check"),
+  (None, ("weights",), "give either --check MODEL, or --convert FILE.gguf and --out DIR"),
   (None, ("weights", "--check", "nowhere"), "nowhere: there is no config.json"),
   (None, ("weights", "--check", "bundled/x"), "bundled/x: there is no such bundled model"),
   (None, ("weights", "--check", "a/b@*"), "is not the name of a branch, tag or commit"),
   (None, ("weights", "--check", "a--b/c"), "read as a hub name"),
+  (None, ("weights", "--check", "models/x.gguf"), "models/x.gguf: there is no such file"),
   (model(config__json="{"), ("weights", "--check", "{folder}/model"), "not JSON in UTF-8"),
   (weights(lambda data: data[:99]), ("weights", "--check", "{folder}/model"), "not a whole safetensors file"),
   # ---- what earlier stages left in the workdir
