@@ -123,14 +123,17 @@ def nll_of(student, ids):
 # ---------------------------------------------------------------- equal tokenizers
 
 
-@pytest.mark.parametrize("covers", ["everything", "thinking"])
-def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, covers):
+@pytest.mark.parametrize(
+  "covers,peaks", [("everything", {}), ("thinking", {}), ("thinking", dict(branch_entropy=4.0))]
+)
+def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, covers, peaks):
   """Text that is cut again gives the same, as the teacher's is clean."""
   strict = dataclasses.replace(
     SELECT,
     k=2,
     resamples=1,  # so that rounds without a winner come, too
     covers=covers,
+    **peaks,
   )
   dot = pair.teacher_tokenizer.convert_tokens_to_ids(".")
   monkeypatch.setattr(tokenization, "closing_id", lambda tokenizer: dot)
@@ -139,6 +142,8 @@ def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, 
   if covers == "everything":
     assert {r["stop"] for r in fused} > {"pruned"}
     assert any(r["rounds"] >= len(r["chunks"]) + 2 for r in fused)  # drawn again
+  drawn = {len(c["scores"]) for r in fused for c in r["chunks"]}
+  assert drawn == ({1, 2} if covers == "thinking" else {2})
   for a, b in zip(fused, mine):
     assert (a["ids"], a["stop"], a["rounds"]) == (b["ids"], b["stop"], b["rounds"])
     np.testing.assert_allclose(a["student_nlls"], b["student_nlls"], rtol=1e-4, atol=1e-4)
