@@ -2,8 +2,8 @@
 
 The layout of the file is that of ggml's docs/gguf.md. Types, block sizes, dequantisation and names of
 tensors come from the package `gguf`. Its GGUFReader is not used: it makes several arrays of each
-word of a vocabulary, which takes longer and more memory than reading the model, and it neither
-notices that a file is cut off nor bounds what a damaged header makes it allocate.
+word of a vocabulary, which takes many times the time and memory of what is done here, and it neither
+notices that a header is cut off nor bounds what a damaged one makes it allocate.
 """
 
 import functools
