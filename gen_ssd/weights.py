@@ -4,8 +4,8 @@ Usage: gen-ssd weights --check MODEL
        gen-ssd weights --convert FILE.gguf --out DIR
 
 MODEL is a Hugging Face directory, a GGUF file, a hub name (ORG/NAME, ORG/NAME@REVISION or
-ORG/NAME:FILE.gguf) or bundled/NAME. The logits are compared where torch is installed and both models
-fit into memory. --convert writes a model as a Hugging Face directory with float32 weights. For example:
+ORG/NAME:FILE.gguf) or bundled/NAME. The logits are compared where torch is installed and both
+models fit into memory. --convert writes a Hugging Face directory with float32 weights. For example:
   gen-ssd weights --check bundled/teacher
 """
 

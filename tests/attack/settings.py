@@ -135,7 +135,7 @@ SETTINGS = [
   ("--config.select.c=0", "select.c is 0: it must be at least 1"),
   ("--config.select.c=-8", "select.c is -8: it must be at least 1"),
   ("--config.select.c=7", "select.prompt is 48: it must be a multiple of select.c (7)"),
-  ("--config.select.prompt=8", "select.prompt is 8: problem"),
+  ("--config.select.prompt=16", "select.prompt is 16: problem"),
   (
     "--config.select.max_tokens=81",
     "select.max_tokens is 81: it must be a multiple of select.c (16)",
