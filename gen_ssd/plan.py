@@ -12,7 +12,7 @@ Usage: gen-ssd plan --config=FILE[:ARGUMENT] [--topology=v5p:2x2x1] [--config.FI
   --row       one row of the table in launch/README.md instead; it needs --topology
 
 The real programs are compiled from shapes alone: no weights are read, and only config.json of a
-model on the hub is downloaded, or the whole file where it is GGUF. Times are lower bounds (roofline)
+model on the hub is downloaded, or a whole GGUF file. Times are lower bounds (roofline)
 and the TPU compiler's estimate, which counts no communication. For example:
   gen-ssd plan --config=configs/r1_32b_1p5b.py --topology=v5p:2x2x1
 """
