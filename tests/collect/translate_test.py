@@ -124,7 +124,7 @@ def nll_of(student, ids):
 
 
 @pytest.mark.parametrize(
-  "covers,peaks", [("everything", {}), ("thinking", {}), ("thinking", dict(branch_entropy=4.0))]
+  "covers,peaks", [("everything", {}), ("thinking", {}), ("thinking", dict(branch_entropy=0.5))]
 )
 def test_equal_tokenizers_choose_as_the_fused_step(pair, tmp_path, monkeypatch, covers, peaks):
   """Text that is cut again gives the same, as the teacher's is clean."""
@@ -219,7 +219,9 @@ def test_scores_are_those_of_a_plain_forward_over_the_students_tokens(
 
 def test_a_killed_run_continues_to_the_same_files(foreign, tail, tmp_path, monkeypatch):
   select = dataclasses.replace(SELECT, max_tokens=20)
-  read = lambda folder: {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+  read = lambda folder: {
+    p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "times.csv"
+  }
   run(foreign, tmp_path / "whole", select)
 
   class Killed(Exception):
