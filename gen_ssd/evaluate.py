@@ -112,7 +112,7 @@ def settings(known: argparse.Namespace, overrides: Sequence[str] = ()):
     examples=known.examples,
   )
   for source in known.problems.split(","):
-    name = _name(source)
+    name = sets.name(source)
     if name in c.tests:
       raise UserError(f"--problems is {known.problems!r}: {name} comes twice; name it once")
     limit = known.limit or 400 * (source == "bundled")
@@ -123,12 +123,6 @@ def settings(known: argparse.Namespace, overrides: Sequence[str] = ()):
   if not any(x.split("=")[0].lstrip("-") == "config.select.prompt" for x in overrides):
     c.select.prompt = _longest_prompt(config_lib.parse(c))
   return c
-
-
-def _name(source):
-  """A name for a test, of the set or file that it comes from."""
-  name = source.partition(":")[0] if not source.startswith("hf:") else source
-  return re.sub(r"[^\w.=-]+", "-", pathlib.PurePath(name).stem).strip(".-") or "test"
 
 
 def _longest_prompt(config):

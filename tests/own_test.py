@@ -1,12 +1,15 @@
-"""The config for a user's own models: nothing is cut, whatever length is asked for."""
+"""The configs for a user's own models: nothing is cut; names, files and pairs are understood."""
 
 import json
+import re
 
 import pytest
 
+from configs import laptop
 from configs import own
 from gen_ssd import config as config_lib
 from gen_ssd import config_checks
+from gen_ssd.errors import UserError
 from gen_ssd.problems import bundled
 from tests import paths
 from tests.cli_test import call
@@ -79,3 +82,45 @@ def test_the_command_takes_files_and_overrides(tmp_path):
   assert found["select"]["max_tokens"] == 256 and found["train"]["length"] == 512 + 256 + 128
   assert found["select"]["delimiters"] == found["cold_start"]["delimiters"] == ["."]
   assert found["arms"]["gen_ssd"]["max_tokens"] == found["cold_start"]["max_tokens"] == 256
+
+
+# ---------------------------------------------------------------- configs/laptop.py
+
+
+@pytest.mark.parametrize(
+  "argument,teacher,source,tests",
+  [
+    ((), "Qwen/Qwen2.5-Coder-1.5B-Instruct", "gsm8k", {"gsm8k": "gsm8k", "svamp": "svamp"}),
+    (("smollm2",), "Qwen/Qwen2.5-Coder-0.5B-Instruct", "gsm8k", None),
+    (("a.gguf,b.gguf",), "a.gguf", "gsm8k", None),
+    (("qwen,svamp,gsm8k",), "Qwen/Qwen2.5-Coder-1.5B-Instruct", "svamp", {"gsm8k": "gsm8k"}),
+    (
+      ("a/b,c/d, gsm8k:t/train.jsonl, svamp:t/test.jsonl, mine/hard.jsonl",),
+      "a/b",
+      "gsm8k:t/train.jsonl",
+      {"svamp": "svamp:t/test.jsonl", "hard": "mine/hard.jsonl"},
+    ),
+  ],
+)
+def test_laptop_takes_a_pair_or_two_models(tmp_path, monkeypatch, argument, teacher, source, tests):
+  monkeypatch.chdir(tmp_path)
+  for name in ("t/train.jsonl", "t/test.jsonl", "mine/hard.jsonl"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  found = config_lib.parse(laptop.get_config(*argument))
+  config_checks.check(found)
+  assert (found.teacher.path, found.problems.source) == (teacher, source)
+  assert {name: e.source for name, e in found.tests} == (
+    tests or dict(gsm8k="gsm8k", svamp="svamp")
+  )
+  for train in (found.train, found.warm_up):
+    assert train.length > found.select.prompt + 1 + found.select.max_tokens
+  arms = dict(found.arms)
+  traces = {name: config_lib.collection(s) for name, s in arms.items()}
+  assert traces["posthoc"] == traces["rejection"]  # drawn once
+
+
+@pytest.mark.parametrize("argument", ["", "qwen3", "a,", "a,b,c", "qwen,gsm8k"])
+def test_laptop_explains_a_wrong_argument(argument):
+  with pytest.raises(UserError, match=re.escape(laptop.USAGE)):
+    laptop.get_config(argument)

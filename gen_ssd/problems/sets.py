@@ -9,6 +9,8 @@ MATH, AIME, AMC and OlympiadBench do not allow redistribution, so this project h
 from collections.abc import Callable
 import dataclasses
 import os
+import pathlib
+import re
 
 from gen_ssd import errors
 from gen_ssd.errors import UserError
@@ -160,6 +162,12 @@ def parts(source: str) -> tuple[str | None, str | None]:
   elif not file.endswith((".jsonl", ".json", ".parquet")):
     raise UserError("a .jsonl, .json or .parquet file")
   return name, file
+
+
+def name(source: str) -> str:
+  """A short name for a test, from the set or the file that it comes from."""
+  first = source if source.startswith("hf:") else source.partition(":")[0]
+  return re.sub(r"[^\w.=-]+", "-", pathlib.PurePath(first).stem).strip(".-") or "test"
 
 
 def load(
