@@ -114,7 +114,13 @@ def batches(
   if len(source) == 0:
     raise errors.UserError("there is nothing to train on: no trace was kept")
   columns = tuple(source[0])
-  data = grain.MapDataset.source(source).seed(seed).shuffle().repeat().to_iter_dataset()
+  data = (
+    grain.MapDataset.source(source)
+    .seed(seed)
+    .shuffle()
+    .repeat()
+    .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+  )
   pack = grain.experimental.FirstFitPackIterDataset(
     data,
     length_struct={name: length for name in columns},
