@@ -272,11 +272,13 @@ def _collect(config, select, folder, problems, models, title, threshold=math.inf
     (None, None) if student is None else inputs.load(config.student, student, **inputs.ALONE)
   )
   differ = config.translate and bool(chooser)
+  teacher = decoder.unstacked(teacher)  # in its place: nobody holds the stacked layers any more
+  chooser = chooser and decoder.unstacked(chooser)
   writer = writer_lib.Writer(
-    teacher=decoder.unstacked(teacher),
+    teacher=teacher,
     teacher_tokenizer=tokenizer,
     ends=tokenization.eos_ids(path, tokenizer),
-    student=chooser and decoder.unstacked(chooser),
+    student=chooser,
     student_tokenizer=its_tokenizer,
     system=config.problems.system or None,
     examples=examples,

@@ -124,3 +124,8 @@ def test_laptop_takes_a_pair_or_two_models(tmp_path, monkeypatch, argument, teac
 def test_laptop_explains_a_wrong_argument(argument):
   with pytest.raises(UserError, match=re.escape(laptop.USAGE)):
     laptop.get_config(argument)
+
+
+def test_laptop_refuses_two_tests_of_one_name():
+  with pytest.raises(UserError, match="two tests have one name: svamp, svamp"):
+    laptop.get_config("qwen,gsm8k,svamp,svamp:other.jsonl")
