@@ -66,7 +66,7 @@ CHANGES = {
     "local": dict(scorer="local", context=2),
     **{
       name: dict(scorer=name, step_delimiters=(".",), threshold="off")
-      for name in ("drop_first", "teacher_gap", "shortest", "longest")
+      for name in ("drop_first", "teacher_gap", "teacher_count", "shortest", "longest")
     },
   },
 }

@@ -64,7 +64,7 @@ class Select:
   granularity: str = "chunk"  # chunk: choose in each round. trace: best of k whole traces
   chooser: str = "cold_start"  # the student that scores: cold_start, or base (no cold start)
   scorer: str = "perplexity"  # the name of a function in engine/scores.py
-  step_delimiters: tuple = ()  # texts that end a step, for drop_first and teacher_gap; (): chunks
+  step_delimiters: tuple = ()  # texts that end a step, for drop_first and teacher_*; (): chunks
   context: int = 0  # the scorer sees the prompt and this many chunks of c tokens; 0: everything
   scoring_prompt: str = "student"  # or teacher: whose chat template the scoring student reads
   covers: str = "everything"  # or thinking: after </think>, nothing is chosen or pruned

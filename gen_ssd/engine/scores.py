@@ -145,13 +145,26 @@ def drop_first(statistics: Statistics, live: Live, noise: Noise) -> Scores:
 
 
 @scorer("nll", "teacher_nll", "step_start", negative=True)
-def teacher_gap(statistics: Statistics, live: Live, noise: Noise) -> Scores:
-  """Minus the share of teacher sentences: provenance (arXiv 2512.20908), the opposite preference.
+def teacher_count(statistics: Statistics, live: Live, noise: Noise) -> Scores:
+  """Minus the number of teacher sentences: the published rule of provenance (arXiv 2512.20908).
 
   A sentence (here: a step) is the teacher's when its geometric-mean probability is more than 0.1
   higher under the teacher than under the student. Where a candidate begins inside a step, that
-  part counts as one.
+  part counts as one. This prefers what the student does not know yet: the opposite of perplexity.
   """
+  teachers, _ = _sentences(statistics, live)
+  return -jnp.sum(teachers, -1).astype(jnp.float32)
+
+
+@scorer("nll", "teacher_nll", "step_start", negative=True)
+def teacher_gap(statistics: Statistics, live: Live, noise: Noise) -> Scores:
+  """Minus the share of teacher sentences (see teacher_count), which does not grow with length."""
+  teachers, sentences = _sentences(statistics, live)
+  return -jnp.sum(teachers, -1) / jnp.maximum(jnp.sum(sentences, -1), 1)
+
+
+def _sentences(statistics: Statistics, live: Live) -> tuple[Live, Live]:
+  """(the last tokens of teacher sentences, of all sentences)."""
   first = live & (statistics.step_start | (jnp.arange(live.shape[-1]) == 0))
 
   def add(a, b):  # sums that start anew at every first token
@@ -165,7 +178,7 @@ def teacher_gap(statistics: Statistics, live: Live, noise: Noise) -> Scores:
   last = live & after
   count = jnp.maximum(count, 1)
   teachers = last & (jnp.exp(-teacher / count) - jnp.exp(-student / count) > 0.1)
-  return -jnp.sum(teachers, -1) / jnp.maximum(jnp.sum(last, -1), 1)
+  return teachers, last
 
 
 @scorer("difficulty")

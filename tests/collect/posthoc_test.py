@@ -48,6 +48,7 @@ ROWS = [
     ("shortest", 1, 0),
     ("drop_first", 2, 0),  # 2.5, 3 (nothing else), (1.5 + 1.9) / 2
     ("teacher_gap", 2, 0),
+    ("teacher_count", 2, 0),
   ],
 )  # under the teacher 0.9 a token in both of its steps
 @pytest.mark.parametrize("order", [1, -1])

@@ -48,6 +48,7 @@ def statistics(change=lambda x: x):
     ("shortest", [3, 1, 0]),
     ("drop_first", [2, 4, 0]),  # only the 2; a lone first token counts
     ("teacher_gap", [-1, 0, 0]),  # e^-1 over e^-1.5 and e^-0.1 over e^-6; e^-4.05 under e^-4
+    ("teacher_count", [-2, 0, 0]),
     ("morsd", [0.5, 0.25, 2]),
     ("mix_long", [-3, -1, 0]),
   ],
@@ -69,11 +70,11 @@ def test_what_is_not_live_does_not_count(name):
   np.testing.assert_array_equal(score(dirty, LIVE, NOISE), score(statistics(), LIVE, NOISE))
 
 
-def gap(mine, theirs, start):
-  """teacher_gap of one candidate of probabilities under teacher and student."""
+def gap(mine, theirs, start, rule=scores.teacher_gap):
+  """`rule` for one candidate of probabilities under teacher and student."""
   row = lambda x: -np.log(np.float32([[x]]))
   return float(
-    scores.teacher_gap(
+    rule(
       scores.Statistics(
         nll=row(theirs),
         rank=row(theirs),
@@ -95,6 +96,12 @@ def test_a_teacher_sentence_is_likelier_under_the_teacher_by_a_tenth():
   assert gap([0.5, 0.9, 0.9, 0.3], [0.5, 0.5, 0.5, 0.3], [False, True, False, True]) == -np.float32(
     1 / 3
   )
+
+
+def test_the_count_of_teacher_sentences_grows_with_length_and_their_share_does_not():
+  short, long = ([0.9, 0.3], [0.5, 0.3], [True] * 2), ([0.9, 0.3] * 3, [0.5, 0.3] * 3, [True] * 6)
+  assert [gap(*text) for text in (short, long)] == [-0.5, -0.5]
+  assert [gap(*text, rule=scores.teacher_count) for text in (short, long)] == [-1, -3]
 
 
 @pytest.mark.parametrize("length", [1, 7, 64])
