@@ -1,4 +1,4 @@
-"""What sampled answers and kept traces say beside accuracy: pass@k, majority votes, diversity.
+"""What answers and traces say beside accuracy: pass@k, majority votes, diversity, picks.
 
 A row is a record of a trace; several rows of one problem are its samples, in the order of `attempt`.
 """
@@ -153,3 +153,37 @@ def _shared(rows):
     counts = Counter(gram for grams in sets for gram in grams)
     shares += [sum(counts[gram] > 1 for gram in grams) / len(grams) for grams in sets if grams]
   return float(np.mean(shares)) if shares else None
+
+
+# ---------------------------------------------------------------- picks
+
+
+def picks(rows: Iterable[Row], lost: Iterable[Row]) -> dict[str, Any] | None:
+  """How often the kept chunk was the longest, the shortest, or a repetition, and how often by chance.
+
+  rows: traces. lost: their candidates that were not kept. A round counts when the texts of its
+  candidates differ; a repetition has the text of an earlier chunk of its trace. A rule that picks
+  by form and not by content is far from chance here. Returns {"rounds", "longest", "shortest",
+  "repeated", "chance": {the same three: means over all candidates}}, shares of rounds; None
+  without such a round.
+  """
+  others: dict[tuple, list[Row]] = {}
+  for x in lost:
+    others.setdefault((x["uuid"], x["attempt"], x["chunk"], x["resample"]), []).append(x)
+  chosen, chance = [], []
+  for r in rows:
+    before: set[str] = set()
+    for i, chunk in enumerate(r["chunks"]):
+      all_of = [chunk, *others.get((r["uuid"], r["attempt"], i, chunk["resamples"]), ())]
+      texts = [x["text"].strip() for x in all_of]
+      if len({*texts}) > 1:
+        counts = np.array([x["count"] for x in all_of])
+        is_so = [counts == counts.max(), counts == counts.min(), [t in before for t in texts]]
+        chosen.append([of[0] for of in is_so])
+        chance.append([np.mean(of) for of in is_so])
+      before.add(texts[0])
+  if not chosen:
+    return None
+  names = ("longest", "shortest", "repeated")
+  shares = lambda x: dict(zip(names, np.mean(x, axis=0).tolist()))
+  return {"rounds": len(chosen), **shares(chosen), "chance": shares(chance)}

@@ -57,6 +57,7 @@ def write_report(
     heading=_heading(run),
     table=table.table(run),
     diversity=table.diversity(run.arms),
+    picks=table.picks(run.arms),
     accuracy=panels.accuracy(run),
     distributions=panels.distributions(run.arms),
     training=panels.training(run.arms),

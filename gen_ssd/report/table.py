@@ -19,6 +19,7 @@ DIVERSITY = (
   ("answers", "distinct_ngrams", "distinct n-grams of answers"),
   ("answers", "distinct_texts", "distinct answers"),
 )
+PICKS = ("longest", "shortest", "repeated")
 HEADS = (
   "arm",
   "accuracy",
@@ -97,6 +98,19 @@ def diversity(arms: Sequence[reading.Arm]) -> dict[str, Any] | None:
   if not any(cell != fixed(None) for row in rows for cell in row["cells"]):
     return None
   return {"heads": ["arm", *(head for *_, head in DIVERSITY)], "rows": rows}
+
+
+def picks(arms: Sequence[reading.Arm]) -> dict[str, Any] | None:
+  """What the rule of each arm picked, beside what chance picks; None where nothing was chosen."""
+  rows = []
+  for a in arms:
+    found = values.as_dict(a.results.get("picks"))
+    chance = values.as_dict(found.get("chance"))
+    if (rounds := values.number(found.get("rounds"))) is not None:
+      share = lambda of, name: fixed(values.number(of.get(name)), 1, 100, "%")
+      cells = [f"{share(found, name)} ({share(chance, name)})" for name in PICKS]
+      rows.append({"name": a.label, "look": a.look, "cells": [fixed(rounds, 0), *cells]})
+  return {"heads": ["arm", "rounds", *PICKS], "rows": rows} if rows else None
 
 
 def _model_row(label, results):

@@ -32,6 +32,8 @@ def run(folder: pathlib.Path) -> pathlib.Path:
         for i, k in enumerate((1, 4, 16, 64))
       }
     arm["diversity"] = {"kept": {"distinct_ngrams": 0.25, "distinct_texts": 0.5}}
+    shares = {"longest": 0.351, "shortest": 0.891, "repeated": 0.0}
+    arm["picks"] = {"rounds": 2049, **shares, "chance": shares}
     made_run.write_lines(
       folder / "arms" / name / "seed-0" / "checkpoints" / "metrics.jsonl",
       [{"step": i, "loss": 3 / i + arm["student_nll"] / 20, "targets": 9.0} for i in range(1, 101)],

@@ -1,5 +1,6 @@
-"""pass@k, majority votes, last numbers and diversity of rows worked out by hand."""
+"""pass@k, majority votes, last numbers, diversity and picks of rows worked out by hand."""
 
+import numpy as np
 import pytest
 
 from gen_ssd.problems import answers
@@ -100,3 +101,43 @@ def test_diversity_looks_at_equally_much_of_long_and_short_lists():
 def test_nothing_has_no_diversity():
   found = measures.diversity([])
   assert all(x is None for x in found.values())
+
+
+def chunk(text, count, resamples=0):
+  return {"text": text, "count": count, "resamples": resamples}
+
+
+def loser(chunk, text, count, resample=0):
+  return dict(uuid="a", attempt=0, chunk=chunk, resample=resample, text=text, count=count)
+
+
+def test_picks_by_hand():
+  chunks = [chunk("1 + 1.", 4), chunk(" 1 + 1.", 4, resamples=1), chunk(" So 2.", 3)]
+  lost = [
+    loser(0, "1.", 2),
+    loser(0, "1 + 1 + 0.", 6),
+    loser(1, "drawn again", 9),
+    loser(1, "2.", 2, resample=1),
+    loser(2, "So 2.", 3),  # all candidates are equal: nothing was picked
+  ]
+  found = measures.picks([{"uuid": "a", "attempt": 0, "chunks": chunks}], lost)
+  chance = {"longest": (1 / 3 + 1 / 2) / 2, "shortest": (1 / 3 + 1 / 2) / 2, "repeated": 1 / 4}
+  assert found.pop("chance") == pytest.approx(chance)
+  assert found == {"rounds": 2, "longest": 1 / 2, "shortest": 0, "repeated": 1 / 2}
+
+
+def test_chance_picks_what_a_random_rule_picks():
+  rng = np.random.default_rng(0)
+  rows, lost = [], []
+  for i in range(400):
+    counts = rng.integers(1, 9, 4).tolist()
+    own, *others = [{**loser(0, "x" * n, n), "uuid": f"{i}"} for n in counts]
+    rows.append({"uuid": f"{i}", "attempt": 0, "chunks": [chunk(own["text"], own["count"])]})
+    lost += others
+  found = measures.picks(rows, lost)
+  for name in ("longest", "shortest"):
+    assert found[name] == pytest.approx(found["chance"][name], abs=0.06)
+
+
+def test_without_candidates_nothing_was_picked():
+  assert measures.picks([{"uuid": "a", "attempt": 0, "chunks": [chunk("1.", 2)]}], []) is None

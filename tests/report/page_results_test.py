@@ -139,6 +139,17 @@ def test_the_last_number_and_diversity_are_shown_where_known(tmp_path):
   assert "<td>0.250</td>" in table and "<td>0.500</td>" in table
 
 
+def test_picks_are_shown_beside_chance_where_something_was_chosen(tmp_path):
+  assert "Picks:" not in _results(tmp_path)
+  shares = {"longest": 0.25, "shortest": 0.5, "repeated": 0.0}
+  found = {"rounds": 40, **shares, "chance": {**shares, "longest": 0.375}}
+  text = _results(tmp_path, arms=_arms(picks={"gen_ssd": found, "random": None}))
+  table = text[text.index("Picks:") :]
+  assert "<td>25.0% (37.5%)</td>" in table and "<td>50.0% (50.0%)</td>" in table
+  for odd in ([1], {"rounds": "many"}, {"rounds": 3, "longest": "x", "chance": [2]}):
+    _results(tmp_path, arms=_arms(picks={"gen_ssd": odd}))
+
+
 def test_many_rows_are_a_line_of_text_high():
   rows = [figures.Estimate(i, f"arm {i}", 0.1 * i, (0, 0.2 * i), f"{i}") for i in range(46)]
   few, many = (figures.intervals("", "", rows[:n], str).height for n in (12, 46))
