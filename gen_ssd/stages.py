@@ -49,6 +49,8 @@ from gen_ssd.training import packing
 from gen_ssd.training import pretrain as pretrain_lib
 from gen_ssd.training import train as train_lib
 
+HELD_OUT = 64  # right answers of the teacher that students read
+
 
 def run(config, workdir, devices=None):
   """Checks a Config, makes `workdir` its home and runs its stages on `devices` (default: all).
@@ -204,6 +206,7 @@ def evaluate(config, workdir):
         Models(writer=model, examples=inputs.examples(e)),
         f"evaluate {title} {test}".strip(),
       )
+  _read_held_out(config, workdir)
   if jax.process_index() == 0:
     training = len(inputs.problems(config, "train")) if config.arms else 0
     asked = {test: {p.uuid for p in found} for test, found in problems.items()}
@@ -214,6 +217,21 @@ def evaluate(config, workdir):
       accuracies = {name: arm["accuracy"] for name, arm in one["arms"].items()}
       trackers.write(f"accuracy {test}", 0, accuracies)
     print(results.tables(found, config))
+
+
+def _read_held_out(config, workdir):
+  """held_out.json of every student: its nll of right answers that the teacher gave to test problems."""
+  homes = [workdir_lib.answers(workdir / "models" / "teacher", t) for t, _ in inputs.tests(config)]
+  rows = [r for home in homes for r in workdir_lib.finished_rows(home) if r["verdict"] == "right"]
+  some = sorted({r["uuid"]: r for r in rows}.items())[:HELD_OUT]  # ids are hashes: a random part
+  for _, home, path in _measured(config, workdir) if some else ():
+    file = home / "held_out.json"
+    if path and not file.exists():
+      student, _ = inputs.load(config.student, hf.locate(path), **inputs.ALONE)
+      pairs = inputs.training_pairs(config, [r for _, r in some])
+      nlls = posthoc.mean_nlls(student, pairs, batch=4 * jax.sharding.get_mesh().size)
+      if jax.process_index() == 0:
+        folders.write(file, json.dumps({uuid: nll for (uuid, _), nll in zip(some, nlls)}))
 
 
 def _measured(config, workdir):

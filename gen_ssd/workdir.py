@@ -239,8 +239,10 @@ A run of Gen-SSD. The command that started it continues it, and gives the same f
 | `arms/*/traces.json` | the name of the folder below `traces/`, and the thresholds in nats |
 | `arms/*/seed-*/student/` | the trained student, in Hugging Face format |
 | `arms/*/seed-*/answers*/` | its answers to the test problems |
+| `arms/*/seed-*/held_out.json` | its mean nll of right answers of the teacher to test problems |
 | `arms/*/seed-*/checkpoints/` | Orbax checkpoints, and `metrics.jsonl` |
 | `models/*/answers*/` | answers of the teacher, the base student and the cold-started student |
+| `models/*/held_out.json` | as for an arm, of the two students |
 
 The setting `trackers` adds `tensorboard/` and `wandb/`, and `tracker_id`, by which the trackers know
 the run.

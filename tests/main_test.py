@@ -102,6 +102,25 @@ def test_a_run_ends_in_results_and_a_page(finished):
     assert len(row["seeds"]) == 2 and sum(row["seeds"]) / 2 == pytest.approx(row["accuracy"])
 
 
+def test_students_read_the_right_answers_of_the_teacher_to_test_problems(finished):
+  found = json.loads((finished / "results.json").read_text())
+  teacher = workdir_lib.finished_rows(finished / "models" / "teacher" / "answers")
+  right = {r["uuid"] for r in teacher if r["verdict"] == "right"}
+  students = {name: row for name, row in found["models"].items() if name != "teacher"} | found[
+    "arms"
+  ]
+  assert len(right) > 5 and "held_out_nll" not in found["models"]["teacher"]
+  for row in students.values():
+    low, high = row["held_out_nll"]["ci"]
+    assert row["held_out_nll"]["n"] == len(right) and 0 < low < row["held_out_nll"]["value"] < high
+  file = finished / "models" / "base" / "held_out.json"
+  nlls = json.loads(file.read_text())
+  assert nlls.keys() == right
+  assert students["base"]["held_out_nll"]["value"] == pytest.approx(sum(nlls.values()) / len(nlls))
+  assert students["cold_start"]["held_out_nll"]["value"] < students["base"]["held_out_nll"]["value"]
+  assert "held-out nll" in (finished / "report.html").read_text()
+
+
 def test_a_workdir_explains_every_file_and_folder(finished):
   text = (finished / "README.md").read_text()
   named = re.findall(r"^\| `(\S+?)/?` \|", text, re.M)

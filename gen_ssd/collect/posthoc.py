@@ -1,5 +1,6 @@
 """Choosing among whole traces, after they are written: the same scorers, from what rows hold."""
 
+from collections.abc import Sequence
 import functools
 import math
 import typing
@@ -157,6 +158,17 @@ def short_context(
       tails.append(end - at)
   found = (nll[-n:].tolist() for nll, n in zip(_nlls(student, texts, batch), tails))
   return [{**r, "student_nlls": sum((next(found) for _ in r["step_starts"]), [])} for r in rows]
+
+
+def mean_nlls(
+  student: decoder.Transformer, pairs: Sequence[tuple[list[int], list[int]]], *, batch: int
+) -> list[float]:
+  """Mean nll in nats per token of each response, of (prompt ids, response ids) of the student.
+
+  student: stacked, on the current mesh. batch: texts read at a time; a multiple of the devices.
+  """
+  nlls = _nlls(student, [[*prompt, *response] for prompt, response in pairs], batch)
+  return [float(nll[-len(response) :].mean()) for nll, (_, response) in zip(nlls, pairs)]
 
 
 def _read(tokenizer, r, system):

@@ -28,7 +28,8 @@ def write(
   once. training: number of training problems.
 
   It holds `models` (the references), `arms` and `paired` (differences between arms), over the problems
-  of all tests; with several tests also `tests`, the same for each; and `made_by`.
+  of all tests; with several tests also `tests`, the same for each; and `made_by`. `held_out_nll` is
+  the student's mean nll, in nats per token, of right answers that the teacher gave to test problems.
   Raises UserError where files of an arm's traces are missing or damaged.
   """
   rows = {
@@ -47,6 +48,9 @@ def write(
         for kind, name, _ in rows
       }
       found = {**_of(pooled, together, costs, grader), "tests": each}
+  for kind, name, homes in _homes(workdir, config):
+    if nlls := _held_out(homes):
+      found[kind][name]["held_out_nll"] = nlls
   found = {**found, "made_by": provenance.provenance()}
   folders.write(workdir / "results.json", json.dumps(found, indent=1))
   return found
@@ -71,6 +75,17 @@ def _cost(workdir, name, select, training):
     "diversity": {"kept": measures.diversity(kept)},
     "picks": measures.picks(rows, workdir_lib.lost_candidates(home)),
   }
+
+
+def _held_out(homes):
+  """{"value", "ci", "n"} of the held_out.json of every seed; None where a seed has none."""
+  files = [home / "held_out.json" for home in homes]
+  if not all(file.exists() for file in files):
+    return None
+  remedy = "remove it and evaluate again"
+  seeds = [workdir_lib.read_json(file, remedy) for file in files]
+  value, ci, _ = statistics.estimate(seeds, len(seeds[0]))
+  return {"value": value, "ci": ci, "n": len(seeds[0])}
 
 
 def _of(rows, total, costs, grader):

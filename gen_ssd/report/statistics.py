@@ -56,7 +56,7 @@ def accuracy(
 def estimate(
   shares: Sequence[Mapping[str, float]], total: int, draws: int = 2000, seed: int = 0
 ) -> tuple[float, list[float], list[float]]:
-  """(mean, [low, high], mean of every seed) of a figure in [0, 1] that each problem has.
+  """(mean, [low, high], mean of every seed) of a figure that each problem has.
 
   shares: {uuid: figure} of every training seed; a problem of the `total` that is missing counts as 0.
   The interval is the one of `accuracy`.

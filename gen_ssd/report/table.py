@@ -12,7 +12,8 @@ from gen_ssd.report.figures import fixed
 from gen_ssd.report.words import cut
 
 MOST = 64  # changed settings of an arm that are shown
-LAST_NUMBER = "right by last number"
+LAST_NUMBER, HELD_OUT = "right by last number", "held-out nll"
+OPTIONAL = {LAST_NUMBER: "last_number", HELD_OUT: "held_out_nll"}  # shown where any model has it
 DIVERSITY = (
   ("kept", "distinct_ngrams", "distinct n-grams of kept traces"),
   ("kept", "distinct_texts", "distinct kept traces"),
@@ -28,6 +29,7 @@ HEADS = (
   "answer tokens",
   "truncated",
   LAST_NUMBER,
+  HELD_OUT,
   "student nll",
   "kept / problems",
   "teacher tokens",
@@ -65,14 +67,15 @@ def table(run: reading.Run) -> dict[str, Any]:
   verdict = _verdict(run.arms)
   rows = [_model_row(label, results) for label, results in run.models.items()]
   rows += [_arm_row(arm, verdict) for arm in run.arms]
-  has_last = any("last_number" in results for results in _all_results(run))
-  for row in rows if not has_last else ():
-    row["cells"] = [cell for cell in row["cells"] if cell["name"] != "last_number"]
+  named = {name for results in _all_results(run) for name in results}
+  absent = {head: name for head, name in OPTIONAL.items() if name not in named}
+  for row in rows:
+    row["cells"] = [cell for cell in row["cells"] if cell["name"] not in absent.values()]
   counted = any(cell["counted"] for row in rows for cell in row["cells"])
   known = {a.name: {k: values.number(v) for k, v in a.results.items()} for a in run.arms}
   return {
     "verdict": verdict,
-    "heads": [head for head in HEADS if has_last or head != LAST_NUMBER],
+    "heads": [head for head in HEADS if head not in absent],
     "rows": rows,
     "counted": counted,
     "unfinished": statistics.unfinished(known),
@@ -145,12 +148,16 @@ def _figures(results, counted):
   """The cells of a row. `counted` has figures for those that `results` lacks."""
   given = {name: x for name, v in results.items() if (x := values.number(v)) is not None}
   both, ci = {**counted, **given}, values.interval(results.get("ci"))
-  last = values.number(values.as_dict(results.get("last_number")).get("value"))
+  last, held_out = (
+    values.number(values.as_dict(results.get(name)).get("value"))
+    for name in ("last_number", "held_out_nll")
+  )
   cells = [
     ("n", fixed(both.get("n"), 0)),
     ("mean_tokens", fixed(both.get("mean_tokens"), 1)),
     ("truncated", fixed(both.get("truncated"), 1, 100, "%")),
     ("last_number", fixed(last, 1, 100, "%")),
+    ("held_out_nll", fixed(held_out, 3)),
     ("student_nll", fixed(both.get("student_nll"), 3)),
     ("kept", f"{fixed(both.get('kept'), 0)} / {fixed(both.get('problems'), 0)}"),
     ("teacher_tokens", fixed(both.get("teacher_tokens"), 0)),

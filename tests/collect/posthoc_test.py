@@ -107,6 +107,20 @@ def test_rationale_difficulty_is_a_ratio_of_perplexities():
   assert found["ab", 1] == 1 and abs(math.log(found["ab", 0])) > 0.1
 
 
+def test_the_mean_nll_of_responses_is_that_of_a_plain_forward():
+  mesh.start(devices=jax.devices()[:1])
+  path = hf.locate("bundled/student")
+  student, tokenizer = inputs.load(config.Model(path), path)
+  prompt = tokenization.chat_prompt(tokenizer, bundled.problems("test", 1)[0].problem)
+  pairs = [(prompt, tokenizer.encode(text, add_special_tokens=False)) for text in TEXTS]
+  found = posthoc.mean_nlls(student, pairs, batch=2)
+  for (before, response), nll in zip(pairs, found, strict=True):
+    logp = jax.nn.log_softmax(all_logits(student, [[*before, *response]])[0])
+    at = range(len(before), len(before) + len(response))
+    want = -sum(float(logp[i - 1, x]) for i, x in zip(at, response)) / len(response)
+    assert nll == pytest.approx(want, rel=1e-3)
+
+
 @pytest.mark.parametrize("context", [3, 8, 1000])
 def test_local_reads_each_step_after_the_prompt_and_the_newest_tokens_only(context):
   mesh.start(devices=jax.devices()[:1])
