@@ -33,6 +33,7 @@ def run(folder: pathlib.Path) -> pathlib.Path:
       }
     arm["diversity"] = {"kept": {"distinct_ngrams": 0.25, "distinct_texts": 0.5}}
     shares = {"longest": 0.351, "shortest": 0.891, "repeated": 0.0}
+    arm["held_out_nll"] = {"value": arm["student_nll"] + 0.4, "ci": [0.9, 1.1], "n": 64}
     arm["picks"] = {"rounds": 2049, **shares, "chance": shares}
     made_run.write_lines(
       folder / "arms" / name / "seed-0" / "checkpoints" / "metrics.jsonl",
