@@ -1,5 +1,4 @@
-"""Eight fake devices for every test, one cache of compiled programs, and run-time checks of every
-annotation of the package.
+"""Eight fake devices for every test, and run-time checks of every annotation of the package.
 
 All of this must happen before jax or the package is imported.
 """
@@ -13,14 +12,6 @@ os.environ.setdefault(
 )  # fewer threads than devices dead-lock in a collective (jax 0.10)
 
 import gc
-import shutil
-import tempfile
-
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # in the first process; the others share it
-  OWN_PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="gen_ssd-tests-")
-  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-else:
-  OWN_PROGRAMS = None
 
 import jax
 import jaxtyping
@@ -36,8 +27,3 @@ def forget_programs():
   yield
   jax.clear_caches()
   gc.collect()
-
-
-def pytest_unconfigure():
-  if OWN_PROGRAMS:
-    shutil.rmtree(OWN_PROGRAMS, ignore_errors=True)

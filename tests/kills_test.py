@@ -35,8 +35,6 @@ def get_config(arg=""):
   c.warm_up.update(steps=6, batch_size=4, save_every=2, log_every=1, warmup_steps=2)
   c.train.update(steps=6, batch_size=4, save_every=2, log_every=2, warmup_steps=2)
   c.evaluate.update(slots=16)
-  for part in (c.teacher, c.student, c.warm_up, c.train):
-    part.unroll = False  # compiles faster
   c.arms = {n: c.arms[n] for n in ("posthoc", "gen_ssd")}
   return c
 """

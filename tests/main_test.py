@@ -47,8 +47,6 @@ def small(**changes):
   c.warm_up.update(steps=4, batch_size=4, save_every=2, warmup_steps=4)
   c.train.update(steps=4, batch_size=4, save_every=2, warmup_steps=4)
   c.evaluate.update(slots=16)
-  for part in (c.teacher, c.student, c.warm_up, c.train):
-    part.unroll = False  # compiles faster
   c.seeds = 2
   for path, value in changes.items():
     *folders, name = path.split("__")
