@@ -224,14 +224,14 @@ def _read_held_out(config, workdir):
   homes = [workdir_lib.answers(workdir / "models" / "teacher", t) for t, _ in inputs.tests(config)]
   rows = [r for home in homes for r in workdir_lib.finished_rows(home) if r["verdict"] == "right"]
   some = sorted({r["uuid"]: r for r in rows}.items())[:HELD_OUT]  # ids are hashes: a random part
-  for _, home, path in _measured(config, workdir) if some else ():
-    file = home / "held_out.json"
-    if path and not file.exists():
-      student, _ = inputs.load(config.student, hf.locate(path), **inputs.ALONE)
-      pairs = inputs.training_pairs(config, [r for _, r in some])
-      nlls = posthoc.mean_nlls(student, pairs, batch=4 * jax.sharding.get_mesh().size)
-      if jax.process_index() == 0:
-        folders.write(file, json.dumps({uuid: nll for (uuid, _), nll in zip(some, nlls)}))
+  files = {home / "held_out.json": path for _, home, path in _measured(config, workdir) if path}
+  todo = {file: path for file, path in files.items() if some and not file.exists()}
+  pairs = inputs.training_pairs(config, [r for _, r in some]) if todo else []
+  for file, path in todo.items():
+    student, _ = inputs.load(config.student, hf.locate(path), **inputs.ALONE)
+    nlls = posthoc.mean_nlls(student, pairs, batch=4 * jax.sharding.get_mesh().size)
+    if jax.process_index() == 0:
+      folders.write(file, json.dumps({uuid: nll for (uuid, _), nll in zip(some, nlls)}))
 
 
 def _measured(config, workdir):

@@ -35,25 +35,16 @@ def table(workdir: folders.Path, run: reading.Run) -> dict[str, Any] | None:
 def _parts(workdir, run) -> Iterator[tuple]:
   """(label, look, folders of collections, of trainings, of evaluations) of each row."""
   home = workdir / "cold_start"
-  written = [home / "traces", *_folders(home, "calibration-*")]
+  written = [home / "traces", *home.glob("calibration-*")]
   yield "cold start", None, written, [home / "checkpoints"], []
   for name, label in reading.MODELS.items():
-    yield label, None, [], [], [*_folders(workdir / "models" / name, "answers*")]
+    yield label, None, [], [], [*(workdir / "models" / name).glob("answers*")]
   for arm in run.arms:
-    home, written, trained = workdir / "arms" / arm.name, [], []
-    if arm.folder:
-      written = [arm.folder, *_folders(arm.folder, "refresh-*/calibration-*")]
-      trained = [*_folders(arm.folder, "refresh-*/checkpoints")]
-    trained += _folders(home, "seed-*/checkpoints")
-    yield arm.label, arm.look, written, trained, [*_folders(home, "seed-*/answers*")]
-
-
-def _folders(home, pattern):
-  """The folders in `home`; none where its name, of a damaged config, cannot be a folder's."""
-  try:
-    return sorted(home.glob(pattern))
-  except OSError:
-    return []
+    if arm.folder:  # else the workdir has no folder of this arm
+      home = workdir / "arms" / arm.name
+      written = [arm.folder, *arm.folder.glob("refresh-*/calibration-*")]
+      trained = [*arm.folder.glob("refresh-*/checkpoints"), *home.glob("seed-*/checkpoints")]
+      yield arm.label, arm.look, written, trained, [*home.glob("seed-*/answers*")]
 
 
 def _cells(took):

@@ -68,12 +68,12 @@ def _homes(workdir, config):
 def _cost(workdir, name, select, training):
   """What arm `name` collected: costs, thresholds, what was picked, how much its kept traces differ."""
   rows, kept = workdir_lib.arm_rows(workdir, name)
-  home = workdir / "traces" / workdir_lib.short_hash(config_lib.collection(select))
+  lost = workdir_lib.lost_candidates(workdir_lib.collection(workdir, name))
   return {
     **statistics.collected(rows, kept, training, whole=select.granularity == "trace"),
     "thresholds": workdir_lib.thresholds(workdir, name),
     "diversity": {"kept": measures.diversity(kept)},
-    "picks": measures.picks(rows, workdir_lib.lost_candidates(home)),
+    "picks": measures.picks(rows, lost),
   }
 
 
