@@ -5,9 +5,11 @@ samples) and OlympiadBench (674 problems, one sample), at temperature 0.6 and to
 know the paper's K, chunk length, temperatures and sizes; the values here are our choice.
 
 One run produces the table of all arms. `:ARM` after the config file, or several as in
-`:morsd+gen_ssd`, produces only these rows; use another workdir for them.
+`:morsd+gen_ssd`, produces only these rows; use another workdir for them. `:RECIPE` produces the arms of
+a recipe of configs/recipes.py.
 """
 
+from configs import recipes
 from configs.study import ARMS
 from gen_ssd import config
 from gen_ssd.errors import UserError
@@ -17,8 +19,11 @@ SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}
 
 def get_config(arg=""):
   names = arg.split("+") if arg else list(ARMS)
-  if not {*names} <= ARMS.keys():
-    raise UserError(f"{arg!r}: it must be arms joined by +, from {', '.join(ARMS)}")
+  if not {*names} <= ARMS.keys() and arg not in recipes.TABLE:
+    raise UserError(
+      f"{arg!r}: it must be arms joined by +, from {', '.join(ARMS)}, or a recipe: "
+      f"{', '.join(recipes.TABLE)}"
+    )
   c = config.default()
   c.name = "paper"
   c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)
@@ -26,7 +31,6 @@ def get_config(arg=""):
   c.select.update(k=8, temperature=1.0, threshold="calibrated", **long)
   c.cold_start.update(temperature=0.6, **long)
   budget = dict(attempts=c.select.k)  # standard_kd_all: as many teacher tokens as the others
-  c.arms = {name: ARMS[name] | (budget if "attempts" in ARMS[name] else {}) for name in names}
   c.seeds = 3
   training = dict(
     batch_size=8,  # a sequence for each of 8 devices: more need more memory, and are slower
@@ -40,6 +44,11 @@ def get_config(arg=""):
   )
   c.warm_up.update(steps=50, warmup_steps=5, **training)
   c.train.update(steps=500, warmup_steps=25, **training)
+  c.arms = (
+    recipes.TABLE[arg](c)
+    if arg in recipes.TABLE
+    else {name: ARMS[name] | (budget if "attempts" in ARMS[name] else {}) for name in names}
+  )
   c.evaluate.update(slots=32, temperature=0.6, top_p=0.95, max_tokens=16384)
   c.tests = {
     "aime24": dict(source="aime24", samples=16),

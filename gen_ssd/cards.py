@@ -61,7 +61,7 @@ def data_set(
     "\n".join(["| file | rows | content |", "|---|---|---|", *lines]),
     _table(facts),
     _models(config),
-    _settings(dict(config.arms)[name], config_lib.Select()),
+    _settings(dict(config.arms)[name].select, config_lib.Select()),
     _made(),
     "The problems keep the licence of the set that they come from; the texts of the traces are the "
     "teacher's output, to which its licence may apply.",

@@ -3,6 +3,7 @@
 Every check raises a UserError that names the field or the file, what it is, and what would be right.
 """
 
+from gen_ssd import config as config_lib
 from gen_ssd import config_checks
 from gen_ssd import inputs
 from gen_ssd import memory
@@ -18,6 +19,7 @@ from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
 from gen_ssd.problems import problem as problem_lib
+from gen_ssd.training import terms
 
 MOST_TRACES = 10**7  # of one collection: their names alone fill a gigabyte
 
@@ -48,34 +50,64 @@ def _check_models(config):
     tokenization.shared_vocabulary(*pair)
   tokenization.check_thoughts(*pair, "1 + 0?", config.problems.system or None)
   differ = config.translate and bool(tokenization.differences(*pair))
-  parts = [("cold_start", config.cold_start), *((f"arms.{n}", s) for n, s in config.arms)]
+  parts = [("cold_start", config.cold_start), *((f"arms.{n}", a.select) for n, a in config.arms)]
   for where, select in parts:
-    _check_words(select, where, pair, vocab["teacher"], differ)
+    _check_words(select, where, pair, vocab, differ)
+  for field, train in config_lib.trainings(config).items():
+    _check_terms(train, field, vocab, differ)
+    if train.credit == "gap" and differ:
+      fail(
+        f"{field}.credit",
+        "gap",
+        "another one, because the tokenizers of teacher and student differ",
+      )
+  _check_terms(config.warm_up, "warm_up", vocab, differ)
   return [*zip(pair, vocab.values())]
 
 
-def _check_words(s, where, pair, vocab, differ):
-  """What a Select says of the teacher's vocabulary, and of tokenizers that `differ`."""
-  if s.top_k > vocab:
-    fail(f"{where}.top_k", s.top_k, f"0 (off) to {vocab}, the size of the teacher's vocabulary")
-  for name in ("delimiters", "step_delimiters"):
-    if unseen := tokenization.unseen_delimiters(pair[0], getattr(s, name)):
+def _check_terms(train, field, vocab, differ):
+  """What terms of a loss say of vocabularies, where the tokenizers may `differ`."""
+  for name, term in train.terms:
+    size = vocab["student"]
+    if terms.needs_other(term) and term.whom == "teacher":
+      size = min(vocab.values())
+      if differ:
+        fail(
+          f"{field}.terms.{name}.whom",
+          "teacher",
+          "another model, because the tokenizers of teacher and student differ",
+        )
+    if term.top_k > size:
       fail(
-        f"{where}.{name}", unseen[0], "the end of at least one token of the teacher's vocabulary"
+        f"{field}.terms.{name}.top_k",
+        term.top_k,
+        f"0 (off) to {size}, the size of the vocabulary",
       )
+
+
+def _check_words(s, where, pair, vocab, differ):
+  """What a Select says of its writer's vocabulary, and of tokenizers that `differ`."""
+  who = "teacher" if s.writer == "teacher" else "student"
+  own, size = pair[who == "student"], vocab[who]
+  if s.top_k > size:
+    fail(f"{where}.top_k", s.top_k, f"0 (off) to {size}, the size of the {who}'s vocabulary")
+  for name in ("delimiters", "step_delimiters"):
+    if unseen := tokenization.unseen_delimiters(own, getattr(s, name)):
+      fail(f"{where}.{name}", unseen[0], f"the end of at least one token of the {who}'s vocabulary")
+  differ = differ and who == "teacher"
   again = s.granularity == "trace" and posthoc.reads_again(s.scorer)
   for field, wrong in (("scorer", again), ("scoring_prompt", s.scoring_prompt == "teacher")):
     if differ and wrong:  # both give the teacher's token ids to the student
       fail(f"{where}.{field}", getattr(s, field), "another one when the tokenizers differ")
   try:
-    writer_lib.closing(pair[0], s)
+    writer_lib.closing(own, s)
   except UserError as error:
     raise UserError(f"{where}.covers is 'thinking': {error}; set it to everything") from None
 
 
 def _check_problems(config, models):
   """Counts, prompts, that no problem is in two splits, and what is left without near duplicates."""
-  used = [config.select, *(s for _, s in config.arms)]
+  used = [config.select, *(arm.select for _, arm in config.arms)]
   used += [config.cold_start] * ("cold_start" in config.stages)
   tightest = min(used, key=lambda s: s.prompt)
   home, pair, system = {}, [own for own, _ in models], config.problems.system or None
@@ -88,6 +120,8 @@ def _check_problems(config, models):
     shown = inputs.examples(e) if e else ()
     prompts = writer_lib.check_prompts(problems, pair, tightest, system, shown)
     _check_length(config, split, min(len(student) for _, student in prompts.values()))
+    if split == "train":
+      _check_asked(config, len(problems))
     for i, (own, vocab) in enumerate(models):
       tokenization.check_ids(own, {t for both in prompts.values() for t in both[i]}, vocab)
     for p in problems:
@@ -114,15 +148,22 @@ def _check_problems(config, models):
       )
 
 
+def _check_asked(config, count):
+  """A round of a student's own writing asks each problem once."""
+  for field, train in config_lib.trainings(config).items():
+    if train.asked > count:
+      fail(f"{field}.asked", train.asked, f"0 (all) to {count}, the number of training problems")
+    if train.samples and count * train.answers > MOST_TRACES:
+      fail(f"{field}.answers", train.answers, f"at most {MOST_TRACES // count}")
+
+
 def _check_length(config, split, shortest):
   """A training needs room for a token after the `shortest` prompt that the student reads."""
-  field = {"cold_start": "warm_up", "train": "train"}.get(split)
-  if field and split in config.stages and getattr(config, field).length <= shortest:
-    fail(
-      f"{field}.length",
-      getattr(config, field).length,
-      f"above {shortest}, the tokens of the shortest prompt",
-    )
+  warm_up = {"warm_up": config.warm_up}
+  parts = {"cold_start": warm_up, "train": config_lib.trainings(config)}.get(split, {})
+  for field, train in parts.items() if split in config.stages else ():
+    if train.length <= shortest:
+      fail(f"{field}.length", train.length, f"above {shortest}, the tokens of the shortest prompt")
 
 
 def _check_traces(config, split, problems, e):
@@ -132,11 +173,12 @@ def _check_traces(config, split, problems, e):
   elif split == "cold_start":
     rows = [("cold_start.attempts", config.cold_start.attempts)]
   else:
+    selects = [(name, arm.select) for name, arm in config.arms]
     rows = [
       (f"arms.{n}.attempts", s.attempts * (s.k if s.granularity == "trace" else 1))
-      for n, s in config.arms
+      for n, s in selects
     ]
-    rows += [(f"arms.{n}.retries", s.retries) for n, s in config.arms if s.pruned == "retry"]
+    rows += [(f"arms.{n}.retries", s.retries) for n, s in selects if s.pruned == "retry"]
   for field, each in rows:
     if problems * each > MOST_TRACES:
       fail(field, each, f"at most {MOST_TRACES // problems} for {problems} problems")
@@ -168,10 +210,10 @@ def _split_sizes(config, mesh):
   """[(field, value, number of devices that split it)] of the stages of a config."""
   if "pretrain" in config.stages:
     return [("train.batch_size", config.train.batch_size, mesh.size)]
-  rows = [(f"{n}.batch_size", getattr(config, n).batch_size, mesh.size) for n in _trainings(config)]
+  rows = [(f"{n}.batch_size", t.batch_size, mesh.size) for n, t in _trainings(config).items()]
   if {"collect", "cold_start"} & {*config.stages}:
     rows += [("cold_start.slots", config.cold_start.slots, mesh.shape["data"])]  # without a student
-    rows += [(f"arms.{name}.slots", s.slots, mesh.size) for name, s in config.arms]
+    rows += [(f"arms.{name}.slots", arm.select.slots, mesh.size) for name, arm in config.arms]
   if "evaluate" in config.stages:
     rows += [
       (f"tests.{name}.slots" if name else "evaluate.slots", e.slots, mesh.size)
@@ -181,10 +223,10 @@ def _split_sizes(config, mesh):
 
 
 def _trainings(config):
-  """The names of the Train settings that the stages of a config use."""
-  refreshed = "collect" in config.stages and any(s.refresh for _, s in config.arms)
-  warm_up = refreshed or {"cold_start", "train"} & {*config.stages}
-  return ("warm_up", "train") if warm_up else ()
+  """{field: Train} of the settings that the stages of a config use."""
+  refreshed = "collect" in config.stages and any(arm.select.refresh for _, arm in config.arms)
+  used = refreshed or {"cold_start", "train"} & {*config.stages}
+  return {"warm_up": config.warm_up, **config_lib.trainings(config)} if used else {}
 
 
 def _needs(config, mesh):
@@ -201,9 +243,10 @@ def _needs(config, mesh):
   rows = []
   for where, s, student in [
     ("cold_start", config.cold_start, None),
-    *((f"arms.{n}", s, models["student"]) for n, s in config.arms),
+    *((f"arms.{n}", arm.select, models["student"]) for n, arm in config.arms),
   ]:
-    need = memory.collecting(s, models["teacher"], student, mesh.size, mesh.shape["model"])
+    who, shared = ("teacher", mesh.shape["model"]) if s.writer == "teacher" else ("student", 1)
+    need = memory.collecting(s, models[who], student, mesh.size, shared)
     rows.append((where, need, named(where, s, collecting)))
   for name, e in inputs.tests(config) if "evaluate" in config.stages else ():
     where, answers = f"tests.{name}" if name else "evaluate", inputs.answering(config, e)
@@ -211,9 +254,11 @@ def _needs(config, mesh):
       if who == "student" or who in config.references:
         need = memory.collecting(answers, models[who], None, mesh.size, shared)
         rows.append((where, need, named(where, e, ("slots", "max_tokens"))))
-  for name in _trainings(config):
-    train = getattr(config, name)
-    need = memory.training(train, models["student"][0], mesh.size)
+  for name, train in _trainings(config).items():
+    own = models["student"]
+    read = {"teacher": models["teacher"], "lagged": (own[0], "float32")}
+    others = [read.get(whom, own) for whom in terms.models(train.terms)]
+    need = memory.training(train, own[0], others, mesh.size)
     rows.append((name, need, named(name, train, training)))
   return rows
 
@@ -222,13 +267,19 @@ def check_earlier(config, workdir):
   """Raises UserError when a stage needs what no stage before it makes and `workdir` does not hold."""
   cold, arms = "cold_start/student", [name for name, _ in config.arms]
   kept = [f"arms/{name}/kept.json" for name in arms]
-  choosing = any(s.chooser == "cold_start" for _, s in config.arms)
+  early = config_lib.trained_early(config.arms)
+  trains = [arm.train for _, arm in config.arms]
+  at_once = [arm.train for name, arm in config.arms if name in early]
+  collecting = {x for _, arm in config.arms for x in (arm.select.writer, arm.select.chooser)}
   needs = {
-    "collect": [("cold_start", cold)] if choosing else [],
+    "collect": [
+      *[("cold_start", cold)] * ("cold_start" in collecting | {t.start for t in at_once}),
+      *[("cold_start", "cold_start/traces")] * any(t.cold_traces for t in at_once),
+    ],
     "train": [
       *[("collect", path) for path in kept],
-      *([("cold_start", cold)] if config.train.start == "cold_start" else []),
-      *([("cold_start", "cold_start/traces")] if config.train.cold_traces else []),
+      *[("cold_start", cold)] * any(t.start == "cold_start" for t in trains),
+      *[("cold_start", "cold_start/traces")] * any(t.cold_traces for t in trains),
     ],
     "evaluate": [
       *[("collect", path) for path in kept],

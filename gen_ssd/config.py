@@ -45,7 +45,7 @@ class Problems:
 
 @dataclasses.dataclass(frozen=True)
 class Select:
-  """How traces are collected. An arm is `select` with some fields changed.
+  """How traces are collected.
 
   Scores are those of `scorer`: lower is better. The winner of a round is the candidate that the
   selector chooses. A round without a suitable winner prunes its trace, after `resamples` new draws.
@@ -62,7 +62,8 @@ class Select:
   top_p: float = 1.0  # nucleus sampling; 1 is off
   delimiters: tuple = ()  # texts that end a candidate early, for example "\n\n"; () for none
   granularity: str = "chunk"  # chunk: choose in each round. trace: best of k whole traces
-  chooser: str = "cold_start"  # the student that scores: cold_start, or base (no cold start)
+  writer: str = "teacher"  # who writes: teacher, base, cold_start, or an arm (its first student)
+  chooser: str = "cold_start"  # the student that scores: cold_start, base, or an arm (its first)
   scorer: str = "perplexity"  # the name of a function in engine/scores.py
   step_delimiters: tuple = ()  # texts that end a step, for drop_first and teacher_*; (): chunks
   context: int = 0  # the scorer sees the prompt and this many chunks of c tokens; 0: everything
@@ -88,6 +89,24 @@ class Select:
 
 
 @dataclasses.dataclass(frozen=True)
+class Term:
+  """One part of the loss: an objective, for some tokens. See training/objectives.py and terms.py."""
+
+  objective: str = "nll"  # the name of a function in training/objectives.py
+  scale: float = 1.0  # factor of this term
+  whom: str = (
+    "teacher"  # the second model: teacher, base, start (the arm's first weights) or lagged
+  )
+  beta: float = 0.5  # of jsd: the second model's share of the mixture; 0 is fkl, and 1 is rkl
+  normalize: bool = True  # jsd over beta (1 - beta), so that beta does not scale it; papers: False
+  temperature: tuple = (1.0, 1.0)  # divides both models' logits, from the first update to the last
+  top_k: int = 0  # tokens that rank and pld order; of divergences: others are one category; 0: off
+  where: str = "all"  # tokens that count: all, opener or uncertain
+  share: float = 0.1  # of opener: of a trace's entropy; of uncertain: of its tokens
+  gate: str = "off"  # factor of every token: off or entropy_gap
+
+
+@dataclasses.dataclass(frozen=True)
 class Train:
   """One fine-tuning run: AdamW, linear warm-up, cosine decay. See training/train.py."""
 
@@ -96,7 +115,17 @@ class Train:
   length: int = 128  # tokens per packed sequence
   too_long: str = "cut"  # examples longer than that: cut, drop or refuse
   accumulate: int = 1  # micro-batches per update
-  objective: str = "nll"  # the loss: the name of a function in training/objectives.py
+  terms: tuple = dataclasses.field(  # the loss: ((name, Term), ...)
+    default=(("sft", Term()),), metadata={"named": Term}
+  )
+  lag: int = 5  # updates between copies of the student that `lagged` terms compare it with
+  credit: str = "one"  # what every token counts: the name of a function in training/credit.py
+  alpha: float = 0.8  # of the credit `signed`: how much a wrong trace repels
+  discount: float = 0.0  # of the credit `gap`: what the next token counts; 1: all that follow
+  samples: float = 0.0  # share of examples that the student writes itself, while it learns
+  every: int = 20  # updates until it writes anew
+  asked: int = 0  # problems that it then answers, in turn; 0: all
+  answers: int = 1  # to each of them
   learning_rate: float = 1e-3  # at the end of the warm-up
   warmup_steps: int = 20  # updates in which the learning rate rises from 0
   final_rate: float = 0.1  # learning rate after the last update, as a fraction of learning_rate
@@ -110,9 +139,20 @@ class Train:
   unroll: bool = False  # a separate copy of the program for each layer: faster on a CPU
   save_every: int = 200  # updates between checkpoints
   log_every: int = 10  # updates between lines of metrics.jsonl
-  start: str = "base"  # initial weights: base, or cold_start for the student that warm_up trained
+  start: str = "base"  # initial weights: base, cold_start, or an arm (its student of the same seed)
   cold_traces: bool = False  # train on the traces of the cold start too
   seed: int = 0  # of the order of the examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """What one arm does: `select` and `train` of the config, with the changes of arms.NAME.
+
+  The changes of `select` stand there directly, and those of `train` under `train`.
+  """
+
+  select: Select = Select()
+  train: Train = Train()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,10 +197,10 @@ class Config:
   problems: Problems = Problems()
   select: Select = Select()
   cold_start: Select = Select(k=1, temperature=0.6)  # how the cold-start traces are sampled
-  arms: tuple = ()  # ((name, Select), ...)
+  arms: tuple = ()  # ((name, Arm), ...)
   seeds: int = 1  # students per arm; each sees the training rows in another order
   warm_up: Train = Train()  # the student's training in the cold start
-  train: Train = Train()
+  train: Train = Train()  # of the arms, each of which may change it
   evaluate: Evaluate = Evaluate()  # the test set when `tests` is empty, else the defaults of tests
   tests: tuple = ()  # ((name, Evaluate), ...): several test sets
   references: tuple = ("teacher", "base", "cold_start")  # models that evaluate measures beside arms
@@ -178,7 +218,12 @@ def default():
 def plain(value):
   """A dataclass as a dict, recursively; other values as they are."""
   if dataclasses.is_dataclass(value):
-    return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return {
+      f.name: {name: plain(x) for name, x in getattr(value, f.name)}
+      if f.metadata
+      else plain(getattr(value, f.name))
+      for f in dataclasses.fields(value)
+    }
   return value
 
 
@@ -190,25 +235,40 @@ def parse(config):
   raw = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
   arms, tests = raw.pop("arms", {}), raw.pop("tests", {})
   built = _build(Config, raw, "config")
-  built = dataclasses.replace(
+  return dataclasses.replace(
     built,
-    arms=_variants("arms", arms, "select", built.select),
-    tests=_variants("tests", tests, "evaluate", built.evaluate),
+    arms=tuple((name, _arm(name, x, built)) for name, x in _named("arms", arms, "select")),
+    tests=tuple(
+      (name, _changed(built.evaluate, x, f"tests.{name}"))
+      for name, x in _named("tests", tests, "evaluate")
+    ),
   )
-  return built
 
 
-def _variants(field, named, of, base):
-  """((name, `base` with the changed fields), ...) for a dict of changes by name."""
+def _named(field, named, of):
+  """The items of a dict of changes by name."""
   if not isinstance(named, dict):
     fail(field, named, f"a dict of name to changed {of} fields")
   for name, changes in named.items():
     if not isinstance(changes, dict):
       fail(f"{field}.{name}", changes, f"a dict of changed {of} fields")
-  return tuple(
-    (name, _build(type(base), {**plain(base), **changes}, f"{field}.{name}"))
-    for name, changes in named.items()
+  return named.items()
+
+
+def _arm(name, changes, config):
+  train = changes.get("train", {})
+  if not isinstance(train, dict):
+    fail(f"arms.{name}.train", train, "a dict of changed train fields")
+  select = {field: x for field, x in changes.items() if field != "train"}
+  return Arm(
+    select=_changed(config.select, select, f"arms.{name}"),
+    train=_changed(config.train, train, f"arms.{name}.train"),
   )
+
+
+def _changed(base, changes, where):
+  """The dataclass `base` with some fields changed; `where` is its path for errors."""
+  return _build(type(base), {**plain(base), **changes}, where)
 
 
 def _build(kind, raw, where):
@@ -223,7 +283,10 @@ def _build(kind, raw, where):
       hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
       raise UserError(f"{path} is not a field{hint}")
     hint = hints[name]
-    if dataclasses.is_dataclass(hint):
+    if of := known[name].metadata.get("named"):
+      named = _named(path, value, of.__name__.lower())
+      out[name] = tuple((n, _build(of, changes, f"{path}.{n}")) for n, changes in named)
+    elif dataclasses.is_dataclass(hint):
       if not isinstance(value, dict):
         fail(path, value, "a dict of fields")
       out[name] = _build(hint, value, path)
@@ -252,6 +315,50 @@ def _typed(value, hint, path):
   return value
 
 
+def references(arm):
+  """{field: the model or arm that it names} of an Arm's settings that may name another arm."""
+  select, train = arm.select, arm.train
+  return {"writer": select.writer, "chooser": select.chooser, "train.start": train.start}
+
+
+def ordered(arms):
+  """((name, Arm), ...) with every arm after those that it names.
+
+  Raises UserError where arms wait for each other.
+  """
+  left, done = dict(arms), {}
+  while left:
+    free = {n: a for n, a in left.items() if not {*references(a).values()} & left.keys()}
+    if not free:
+      name, arm = next(iter(left.items()))
+      field, other = next((f, x) for f, x in references(arm).items() if x in left)
+      fail(f"arms.{name}.{field}", other, "an arm that does not need the student of this one first")
+    done |= free
+    left = {n: a for n, a in left.items() if n not in free}
+  return tuple(done.items())
+
+
+def trained_early(arms):
+  """Names of the arms whose students write or choose for other arms, and of those they start from."""
+  known, found = dict(arms), set()
+  todo = [x for _, a in arms for x in (a.select.writer, a.select.chooser)]
+  while todo:
+    if (name := todo.pop()) in known and name not in found:
+      found.add(name)
+      todo.append(known[name].train.start)
+  return found
+
+
+def trainings(config):
+  """{field: Train} of the arms' trainings that differ: `train`, and those that arms changed."""
+  found = {}
+  for name, arm in config.arms:
+    field = "train" if arm.train == config.train else f"arms.{name}.train"
+    if arm.train not in found.values():
+      found[field] = arm.train
+  return found
+
+
 def collection(s):
   """The Select that collects the traces of arm `s`. Arms with an equal one share their traces.
 
@@ -275,6 +382,27 @@ def collection(s):
   return dataclasses.replace(s, **plain)
 
 
+def alone(s, **changes):
+  """Select `s` with `changes`, for a model that writes alone: nothing is chosen, pruned or cut."""
+  plain = dict(
+    granularity="chunk",
+    k=1,
+    threshold="off",
+    margin="off",
+    running_margin="off",
+    teacher_share=1.0,
+    branch_entropy=0.0,
+    context=0,
+    delimiters=(),
+    step_delimiters=(),
+    resamples=0,
+    pruned="drop",
+    covers="everything",
+    refresh=0,
+  )
+  return dataclasses.replace(s, **plain | changes)
+
+
 def ring_slots(s):
   """Ring slots for the prompt, the trace, chunks drawn again, and chunks that end early."""
   early = bool(s.delimiters) + (s.branch_entropy > 0)  # before a peak; what starts there is long
@@ -283,13 +411,18 @@ def ring_slots(s):
   return slots if not s.block else -(-slots // s.block) * s.block
 
 
+def arm_settings(arm):
+  """All settings of an Arm as a dict: those of `select`, and `train`."""
+  return {**plain(arm.select), "train": plain(arm.train)}
+
+
 def settings(config):
   """A Config as plain JSON values."""
   return json.loads(
     json.dumps(
       {
         **plain(config),
-        "arms": {n: plain(s) for n, s in config.arms},
+        "arms": {name: arm_settings(arm) for name, arm in config.arms},
         "tests": {n: plain(e) for n, e in config.tests},
       }
     )

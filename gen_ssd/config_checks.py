@@ -8,15 +8,18 @@ import math
 import pathlib
 import re
 
+from gen_ssd import config as config_lib
 from gen_ssd import trackers
 from gen_ssd.engine import scores
 from gen_ssd.engine import selectors
 from gen_ssd.errors import fail
 from gen_ssd.problems import sets
+from gen_ssd.training import credit
 from gen_ssd.training import objectives
+from gen_ssd.training import terms
 
 FEWEST_SLOTS = 2  # JAX cannot gather from an array whose only slot is on an axis of the mesh
-REFERENCES = ("teacher", "base", "cold_start")
+REFERENCES = RESERVED = ("teacher", "base", "cold_start")
 STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
 
@@ -62,7 +65,7 @@ def check(config):
   for where, select in [
     ("select", config.select),
     ("cold_start", config.cold_start),
-    *[(f"arms.{n}", s) for n, s in config.arms],
+    *[(f"arms.{n}", arm.select) for n, arm in config.arms],
   ]:
     _check_select(select, where)
   for name, plain in (
@@ -70,6 +73,7 @@ def check(config):
     ("k", 1),
     ("covers", "everything"),
     ("refresh", 0),
+    ("writer", "teacher"),
     ("threshold", "off"),
     ("margin", "off"),
     ("running_margin", "off"),
@@ -82,9 +86,16 @@ def check(config):
         getattr(config.cold_start, name),
         f"{plain}: in the cold start there is no student yet that could choose",
       )
-  for where, train in (("warm_up", config.warm_up), ("train", config.train)):
+  for where, train in (
+    ("warm_up", config.warm_up),
+    ("train", config.train),
+    *config_lib.trainings(config).items(),
+  ):
     _check_train(train, where)
-  for name in ("start", "cold_traces"):
+  _check_names(config)
+  for name, arm in config.arms:
+    _check_credit(arm, f"arms.{name}")
+  for name in ("start", "cold_traces", "samples"):
     plain = getattr(type(config.warm_up)(), name)
     if getattr(config.warm_up, name) != plain:
       fail(
@@ -98,8 +109,49 @@ def check(config):
   _check_pretrain(config.pretrain)
 
 
+def _check_names(config):
+  """What arms say of each other: each model that they name is there, and none waits for itself."""
+  arms = [name for name, _ in config.arms]
+  for name in arms:
+    if name in RESERVED:
+      fail(f"arms.{name}", name, f"another name than {', '.join(RESERVED)}, which are models")
+  shared = config_lib.Arm(config.select, config.train)
+  places = [(f"arms.{name}.{field}", name, field, x) for name, arm in config.arms
+            for field, x in config_lib.references(arm).items()]  # fmt: skip
+  for where, name, field, value in [
+    *[("select." * (field != "train.start") + field, "", field, x)
+      for field, x in config_lib.references(shared).items()],
+    ("cold_start.chooser", "", "chooser", config.cold_start.chooser),
+    *places,
+  ]:  # fmt: skip
+    models = REFERENCES[field != "writer" :]
+    able = [*models, *(x for x in arms if x != name)]
+    if value not in able:
+      fail(where, value, f"one of {', '.join(able)}")
+  config_lib.ordered(config.arms)
+
+
+def _check_credit(arm, where):
+  """The traces that an arm keeps must give its credit something to compare."""
+  s, t = arm.select, arm.train
+  if t.credit in credit.VERDICTS and t.samples < 1:
+    if s.keep != "all":
+      fail(
+        f"{where}.keep",
+        s.keep,
+        f"all, because {where}.train.credit, {t.credit}, needs wrong traces",
+      )
+    if s.granularity == "trace" or s.attempts == 1:
+      fail(
+        f"{where}.train.credit",
+        t.credit,
+        f"another one unless {where}.attempts is above 1 and {where}.granularity is chunk, because it "
+        "compares the traces of a problem",
+      )
+
+
 def _check_calibrated(config):
-  users = [n for n, s in config.arms if s.threshold == "calibrated"]
+  users = [n for n, arm in config.arms if arm.select.threshold == "calibrated"]
   if users and not config.problems.held_out:
     fail(
       "problems.held_out",
@@ -243,7 +295,6 @@ def _check_words(s, where):
   for name, words in (
     ("keep", ("right", "all")),
     ("granularity", ("chunk", "trace")),
-    ("chooser", ("cold_start", "base")),
     ("pruned", ("drop", "retry", "keep")),
     ("covers", ("everything", "thinking")),
     ("scoring_prompt", ("student", "teacher")),
@@ -346,6 +397,40 @@ def _check_whole_traces(s, where):
     )
 
 
+def _check_terms(t, where):
+  if not t.terms:
+    fail(f"{where}.terms", {}, "a dict of at least one term, such as {'sft': {}}")
+  for name, term in t.terms:
+    at = f"{where}.terms.{name}"
+    if not re.fullmatch(r"\w+", name):
+      fail(at, name, "a name of letters, digits and _")
+    for field, words in (
+      ("objective", objectives.OBJECTIVES),
+      ("whom", ("teacher", "base", "start", "lagged")),
+      ("where", terms.WHERES),
+      ("gate", ("off", *terms.GATES)),
+    ):
+      if getattr(term, field) not in words:
+        fail(f"{at}.{field}", getattr(term, field), f"one of {', '.join(words)}")
+    if not 0 <= term.scale <= 1e6:
+      fail(f"{at}.scale", term.scale, "0 to 1000000")
+    if not 0 <= term.beta <= 1:
+      fail(f"{at}.beta", term.beta, "0 (fkl) to 1 (rkl)")
+    if not 0 < term.share <= 1:
+      fail(f"{at}.share", term.share, "above 0 and at most 1")
+    numbers = [x for x in term.temperature if type(x) in (int, float) and 0.01 <= x <= 100]
+    if len(term.temperature) != 2 or len(numbers) != 2:
+      fail(f"{at}.temperature", term.temperature, "two numbers from 0.01 to 100")
+    least = 2 if objectives.takes(objectives.OBJECTIVES[term.objective], "top_k") else 0
+    if term.top_k < least:
+      fail(f"{at}.top_k", term.top_k, f"at least {least} with the objective {term.objective}")
+    others = ", ".join(objectives.DIVERGENCES)
+    if term.top_k and not least and term.objective not in objectives.DIVERGENCES:
+      fail(f"{at}.top_k", term.top_k, f"0 unless the objective is one of rank, pld, {others}")
+  if t.lag < 1:
+    fail(f"{where}.lag", t.lag, "at least 1")
+
+
 def _check_train(t, where):
   for name in ("steps", "batch_size", "accumulate", "block", "save_every", "log_every"):
     if getattr(t, name) < 1:
@@ -356,10 +441,31 @@ def _check_train(t, where):
     fail(f"{where}.block", t.block, f"a divisor of {where}.length ({t.length})")
   if t.dtype not in ("float32", "bfloat16"):
     fail(f"{where}.dtype", t.dtype, "float32 or bfloat16")
-  if t.objective not in objectives.OBJECTIVES:
-    fail(f"{where}.objective", t.objective, f"one of {', '.join(objectives.OBJECTIVES)}")
-  if t.start not in ("base", "cold_start"):
-    fail(f"{where}.start", t.start, "base or cold_start")
+  _check_terms(t, where)
+  if t.credit not in credit.CREDITS:
+    fail(f"{where}.credit", t.credit, f"one of {', '.join(credit.CREDITS)}")
+  weighted = [n for n, f in objectives.OBJECTIVES.items() if objectives.takes(f, "weights")]
+  if t.credit != "one" and not any(term.objective in weighted for _, term in t.terms):
+    able = f"one unless a term of {where}.terms has the objective {' or '.join(weighted)}"
+    fail(f"{where}.credit", t.credit, able)
+  if not 0 <= t.samples <= 1:
+    fail(f"{where}.samples", t.samples, "0 to 1")
+  for name, least in (("every", 1), ("answers", 1), ("asked", 0)):
+    if getattr(t, name) < least:
+      fail(f"{where}.{name}", getattr(t, name), f"at least {least}")
+  if not 0 <= t.discount <= 1:
+    fail(f"{where}.discount", t.discount, "0 to 1")
+  if t.credit == "gap" and t.samples < 1:
+    fail(f"{where}.samples", t.samples, f"1 when {where}.credit is gap, which is of own text")
+  if t.credit == "support" and t.samples:
+    fail(f"{where}.samples", t.samples, f"0 when {where}.credit is support")
+  if t.credit in credit.VERDICTS and t.samples and t.answers == 1:
+    able = f"above 1 when {where}.credit is {t.credit}, which compares the answers to a problem"
+    fail(f"{where}.answers", 1, able)
+  if t.credit != "one" and t.cold_traces:
+    fail(f"{where}.cold_traces", True, f"False unless {where}.credit is one")
+  if not 0 <= t.alpha <= 1e3:
+    fail(f"{where}.alpha", t.alpha, "0 to 1000")
   if t.too_long not in ("cut", "drop", "refuse"):
     fail(f"{where}.too_long", t.too_long, "cut, drop or refuse")
   for name, high in (("learning_rate", 1e3), ("clip", 1e30)):

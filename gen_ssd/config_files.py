@@ -99,7 +99,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   """The settings of `FILE` or `FILE:ARGUMENT`, with the flags `overrides` applied.
 
   An override is `--config.FIELD=VALUE`; FIELD may be `arms.NAME.FIELD`, too, for any field of
-  `select`, and `tests.NAME.FIELD` for any of `evaluate`. Raises UserError.
+  `select`, `arms.NAME.train.FIELD` for any of `train`, and `tests.NAME.FIELD` for any of `evaluate`.
+  Raises UserError.
   """
   name, _, argument = path.partition(":")
   return override(settings(module(name), *([argument] if argument else [])), overrides)
@@ -155,12 +156,31 @@ def _check_override(config: ml_collections.ConfigDict, text: str) -> None:
   *parents, name = match[1].split(".")
   at: typing.Any = config
   for i, part in enumerate(parents):
+    _add(config, at, part, parents[:i])
     at = _child(at, part, parents[:i])
-  if len(parents) == 2 and parents[0] in VARIANTS and name not in at:
-    value = _child(config.get(VARIANTS[parents[0]], {}), name, parents)
+  _add(config, at, name, parents)
+  _child(at, name, parents)
+
+
+def _add(config: ml_collections.ConfigDict, at: typing.Any, name: str, parents: list[str]) -> None:
+  """Adds the field `name` to the changes `at`, which stand at `parents`, if they may have it."""
+  match parents:
+    case ["arms", _] if name == "train":
+      value: typing.Any = ml_collections.ConfigDict(type_safe=False)
+    case ["arms", _, "train"]:
+      value = _child(config.train, name, parents)
+    case ["arms", _, "train", "terms", _] | ["train", "terms", _]:
+      from gen_ssd import config as config_lib
+
+      term = ml_collections.ConfigDict(config_lib.plain(config_lib.Term()))
+      value = _child(term, name, parents)
+    case [variants, _] if variants in VARIANTS:
+      value = _child(config.get(VARIANTS[variants], {}), name, parents)
+    case _:
+      return
+  if isinstance(at, ml_collections.ConfigDict) and name not in at:
     with at.unlocked():
       at[name] = value  # of the right type; it is replaced at once
-  _child(at, name, parents)
 
 
 def _child(node: typing.Any, name: str, parents: list[str]) -> typing.Any:

@@ -45,6 +45,16 @@ def path(text: str | Path) -> Path:
   return epath.Path(text)
 
 
+def remove(folder: Path) -> None:
+  """Removes a folder with all that is in it, if it is there."""
+  if in_bucket(folder):
+    for path in [*folder.rglob("*")]:
+      if path.is_file():
+        path.unlink()
+  else:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def in_bucket(folder: str | Path) -> bool:
   """Is this the address of a bucket, or of something in one?"""
   return str(folder).startswith(BUCKETS)

@@ -1,11 +1,11 @@
 """Loads what a config names: models, tokenizers, problems and tests."""
 
-import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
 
+from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
 from gen_ssd.errors import UserError
 from gen_ssd.models import hf
@@ -73,10 +73,8 @@ def examples(e):
 
 def answering(config, e):
   """The Select for students' answers to test problems: plain sampling with the settings of `e`."""
-  return dataclasses.replace(
+  return config_lib.alone(
     config.select,
-    granularity="chunk",
-    k=1,
     slots=e.slots,
     temperature=e.temperature,
     top_p=e.top_p,
@@ -84,17 +82,6 @@ def answering(config, e):
     max_tokens=e.max_tokens or config.select.max_tokens,
     attempts=e.samples,
     seed=e.seed,
-    threshold="off",
-    margin="off",
-    running_margin="off",
-    teacher_share=1.0,
-    branch_entropy=0.0,
-    context=0,
-    delimiters=(),
-    step_delimiters=(),
-    resamples=0,
-    pruned="drop",
-    covers="everything",
   )
 
 
@@ -168,15 +155,18 @@ def load(model, path, **placement):
   return weights.load(hf.locate(path), layout), tokenizer(model, path)
 
 
-def training_pairs(config, rows):
+def training_pairs(config, rows, writer="teacher"):
   """[(prompt ids, response ids)] of trace rows, as the base student reads them.
 
-  The student's own end token replaces the teacher's. Between different tokenizers the text of the
+  `writer` is that of Select: whose token ids they are.
+
+  The student's own end token replaces the writer's. Between different tokenizers the text of the
   trace is encoded again. Raises ValueError when the student's chat template changes a trace.
   """
   own, system = tokenizer(config.student), config.problems.system or None
-  ends = tokenization.eos_ids(hf.locate(config.teacher.path), own)
-  differ = config.translate and tokenization.differences(tokenizer(config.teacher), own)
+  its = config.teacher if writer == "teacher" else config.student
+  ends = tokenization.eos_ids(hf.locate(its.path), own)
+  differ = config.translate and tokenization.differences(tokenizer(its), own)
   pairs = []
   for r in rows:
     if differ:

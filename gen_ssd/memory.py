@@ -1,5 +1,6 @@
 """The memory that a run needs at least, from its sizes alone: nothing is allocated to find out."""
 
+from collections.abc import Sequence
 import contextlib
 import os
 import pathlib
@@ -37,12 +38,21 @@ def collecting(
   return total + (logits + recent) // devices
 
 
-def training(train: config_lib.Train, arch: Architecture, devices: int) -> int:
-  """Bytes per device of float32 weights, gradients, two moments, batches and what layers keep."""
+def training(
+  train: config_lib.Train,
+  arch: Architecture,
+  others: Sequence[tuple[Architecture, str]],
+  devices: int,
+) -> int:
+  """Bytes per device of float32 weights, gradients, two moments, batches and what layers keep.
+
+  `others` are (Architecture, dtype) of the second models of the loss.
+  """
   tokens = train.batch_size * train.length
   kept = tokens * arch.width * arch.layers * jnp.dtype(train.dtype).itemsize
   batches = 4 * 4 * tokens * train.accumulate
-  return (4 * 4 * architecture.parameters(arch) + kept + batches) // devices
+  read = sum(architecture.parameters(its) * jnp.dtype(dtype).itemsize for its, dtype in others)
+  return (4 * 4 * architecture.parameters(arch) + read + kept + batches) // devices
 
 
 def limit(device: typing.Any) -> int | None:

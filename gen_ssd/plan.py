@@ -111,7 +111,7 @@ def plan(
   arm = arm or ("gen_ssd" if "gen_ssd" in arms else list(arms)[-1])
   if arm not in arms:
     fail("--arm", arm, f"one of {', '.join(arms)}")
-  select = config_lib.collection(arms[arm])
+  select = config_lib.collection(arms[arm].select)
   chip = chips.CHIPS.get(topology.partition(":")[0].lower())
   tokens = tokens or select.max_tokens // 2
   filled = select.prompt / 2 + tokens / 2  # of a ring, on average
@@ -237,12 +237,12 @@ def _price_times(found, config, select, pair, chip, shape, price):
   )
   problems, hours = _problems(config), 0.0
   found["problems"] = problems
-  plain = {config_lib.collection(s) for _, s in config.arms}
+  plain = {config_lib.collection(arm.select) for _, arm in config.arms}
   for s in plain:  # what is not compiled is as much slower than its bound as what is
     ms = sum(chips.round_ms(chip, s, models, shape, filled))
     rounds = problems * s.attempts * tokens / (s.slots * s.c)
     hours += rounds * ms * max(1.0, slower("step")) / 3.6e6
-  updates = config.train.steps * len(config.arms) * config.seeds + config.warm_up.steps
+  updates = sum(arm.train.steps for _, arm in config.arms) * config.seeds + config.warm_up.steps
   hours += updates * p["train"]["ms_roofline"] * max(1.0, slower("train")) / 3.6e6
   found["hours"] = round(hours, 2)
   found["chip_hours"] = round(hours * found["chips"], 1)

@@ -25,6 +25,7 @@ from gen_ssd.models import hf
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Architecture
 from gen_ssd.models.architecture import Layout
+from gen_ssd.training import terms
 from gen_ssd.training import train as train_lib
 
 Facts = dict[str, typing.Any]
@@ -74,7 +75,7 @@ def models(config: Config, pair: Pair) -> tuple[decoder.Transformer, decoder.Tra
 
 def of(config: Config, select: config_lib.Select, pair: Pair) -> dict[str, Program]:
   """{name: Program} of collection `select`, with both models, and of the training."""
-  found = [*collecting(config, *models(config, pair), select), training(config.train, pair.student)]
+  found = [*collecting(config, *models(config, pair), select), training(config, config.train, pair)]
   return {p.name: p for p in found}
 
 
@@ -97,14 +98,22 @@ def collecting(
   ]
 
 
-def training(train: config_lib.Train, student: Architecture, field: str = "train") -> Program:
+def training(config: Config, train: config_lib.Train, pair: Pair, field: str = "train") -> Program:
   """The program of an update with the settings at `field`."""
   smaller = (
     f"{field}.batch_size ({train.batch_size}), {field}.length ({train.length}) or {field}.block "
     f"({train.block})" + f", or set {field}.remat" * (not train.remat)
   )
-  static = dict(config=train_lib.static(train))
-  return Program("train", train_lib.train_step, train_lib.shapes(student, train), static, smaller)
+  models = {
+    "teacher": (pair.teacher, config.teacher.dtype),
+    "student": (pair.student, config.student.dtype),
+  }
+  others = {
+    whom: models["teacher" if whom == "teacher" else "student"]
+    for whom in terms.frozen(train.terms)
+  }
+  shapes, static = train_lib.shapes(pair.student, train, others), train_lib.static(train)
+  return Program("train", train_lib.train_step, shapes, dict(config=static), smaller)
 
 
 # ---------------------------------------------------------------- memory
@@ -183,18 +192,25 @@ def needed(config: Config, workdir: folders.Path) -> list[tuple[str, Program]]:
     return []
   pair = architectures(config)
   teacher, student = models(config, pair)
-  rows, trains = [], lambda field: training(getattr(config, field), pair.student, field)
+  rows, trains = [], lambda train, field: training(config, train, pair, field)
   if "cold_start" in config.stages and not workdir_lib.has_student(workdir / "cold_start"):
     rows += [("cold_start", p) for p in collecting(config, teacher, None, config.cold_start)]
-    rows.append(("warm_up", trains("warm_up")))
-  for name, select in config.arms if "collect" in config.stages else ():
+    rows.append(("warm_up", trains(config.warm_up, "warm_up")))
+  for name, arm in config.arms if "collect" in config.stages else ():
     if not (workdir / "arms" / name / "kept.json").exists() and not config.translate:
-      plain = config_lib.collection(select)
-      rows += [(f"arms.{name}", p) for p in collecting(config, teacher, student, plain)]
-      rows += [("warm_up", trains("warm_up"))] * (select.refresh > 0)
-  homes = [workdir / "arms" / n / f"seed-{i}" for n, _ in config.arms for i in range(config.seeds)]
-  if "train" in config.stages and not all(map(workdir_lib.has_student, homes)):
-    rows.append(("train", trains("train")))
+      plain = config_lib.collection(arm.select)
+      writer = teacher if plain.writer == "teacher" else student
+      rows += [(f"arms.{name}", p) for p in collecting(config, writer, student, plain)]
+      rows += [("warm_up", trains(config.warm_up, "warm_up"))] * (plain.refresh > 0)
+  for field, train in config_lib.trainings(config).items() if "train" in config.stages else ():
+    names = [name for name, arm in config.arms if arm.train == train]
+    homes = [workdir / "arms" / n / f"seed-{i}" for n in names for i in range(config.seeds)]
+    if not all(map(workdir_lib.has_student, homes)):
+      rows.append((field, trains(train, field)))
+      own = [
+        config_lib.alone(a.select) for _, a in config.arms if a.train == train and train.samples
+      ]
+      rows += [(field, p) for s in own for p in collecting(config, student, None, s)]
   if "evaluate" in config.stages and not (workdir / "results.json").exists():
     for name, e in inputs.tests(config):
       where, answers = f"tests.{name}" if name else "evaluate", inputs.answering(config, e)

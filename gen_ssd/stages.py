@@ -1,6 +1,6 @@
 """The story of a run, one function a stage. Everything is under workdir; a finished part is kept.
 
-Long, because the stages share how a collection and a training are made.
+collecting.py and students.py do the work.
 
 workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
 workdir/traces/HASH/  traces of one way of writing; arms that only filter them differently share
@@ -12,42 +12,31 @@ workdir/results.json, report.html
 
 import collections
 import contextlib
-import dataclasses
 import json
 import math
-import typing
 
 import jax
-import numpy as np
 
 from gen_ssd import cards
 from gen_ssd import checks
 from gen_ssd import claims
+from gen_ssd import collecting
 from gen_ssd import config as config_lib
 from gen_ssd import folders
 from gen_ssd import inputs
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import programs
+from gen_ssd import students
 from gen_ssd import trackers
 from gen_ssd import workdir as workdir_lib
-from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
 from gen_ssd.collect import tables
 from gen_ssd.collect import traces
-from gen_ssd.collect import writer as writer_lib
-from gen_ssd.errors import UserError
-from gen_ssd.models import decoder
-from gen_ssd.models import export
 from gen_ssd.models import hf
-from gen_ssd.models import tokenization
-from gen_ssd.models import weights
-from gen_ssd.models.architecture import Layout
-from gen_ssd.problems import answers
 from gen_ssd.report import page
 from gen_ssd.report import results
 from gen_ssd.training import packing
 from gen_ssd.training import pretrain as pretrain_lib
-from gen_ssd.training import train as train_lib
 
 HELD_OUT = 64  # right answers of the teacher that students read
 
@@ -110,14 +99,19 @@ def cold_start(config, workdir):
     return
   problems = inputs.problems(config, "cold_start")[config.problems.held_out :]
   home = folder / "traces"
-  rows = _collect(config, config.cold_start, home, problems, Models(), "cold start")
-  _train(config, _cold_kept(config, rows), config.warm_up, folder, title="cold-start training")
+  rows = collecting.collect(
+    config, config.cold_start, home, problems, collecting.Models(), "cold start"
+  )
+  pairs = inputs.training_pairs(config, collecting.cold_kept(config, rows))
+  examples = packing.Rows(pairs, config.warm_up.length)
+  students.train(config, examples, config.warm_up, folder, title="cold-start training")
 
 
 def collect(config, workdir):
   """Every arm's traces, and which of them are kept."""
-  for name, select in config.arms:
-    folder, plain = workdir / "arms" / name, config_lib.collection(select)
+  for name, arm in config_lib.ordered(config.arms):
+    select, folder = arm.select, workdir / "arms" / name
+    plain = config_lib.collection(select)
     home, done = workdir_lib.short_hash(plain), (folder / "kept.json").exists()
     mesh_lib.barrier(f"{name} looked for")  # before anybody writes it
     rows, thresholds = _write(config, workdir, plain, workdir / "traces" / home, name)
@@ -125,7 +119,9 @@ def collect(config, workdir):
       continue
     kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
     if select.granularity == "trace":
-      kept = _best(config, workdir, select, kept)
+      kept = collecting.best(
+        config, students.student(config, workdir, select.chooser), select, kept
+      )
     if jax.process_index() == 0:
       folder.mkdir(parents=True, exist_ok=True)
       pairs = [[r["uuid"], r["attempt"]] for r in kept]
@@ -150,47 +146,33 @@ def _write(config, workdir, select, folder, name):
   written again by the student that wrote it. A threshold for every student; none where it is off.
   """
   thresholds = []
-  problems, student = inputs.problems(config, "train"), _chooser(config, workdir, select)
+  problems = inputs.problems(config, "train")
+  student = students.student(config, workdir, select.chooser)
+  writer = None if select.writer == "teacher" else students.student(config, workdir, select.writer)
   size = select.refresh or len(problems)
   for end in range(size, len(problems) + size, size):
     fresh = folder / f"refresh-{end}"
-    threshold = _threshold(config, workdir, select, student)
+    models = collecting.Models(writer=writer, chooser=student)
+    threshold = collecting.threshold_of(config, workdir, select, models)
     thresholds += [threshold] * math.isfinite(threshold)
-    models, title = Models(chooser=student), f"collect {name}"
-    rows = _collect(config, select, folder, problems[:end], models, title, threshold)
+    rows = collecting.collect(
+      config, select, folder, problems[:end], models, f"collect {name}", threshold
+    )
     if end < len(problems) and not workdir_lib.has_student(fresh):
       kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
-      _train(
-        config,
-        _cold_rows(config, workdir) + kept,
-        config.warm_up,
-        fresh,
-        title=f"refresh {name} after {end}",
-      )
+      pairs = inputs.training_pairs(config, collecting.cold_rows(config, workdir))
+      pairs += inputs.training_pairs(config, kept, writer=select.writer)
+      examples = packing.Rows(pairs, config.warm_up.length)
+      students.train(config, examples, config.warm_up, fresh, title=f"refresh {name} after {end}")
     student = str(fresh / "student")
   return rows, thresholds
 
 
 def train(config, workdir):
-  """A student for every arm, from the same start and with the same number of updates."""
-  for name, _ in config.arms:
-    folder = workdir / "arms" / name
-    homes = [folder / f"seed-{i}" for i in range(config.seeds)]
-    if all(map(workdir_lib.has_student, homes)):
-      continue
-    kept = _cold_rows(config, workdir) if config.train.cold_traces else []
-    kept += workdir_lib.arm_rows(workdir, name)[1]
-    warm = str(workdir / "cold_start" / "student") if config.train.start == "cold_start" else None
-    for i, home in enumerate(homes):
-      if not workdir_lib.has_student(home):
-        _train(
-          config,
-          kept,
-          dataclasses.replace(config.train, seed=config.train.seed + i),
-          home,
-          title=f"train {name}" + f", seed {i}" * (config.seeds > 1),
-          source=warm,
-        )
+  """The students of every arm, one for each seed."""
+  for name, _ in config_lib.ordered(config.arms):
+    for i in range(config.seeds):
+      students.student(config, workdir, name, i)
 
 
 def evaluate(config, workdir):
@@ -198,12 +180,12 @@ def evaluate(config, workdir):
   problems = {t: inputs.problems(config, "test", e) for t, e in inputs.tests(config)}
   for title, home, model in _measured(config, workdir):
     for test, e in inputs.tests(config):
-      _collect(
+      collecting.collect(
         config,
         inputs.answering(config, e),
         workdir_lib.answers(home, test),
         problems[test],
-        Models(writer=model, examples=inputs.examples(e)),
+        collecting.Models(writer=model, examples=inputs.examples(e)),
         f"evaluate {title} {test}".strip(),
       )
   _read_held_out(config, workdir)
@@ -262,165 +244,3 @@ def pretrain(config, workdir):
 
 
 STAGES = {f.__name__: f for f in (cold_start, collect, train, evaluate, report, pretrain)}
-
-
-# ---------------------------------------------------------------- shared by the stages
-
-
-class Models(typing.NamedTuple):
-  """Who takes part in a collection: paths of models, and what every prompt shows."""
-
-  writer: str | None = None  # None: the teacher
-  chooser: str | None = None  # the student that scores; None: nobody
-  examples: tuple[tuple[str, str], ...] = ()
-
-
-def _collect(config, select, folder, problems, models, title, threshold=math.inf):
-  """Rows of one collection; its models are loaded if there is work left."""
-  if (rows := loop.finished(problems, select, folder)) is not None:
-    return rows
-  path, student, examples = models
-  if path is None:
-    path = hf.locate(config.teacher.path)
-    teacher, tokenizer = inputs.load(config.teacher, path)
-  else:
-    path = hf.locate(path)
-    teacher, tokenizer = inputs.load(config.student, path, **inputs.ALONE)
-  chooser, its_tokenizer = (
-    (None, None) if student is None else inputs.load(config.student, student, **inputs.ALONE)
-  )
-  differ = config.translate and bool(chooser)
-  teacher = decoder.unstacked(teacher)  # in its place: nobody holds the stacked layers any more
-  chooser = chooser and decoder.unstacked(chooser)
-  writer = writer_lib.Writer(
-    teacher=teacher,
-    teacher_tokenizer=tokenizer,
-    ends=tokenization.eos_ids(path, tokenizer),
-    student=chooser,
-    student_tokenizer=its_tokenizer,
-    system=config.problems.system or None,
-    examples=examples,
-    translate=differ and bool(tokenization.differences(tokenizer, its_tokenizer)),
-  )
-  with answers.Grader() as grader:
-    return loop.collect(
-      writer, problems, select, folder, grader=grader, threshold=threshold, title=title
-    )
-
-
-def _threshold(config, workdir, select, student):
-  """The highest score of a winner, in nats; infinite when it is off."""
-  if select.threshold == "calibrated":
-    return _calibrate(config, workdir, select, student)
-  return math.inf if select.threshold == "off" else select.threshold
-
-
-def _calibrate(config, workdir, select, student):
-  """The threshold: a quantile of the student's chunk scores on held-out cold-start problems.
-
-  The teacher writes them as it wrote the cold start, one candidate a chunk, so this is what the
-  student finds in ordinary teacher text.
-  """
-  problems = inputs.problems(config, "cold_start")[: config.problems.held_out]
-  plain = dataclasses.replace(
-    select,
-    k=1,
-    temperature=config.cold_start.temperature,
-    threshold="off",
-    margin="off",
-    running_margin="off",
-    teacher_share=config_lib.Select.teacher_share,
-    branch_entropy=config_lib.Select.branch_entropy,
-    attempts=1,
-    pruned="drop",
-    retries=config_lib.Select.retries,
-    refresh=0,
-    keep=config_lib.Select.keep,
-    quantile=config_lib.Select.quantile,
-  )
-  home = workdir / "cold_start" if select.chooser == "base" else folders.path(student).parent
-  rows = _collect(
-    config,
-    plain,
-    home / f"calibration-{workdir_lib.short_hash(plain)}",
-    problems,
-    Models(chooser=student),
-    "calibrate",
-  )
-  found = [c["score"] for r in rows for c in r["chunks"] if c["score"] is not None]
-  if not found:
-    raise UserError(
-      f"problems.held_out is {config.problems.held_out}: no chunk of their traces has a score that "
-      "could calibrate the threshold; take more problems, or set a threshold"
-    )
-  return float(np.quantile(found, select.quantile))
-
-
-def _cold_kept(config, rows):
-  return traces.kept(rows, keep=config.cold_start.keep, pruned=config.cold_start.pruned)
-
-
-def _cold_rows(config, workdir):
-  """The traces of the cold start's training. UserError when they are gone."""
-  rows = workdir_lib.finished_rows(workdir / "cold_start" / "traces")
-  if not rows:
-    raise UserError(
-      f"{workdir / 'cold_start' / 'traces'} holds no traces of the cold start, which "
-      "are wanted for training: remove cold_start/student to make both anew"
-    )
-  return _cold_kept(config, rows)
-
-
-def _train(config, rows, settings, folder, *, title, source=None):
-  """Fine-tunes the base student, or weights at `source`, on rows; exports it to folder/student."""
-  path = hf.locate(config.student.path)
-  if not rows:
-    raise UserError(f"{title}: there is nothing to train on: no trace was kept")
-  tokenizer = inputs.tokenizer(config.student)
-  field = "warm_up" if settings is config.warm_up else "train"
-  pairs, note = packing.fitting(inputs.training_pairs(config, rows), settings, field)
-  if note and jax.process_index() == 0:
-    print(f"{title}: {note}")
-  fsdp_axes = train_lib.fsdp_axes(hf.read_architecture(path))
-  layout = Layout(batch_axes=train_lib.AXES, tensor_axis=None, fsdp_axes=fsdp_axes)
-  model = weights.load(hf.locate(source) if source else path, layout)
-  examples = packing.Rows(pairs, settings.length)
-  model = train_lib.fit(model, examples, settings, folder / "checkpoints", title=title, field=field)
-  own_template = config.student.chat_template or config.student.thinking
-  export.save(
-    str(folder / "student"),
-    model,
-    path,
-    dtype="float32",
-    chat_template=tokenizer.chat_template if own_template else "",
-    card=cards.student(config, title, settings, len(pairs)),
-  )
-
-
-def _chooser(config, workdir, select):
-  """Path of the student that scores an arm's candidates."""
-  return (
-    hf.locate(config.student.path)
-    if select.chooser == "base"
-    else str(workdir / "cold_start" / "student")
-  )
-
-
-def _best(config, workdir, select, rows):
-  """The best whole trace of each problem; some scorers have the student read them again first."""
-  options, difficulty = {}, None
-  if posthoc.reads_again(select.scorer):
-    student, tokenizer = inputs.load(
-      config.student, _chooser(config, workdir, select), **inputs.ALONE
-    )
-    if select.scoring_prompt == "teacher":
-      tokenizer = inputs.tokenizer(config.teacher)
-    options = dict(batch=select.slots, system=config.problems.system or None)
-  if select.scorer == "morsd":
-    difficulty = posthoc.difficulties(student, tokenizer, rows, **options)
-  elif select.scorer == "local":
-    rows = posthoc.short_context(
-      student, tokenizer, rows, context=select.context * select.c, **options
-    )
-  beta = select.beta if select.selector == "softmin" else None
-  return posthoc.best(rows, select.scorer, seed=select.seed, difficulty=difficulty, beta=beta)

@@ -244,8 +244,9 @@ A run of Gen-SSD. The command that started it continues it, and gives the same f
 | `models/*/answers*/` | answers of the teacher, the base student and the cold-started student |
 | `models/*/held_out.json` | as for an arm, of the two students |
 
-The setting `trackers` adds `tensorboard/` and `wandb/`, and `tracker_id`, by which the trackers know
-the run.
+A student that scores for another arm has `calibration-*/`, too, and one that writes while it learns
+has `rounds/*/traces/`. The setting `trackers` adds `tensorboard/` and `wandb/`, and `tracker_id`, by
+which the trackers know the run.
 """
 
 

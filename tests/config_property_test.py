@@ -81,12 +81,12 @@ def test_any_override_is_applied_or_refused(field, value):
 def test_an_override_reaches_one_arm_only():
   path = str(paths.ROOT / "configs" / "quickstart.py")
   found = config.parse(config_files.load(path, ["--config.arms.gen_ssd.k=7"]))
-  assert {n: s.k for n, s in found.arms} == {
+  assert {n: arm.select.k for n, arm in found.arms} == {
     "standard_kd": 1, "random": 4, "posthoc": 4, "gen_ssd": 7,
   }  # fmt: skip
   both = ["--config.arms.posthoc.k=3", "--config.select.k=9"]
   found = config.parse(config_files.load(path, both))
-  assert {n: s.k for n, s in found.arms} == {
+  assert {n: arm.select.k for n, arm in found.arms} == {
     "standard_kd": 1, "random": 9, "posthoc": 3, "gen_ssd": 9,
   }  # fmt: skip
   with pytest.raises(UserError, match="tests.aime is not a field"):

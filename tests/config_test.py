@@ -3,6 +3,7 @@
 Long, because it is a table of wrong settings.
 """
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -12,6 +13,7 @@ import pytest
 
 from gen_ssd import config
 from gen_ssd import config_checks
+from gen_ssd import config_files
 from gen_ssd import folders
 from gen_ssd import workdir as workdir_lib
 from tests import tiny
@@ -42,7 +44,7 @@ def test_defaults():
   found = parse(made())
   assert found.select == config.Select() and found.train == config.Train()
   assert found.cold_start == config.Config.cold_start
-  assert found.arms == (("gen_ssd", config.Select()),)
+  assert found.arms == (("gen_ssd", config.Arm()),)
   assert hash(found) == hash(parse(made()))  # static under jit
 
 
@@ -56,7 +58,7 @@ def test_parse_takes_plain_dicts_and_changes_nothing():
   before = json.dumps(plain)
   found = parse(plain)
   assert json.dumps(plain) == before
-  assert [(n, s.k, s.seed) for n, s in found.arms] == [("a", 2, 0), ("b", 1, 3)]
+  assert [(n, a.select.k, a.select.seed) for n, a in found.arms] == [("a", 2, 0), ("b", 1, 3)]
   c = made(select__k=2)
   assert parse(c) == parse(c) and c.select.k == 2
 
@@ -69,10 +71,38 @@ def test_arms_are_select_with_changes():
       arms={"plain": dict(k=1), "late": dict(threshold=2, margin=0.5, delimiters=["\n"])},
     )
   )
-  arms = dict(found.arms)
+  arms = {name: arm.select for name, arm in found.arms}
   assert (arms["plain"].k, arms["plain"].seed) == (1, 9)
   assert (arms["late"].k, arms["late"].threshold, arms["late"].margin) == (6, 2.0, 0.5)
   assert arms["late"].delimiters == ("\n",) and found.select.threshold == "off"
+
+
+def test_an_arm_changes_the_training_too():
+  more = dict(k=1, train=dict(start="sft", steps=9))
+  c = made(train__steps=70, train__warmup_steps=5, arms={"sft": {}, "more": more})
+  found = parse(c)
+  arms = dict(found.arms)
+  assert arms["sft"].train == found.train
+  assert arms["more"].train == dataclasses.replace(found.train, start="sft", steps=9)
+  assert config.trainings(found) == {"train": found.train, "arms.more.train": arms["more"].train}
+  flags = ["--config.arms.sft.train.seed=4", "--config.train.steps=71"]
+  changed = parse(config_files.override(c, flags))
+  assert [(a.train.steps, a.train.seed) for _, a in changed.arms] == [(9, 0), (71, 4)]
+  rebuilt = config.settings(found)
+  assert parse(rebuilt) == found  # what config.json says
+
+
+def test_arms_come_after_those_that_they_name():
+  arms = {
+    "a": dict(train=dict(start="d")),
+    "b": dict(chooser="a", k=2),
+    "c": dict(writer="b"),
+    "d": {},
+    "e": dict(train=dict(start="c")),
+  }
+  found = parse(made(arms=arms))
+  assert [name for name, _ in config.ordered(found.arms)] == ["d", "a", "b", "c", "e"]
+  assert config.trained_early(found.arms) == {"a", "b", "d"}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +271,45 @@ WRONG = [
     "select.step_delimiters is ('',): it must be a tuple of texts that are not empty",
   ),
   (dict(select__granularity="token"), "select.granularity is 'token': it must be chunk or trace"),
-  (dict(select__chooser="teacher"), "select.chooser is 'teacher': it must be cold_start or base"),
+  (
+    dict(select__chooser="teacher"),
+    "select.chooser is 'teacher': it must be one of base, cold_start, gen_ssd",
+  ),
+  (
+    dict(arms={"a": {}, "b": dict(chooser="c")}),
+    "arms.b.chooser is 'c': it must be one of base, cold_start, a",
+  ),
+  (
+    dict(arms={"a": {}, "b": dict(writer="b")}),
+    "arms.b.writer is 'b': it must be one of teacher, base, cold_start, a",
+  ),
+  (
+    dict(arms={"a": dict(train=dict(start="a"))}),
+    "arms.a.train.start is 'a': it must be one of base, cold_start",
+  ),
+  (
+    dict(arms={"a": {}, "b": dict(writer="c"), "c": dict(train=dict(start="b"))}),
+    "arms.b.writer is 'c': it must be an arm that does not need the student of this one first",
+  ),
+  (dict(arms={"base": {}}), "arms.base is 'base': it must be another name than teacher, base,"),
+  (dict(train__credit="grpo"), "train.credit is 'grpo': it must be one of one, signed, advantage"),
+  (dict(train__alpha=-1.0), "train.alpha is -1.0: it must be 0 to 1000"),
+  (
+    dict(train__credit="support", train__cold_traces=True),
+    "train.cold_traces is True: it must be False unless train.credit is one",
+  ),
+  (
+    dict(arms={"a": dict(attempts=2, train=dict(credit="signed"))}),
+    "arms.a.keep is 'right': it must be all, because arms.a.train.credit, signed, needs wrong traces",
+  ),
+  (
+    dict(arms={"a": dict(keep="all", train=dict(credit="advantage"))}),
+    "arms.a.train.credit is 'advantage': it must be another one unless arms.a.attempts is above 1",
+  ),
+  (dict(arms={"a": dict(train=3)}), "arms.a.train is 3: it must be a dict of changed train fields"),
+  (dict(arms={"a": dict(train=dict(step=3))}), "arms.a.train.step is not a field; did you mean"),
+  (dict(arms={"a": dict(train=dict(steps=0))}), "arms.a.train.steps is 0: it must be at least 1"),
+  (dict(cold_start__writer="base"), "cold_start.writer is 'base': it must be teacher: in the cold"),
   (dict(select__scorer="morsd"), "select.scorer is 'morsd': it must be one of perplexity"),
   (dict(select__scorer="mix_long"), "select.scorer is 'mix_long': it must be one of perplexity"),
   (
@@ -309,7 +377,49 @@ WRONG = [
   (dict(train__length=1), "train.length is 1: it must be at least 2"),
   (dict(train__block=48), "train.block is 48: it must be a divisor of train.length (128)"),
   (dict(train__dtype="float16"), "train.dtype is 'float16': it must be float32 or bfloat16"),
-  (dict(train__objective="kl"), "train.objective is 'kl': it must be one of nll"),
+  (
+    dict(train__terms={"kd": dict(objective="kl")}),
+    "train.terms.kd.objective is 'kl': it must be one of nll, fkl, rkl, jsd, rank, pld, entropy, k2",
+  ),
+  (dict(train__terms={}), "train.terms is {}: it must be a dict of at least one term"),
+  (dict(train__terms={"a b": {}}), "train.terms.a b is 'a b': it must be a name of letters"),
+  (dict(train__terms={"kd": dict(losses=1)}), "train.terms.kd.losses is not a field; known: obj"),
+  (dict(train__terms={"kd": 3}), "train.terms.kd is 3: it must be a dict of changed term fields"),
+  (
+    dict(train__terms={"kd": dict(objective="fkl", whom="self")}),
+    "train.terms.kd.whom is 'self': it must be one of teacher, base, start, lagged",
+  ),
+  (
+    dict(train__terms={"kd": dict(where="answer")}),
+    "train.terms.kd.where is 'answer': it must be one of all, opener, uncertain",
+  ),
+  (
+    dict(train__terms={"kd": dict(gate="on")}),
+    "train.terms.kd.gate is 'on': it must be one of off, entropy_gap",
+  ),
+  (
+    dict(train__terms={"kd": dict(beta=1.5)}),
+    "train.terms.kd.beta is 1.5: it must be 0 (fkl) to 1",
+  ),
+  (dict(train__terms={"kd": dict(share=0.0)}), "train.terms.kd.share is 0.0: it must be above 0"),
+  (dict(train__terms={"kd": dict(scale=-1.0)}), "train.terms.kd.scale is -1.0: it must be 0 to"),
+  (
+    dict(train__terms={"kd": dict(temperature=(1.0,))}),
+    "train.terms.kd.temperature is (1.0,): it must be two numbers from 0.01 to 100",
+  ),
+  (
+    dict(train__terms={"kd": dict(objective="rank")}),
+    "train.terms.kd.top_k is 0: it must be at least 2 with the objective rank",
+  ),
+  (
+    dict(train__terms={"kd": dict(top_k=5)}),
+    "train.terms.kd.top_k is 5: it must be 0 unless the objective is one of rank, pld, fkl",
+  ),
+  (dict(train__lag=0), "train.lag is 0: it must be at least 1"),
+  (
+    dict(train__credit="support", train__terms={"kd": dict(objective="fkl")}),
+    "train.credit is 'support': it must be one unless a term of train.terms has the objective nll",
+  ),
   (dict(train__learning_rate=0.0), "train.learning_rate is 0.0: it must be above 0"),
   (dict(train__learning_rate=float("inf")), "train.learning_rate is inf: it must be above 0 and"),
   (dict(train__learning_rate=float("nan")), "train.learning_rate is nan: it must be above 0 and"),
@@ -321,7 +431,7 @@ WRONG = [
   (dict(train__too_long="ignore"), "train.too_long is 'ignore': it must be cut, drop or refuse"),
   (dict(arms={"": {}}), "arms. is '': it must be a name of letters, digits"),
   (dict(arms={"a/b": {}}), "arms.a/b is 'a/b': it must be a name of letters, digits"),
-  (dict(train__start="kept"), "train.start is 'kept': it must be base or cold_start"),
+  (dict(train__start="kept"), "train.start is 'kept': it must be one of base, cold_start, gen_ssd"),
   (dict(warm_up__start="cold_start"), "warm_up.start is 'cold_start': it must be base: warm_up"),
   (
     dict(warm_up__cold_traces=True),
@@ -412,7 +522,7 @@ def test_slots_of_the_ring(changes, slots):
 
 def test_arms_that_write_the_same_traces_share_one_collection():
   hashes = lambda **arms: [
-    workdir_lib.short_hash(config.collection(s)) for _, s in parse(made(arms=arms)).arms
+    workdir_lib.short_hash(config.collection(arm.select)) for _, arm in parse(made(arms=arms)).arms
   ]
   trace = dict(granularity="trace")
   one = hashes(

@@ -3,6 +3,8 @@
 Long, because its tests share one finished run.
 """
 
+import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -12,6 +14,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -19,21 +22,27 @@ from safetensors.numpy import save_file
 
 from configs import quickstart
 from gen_ssd import checks
+from gen_ssd import collecting
 from gen_ssd import config as config_lib
 from gen_ssd import inputs
 from gen_ssd import mesh
 from gen_ssd import stages
+from gen_ssd import students
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
+from gen_ssd.collect import posthoc
 from gen_ssd.collect import writer as writer_lib
 from gen_ssd.engine import step as step_lib
 from gen_ssd.models import architecture
+from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.problems import answers
 from gen_ssd.problems import bundled
 from gen_ssd.report import statistics
+from gen_ssd.training import objectives
+from gen_ssd.training import packing
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -188,7 +197,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
       "morsd": dict(scorer="morsd", **trace),
       "local": dict(scorer="local", context=1, **trace),
       "own": dict(),
-      "base": dict(chooser="base"),
+      "by_base": dict(chooser="base"),
       "base_late": dict(chooser="base", **trace),
     },
   )
@@ -206,7 +215,7 @@ def test_whole_traces_are_collected_once_for_all_who_choose_among_them(finished,
     assert r["num_tokens"] == min(x["num_tokens"] for x in right if x["uuid"] == r["uuid"])
   same = lambda a, b, what: [r[what] for r in rows[a][0]] == [r[what] for r in rows[b][0]]
   assert same("base_late", "shortest", "ids") and not same("base_late", "shortest", "student_nll")
-  assert not same("base", "own", "ids")
+  assert not same("by_base", "own", "ids")
   late = statistics.collected(*rows["shortest"], 12, whole=True)
   assert late["coverage"] == len(rows["shortest"][1]) / 12
   assert late["kl_bound"] == pytest.approx(math.log(3) - 2 / 3)
@@ -278,10 +287,10 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
   for name in ("whole", "killed"):
     shutil.copytree(finished / "cold_start", tmp_path / name / "cold_start")
   undo = [
-    patch(stages, "_train", lambda config, rows, *a, **k: trained.append(keys(rows))),
+    patch(inputs, "training_pairs", lambda config, rows, *a, **k: trained.append(keys(rows))),
     patch(
-      stages,
-      "_collect",
+      collecting,
+      "collect",
       lambda config, select, folder, problems, models, title, *threshold: (
         title == "calibrate" or choosers.append((len(problems), models.chooser))
       ),
@@ -299,10 +308,11 @@ def test_a_student_that_is_refreshed_learns_from_what_was_kept_also_when_killed(
   ]
   assert all(len(list((home / f"refresh-{n}").glob("calibration-*"))) == 1 for n in (5, 10))
   order = [p.uuid for p in inputs.problems(config, "train")]
-  cold = keys(stages._cold_rows(config, tmp_path / "whole"))
+  cold = keys(collecting.cold_rows(config, tmp_path / "whole"))
   rows, kept = workdir_lib.arm_rows(tmp_path / "whole", "fresh")
-  assert cold and trained == [cold + [k for k in keys(kept) if k[0] in order[:n]] for n in (5, 10)]
-  assert len(cold) < len(trained[0]) < len(trained[1])
+  some = [[k for k in keys(kept) if k[0] in order[:n]] for n in (5, 10)]
+  assert cold and trained == [cold, some[0], cold, some[1]]
+  assert 0 < len(some[0]) < len(some[1])
   plain, rows = (
     {r["uuid"]: r for r in x} for x in (workdir_lib.arm_rows(finished, "gen_ssd")[0], rows)
   )
@@ -354,6 +364,162 @@ def test_a_damaged_trace_is_written_again_by_the_student_that_wrote_it(finished,
   assert {**after, uuid: 0} == {**before, uuid: 0}
 
 
+def test_arms_that_name_arms_start_from_choose_and_write_with_their_students(finished, tmp_path):
+  plain = dict(k=1, threshold="off")
+  arms = {
+    "after": dict(plain, train=dict(start="sft", steps=1, warmup_steps=0, learning_rate=1e-30)),
+    "by_sft": dict(k=2, chooser="sft"),
+    "by_base": dict(k=2, chooser="base", threshold="off"),
+    "own": dict(plain, writer="sft", keep="all"),
+    "sft": plain,
+  }
+  config = small(stages=("cold_start", "collect", "train"), arms=arms)
+  for name in ("whole", "killed"):
+    shutil.copytree(finished / "cold_start", tmp_path / name / "cold_start")
+  run(config, tmp_path / "whole")
+  home = tmp_path / "whole" / "arms"
+  weights = lambda name, i: (home / name / f"seed-{i}/student/model.safetensors").read_bytes()
+  for i in (0, 1):  # a learning rate that changes nothing
+    assert weights("after", i) == weights("sft", i) != weights("own", i)
+  assert list((home / "sft" / "seed-0").glob("calibration-*"))  # of the threshold of by_sft
+  rows = {name: workdir_lib.arm_rows(tmp_path / "whole", name)[0] for name in arms}
+  drawn = lambda name: [r["chunks"] for r in rows[name]]
+  assert rows["after"] == rows["sft"] and drawn("by_sft") != drawn("by_base")
+  student = str(home / "sft" / "seed-0" / "student")
+  model, tokenizer = inputs.load(config.student, student, **inputs.ALONE)
+  ((prompt, response),) = inputs.training_pairs(config, rows["own"][:1], writer="sft")
+  ids = jnp.array([[*prompt, *response]])
+  attend = functools.partial(
+    attention.attend_packed, segments=jnp.ones_like(ids), block=ids.shape[1]
+  )
+  hidden = decoder.forward_packed(model, ids, jnp.arange(ids.shape[1])[None], attend)
+  logits = decoder.logits(model, hidden)[:, 0, :-1, : len(tokenizer)]  # it writes what it knows
+  nlls = objectives.token_nll(logits, ids[:, 1:])[0, len(prompt) - 1 :]
+  np.testing.assert_allclose(rows["own"][0]["teacher_nlls"], nlls, atol=1e-3)
+
+
+OWN = {  # students that write while they learn
+  "gkd": dict(samples=0.5, every=3, answers=2, terms={"kd": dict(objective="jsd")}),
+  "grpo": dict(samples=1.0, every=2, asked=8, answers=4, credit="advantage"),
+  "opd": dict(samples=1.0, every=2, asked=6, credit="gap"),
+}
+
+
+@pytest.fixture(scope="module")
+def own(finished, tmp_path_factory):
+  """(config, workdir) of a run whose students write while they learn."""
+  arms = {name: dict(k=1, threshold="off", train=train) for name, train in OWN.items()}
+  config = small(stages=("cold_start", "collect", "train"), arms=arms, seeds=1)
+  workdir = tmp_path_factory.mktemp("own")
+  shutil.copytree(finished / "cold_start", workdir / "cold_start")
+  run(config, workdir)
+  return config, workdir
+
+
+def test_a_student_learns_from_what_it_writes_itself(own):
+  config, workdir = own
+  order = [p.uuid for p in inputs.problems(config, "train")]
+  for name, numbers in (("gkd", (0, 1)), ("grpo", (0, 1)), ("opd", (0, 1))):
+    home = workdir / "arms" / name / "seed-0"
+    rounds = sorted((home / "rounds").iterdir())
+    assert [int(r.name) for r in rounds] == [*numbers]
+    assert not list(home.glob("rounds/*/student"))  # weights of a round go when it is written
+    assert len(list((home / "checkpoints").glob("round-*"))) == 1
+    rows = [workdir_lib.finished_rows(r / "traces") for r in rounds]
+    asked, answers = OWN[name].get("asked", 12), OWN[name].get("answers", 1)
+    for number, some in enumerate(rows):
+      turn = [order[i % 12] for i in range(number * asked, (number + 1) * asked)]
+      assert sorted((r["uuid"], r["attempt"]) for r in some) == sorted(
+        (uuid, a) for uuid in turn for a in range(answers)
+      )
+    assert {r["text"] for r in rows[0]} != {r["text"] for r in rows[1]}
+    lines = (home / "checkpoints" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 4
+  # What the last rounds were trained on.
+  arms = dict(config.arms)
+  for name in OWN:
+    home = workdir / "arms" / name / "seed-0"
+    train = arms[name].train
+    rows = students._written(config, arms[name].select, train, home, name, 1, None)
+    raw = workdir_lib.finished_rows(home / "rounds" / "0001" / "traces")
+    if name == "gkd":
+      assert len(rows) == len(raw) and not rows.columns
+    else:
+      for weights, (_, response) in zip(rows.columns["weights"], rows.pairs):
+        assert len(weights) == len(response)
+    if name == "opd":  # the teacher's log-probability less the student's
+      pairs = inputs.training_pairs(config, raw, writer="student")
+      teacher, _ = inputs.load(config.teacher, config.teacher.path, **inputs.ALONE)
+      nlls = posthoc.nlls(teacher, pairs, batch=4)
+      places = [rows.pairs.index(pair) for pair in pairs]
+      for i, r, nll in zip(places, raw, nlls):
+        want = np.array(r["teacher_nlls"]) - nll
+        np.testing.assert_allclose(rows.columns["weights"][i], want, atol=1e-4)
+
+
+def test_killed_in_a_round_it_ends_in_the_same_products(own, tmp_path, monkeypatch):
+  from gen_ssd.training import train
+
+  config, whole = own
+
+  class Killed(Exception):
+    pass
+
+  shutil.copytree(whole / "cold_start", tmp_path / "run" / "cold_start")
+  kills = []
+  for module, name, at in (
+    (train, "train_step", 3),
+    (step_lib, "select_step", 9),
+    (train, "train_step", 2),
+    (students.export, "save", 2),
+    (train, "train_step", 3),
+    (step_lib, "select_step", 2),
+  ):
+    real, left = getattr(module, name), [at]
+
+    def call(*args, real=real, left=left, **kwargs):
+      left[0] -= 1
+      if not left[0]:
+        kills.append(1)
+        raise Killed
+      return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, call)
+    with contextlib.suppress(Killed):
+      run(config, tmp_path / "run")
+    monkeypatch.setattr(module, name, real)
+  assert len(kills) >= 4
+  run(config, tmp_path / "run")
+  mine, theirs = products(tmp_path / "run"), products(whole)
+  assert mine.keys() == theirs.keys()
+  assert [n for n in mine if mine[n] != theirs[n]] == []
+
+
+def test_what_an_arm_learns_is_weighted_by_its_credit(finished, monkeypatch):
+  row = workdir_lib.arm_rows(finished, "gen_ssd")[1][0]
+
+  def made(uuid, attempt, verdict, n):
+    changed = dict(uuid=uuid, attempt=attempt, verdict=verdict, ids=row["ids"][:n], num_tokens=n)
+    return {**row, **changed}
+
+  some = (("a", 0, "right", 8), ("a", 1, "wrong", 4), ("b", 0, "right", 8), ("b", 1, "right", 6))
+  rows = [made(*each) for each in some]
+  monkeypatch.setattr(workdir_lib, "arm_rows", lambda *_: (rows, rows))
+  arms = {
+    "sft": dict(k=1, threshold="off"),
+    "redi": dict(
+      k=1, threshold="off", keep="all", attempts=2, train=dict(credit="signed", alpha=0.5)
+    ),
+  }
+  config = small(arms=arms)
+  found = {name: students.examples(config, finished, name, arm) for name, arm in config.arms}
+  assert len(found["sft"]) == 4 and not found["sft"].columns  # the compiled update is that of SFT
+  assert found["redi"].pairs == found["sft"].pairs[:2]  # the others pull on nothing
+  (right, wrong) = found["redi"].columns["weights"]
+  np.testing.assert_allclose([right, right], [[6 / 8] * 8] * 2)
+  np.testing.assert_allclose(wrong, [-0.5 * 6 / 4] * 4)
+
+
 def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, monkeypatch):
   from gen_ssd.training import train
 
@@ -368,11 +534,12 @@ def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, 
     found.append((workdir / "arms/gen_ssd/seed-0/student/model.safetensors").read_bytes())
   warm = (finished / "cold_start/student/model.safetensors").read_bytes()
   assert found[0] == found[2] != found[1] == warm
-  cold = stages._cold_rows(config, finished)
+  cold = collecting.cold_rows(config, finished)
   assert seen[0] == seen[1] == seen[2][len(cold) :] and cold
   assert [pair[1][:-1] for pair in seen[2][: len(cold)]] == [r["ids"][:-1] for r in cold]
   prefix = {**cold[0], "ids": cold[0]["ids"][:5], "stop": "pruned"}
-  stages._train(config, [prefix, cold[0]], config.train, tmp_path / "prefix", title="prefix")
+  rows = packing.Rows(inputs.training_pairs(config, [prefix, cold[0]]), 128)
+  students.train(config, rows, config.train, tmp_path / "prefix", title="prefix")
   end = tokenization.load_tokenizer(hf.locate("bundled/student")).eos_token_id
   assert [pair[1] for pair in seen[3]] == [prefix["ids"], cold[0]["ids"][:-1] + [end]]
   shutil.rmtree(workdir / "cold_start" / "traces")
@@ -486,8 +653,8 @@ def test_students_answer_with_their_own_settings(tmp_path, monkeypatch):
   monkeypatch.setattr(inputs, "load", load)
   select, problems = inputs.answering(config, config.evaluate), inputs.problems(config, "test")
   with pytest.raises(Stop):
-    stages._collect(
-      config, select, tmp_path / "a", problems, stages.Models(writer="student"), "evaluate"
+    collecting.collect(
+      config, select, tmp_path / "a", problems, collecting.Models(writer="student"), "evaluate"
     )
   assert loaded == [(config.student, "student", inputs.ALONE)]
 

@@ -26,7 +26,7 @@ def test_lengths_follow_the_overrides(changes):
     c.select[name] = value
   found = config_lib.parse(c)
   config_checks.check(found)
-  for select in (found.select, found.cold_start, *(s for _, s in found.arms)):
+  for select in (found.select, found.cold_start, *(arm.select for _, arm in found.arms)):
     assert (select.max_tokens, select.prompt) == (found.select.max_tokens, found.select.prompt)
   longest = found.select.prompt + 1 + found.select.max_tokens  # see writer.check_prompts
   assert found.train.length > longest and found.warm_up.length > longest
@@ -116,7 +116,7 @@ def test_laptop_takes_a_pair_or_two_models(tmp_path, monkeypatch, argument, teac
   for train in (found.train, found.warm_up):
     assert train.length > found.select.prompt + 1 + found.select.max_tokens
   arms = dict(found.arms)
-  traces = {name: config_lib.collection(s) for name, s in arms.items()}
+  traces = {name: config_lib.collection(arm.select) for name, arm in arms.items()}
   assert traces["posthoc"] == traces["rejection"]  # drawn once
 
 

@@ -122,15 +122,15 @@ def test_a_pair_validates_and_traces_without_weights(name, tmp_path):
   writer = weights.shapes(read("teacher"), Layout(dtype=config.teacher.dtype))
   chooser = weights.shapes(read("student"), Layout(dtype=config.student.dtype, **inputs.ALONE))
   trace_collection(writer, None, config.cold_start)
-  for plain in {config_lib.collection(arm) for _, arm in config.arms}:
+  for plain in {config_lib.collection(arm.select) for _, arm in config.arms}:
     state, report = trace_collection(writer, chooser, plain)
     assert report.tokens.shape == (plain.slots, plain.k, plain.c)
     assert state.teacher.position.shape == (plain.slots, config_lib.ring_slots(plain))
   for _, e in config.tests:
     trace_collection(chooser, None, inputs.answering(config, e))
 
-  state, batch = train.shapes(read("student"), config.train)
-  train.train_step.trace(state, batch, config=train.static(config.train))
+  arguments = train.shapes(read("student"), config.train)
+  train.train_step.trace(*arguments, config=train.static(config.train))
 
 
 def test_what_the_pairs_measure():
@@ -150,6 +150,7 @@ def test_a_row_of_the_table_is_one_command():
   pair = importlib.import_module("configs.qwen25_7b_1p5b")
   assert {*pair.get_config("morsd+gen_ssd").arms} == {"morsd", "gen_ssd"}
   every = config_lib.parse(pair.get_config())
-  assert dict(every.arms)["standard_kd_all"].attempts == every.select.k
+  assert dict(every.arms)["standard_kd_all"].select.attempts == every.select.k
+  assert {*pair.get_config("grpo").arms} == {"standard_kd", "grpo"}
   with pytest.raises(ValueError, match="'gen_sdd': it must be arms joined by"):
     pair.get_config("gen_sdd")

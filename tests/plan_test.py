@@ -127,7 +127,7 @@ def test_a_row_of_the_table_has_a_cell_for_every_column(found):
 def test_the_bytes_of_arguments_are_those_of_the_compiled_program():
   config = small(model_parallel=2, teacher__unroll=True)
   mesh.start(2)
-  select = config_lib.collection(dict(config.arms)["gen_ssd"])
+  select = config_lib.collection(dict(config.arms)["gen_ssd"].select)
   for p in programs.of(config, select, programs.architectures(config)).values():
     assert p.bytes() == p.lower().compile().memory_analysis().argument_size_in_bytes, p.name
 
@@ -146,12 +146,13 @@ def little(**changes):
     small(problems__train=8, problems__test=8, problems__cold_start=8, problems__held_out=2),
     stages=("cold_start", "collect", "train"),
   )
-  arms = tuple((n, dataclasses.replace(s, threshold="off")) for n, s in c.arms if n == "gen_ssd")
   few = dict(steps=1, warmup_steps=0, log_every=1)
   trains = dict(
     warm_up=dataclasses.replace(c.warm_up, **few), train=dataclasses.replace(c.train, **few)
   )
   teacher = dataclasses.replace(c.teacher, unroll=True)  # a run takes its layers apart
+  select = dataclasses.replace(c.select, threshold="off")
+  arms = (("gen_ssd", config_lib.Arm(select, trains["train"])),)
   return dataclasses.replace(c, arms=arms, teacher=teacher, **trains, **changes)
 
 
@@ -225,7 +226,7 @@ def compiled(request):
   mesh.start(4, None if request.param == "cpu" else plan._devices(request.param)[0])
   arch = dataclasses.replace(ARCH, vocab=4 * 1511, layers=3, kv_heads=4)  # a size of nothing else
   pair = programs.Pair(arch, dataclasses.replace(arch, layers=2, width=32))
-  select = config_lib.collection(dict(config.arms)["gen_ssd"])
+  select = config_lib.collection(dict(config.arms)["gen_ssd"].select)
   step = programs.of(config, select, pair)["step"]
   return hlo.Text(step.lower().compile().as_text()), select, pair
 

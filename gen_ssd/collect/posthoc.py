@@ -160,15 +160,22 @@ def short_context(
   return [{**r, "student_nlls": sum((next(found) for _ in r["step_starts"]), [])} for r in rows]
 
 
+def nlls(
+  model: decoder.Transformer, pairs: Sequence[tuple[list[int], list[int]]], *, batch: int
+) -> list[np.ndarray]:
+  """nll in nats of every token of each response, of (prompt ids, response ids) of the model.
+
+  model: stacked, on the current mesh. batch: texts read at a time; a multiple of the devices.
+  """
+  found = _nlls(model, [[*prompt, *response] for prompt, response in pairs], batch)
+  return [nll[-len(response) :] for nll, (_, response) in zip(found, pairs)]
+
+
 def mean_nlls(
   student: decoder.Transformer, pairs: Sequence[tuple[list[int], list[int]]], *, batch: int
 ) -> list[float]:
-  """Mean nll in nats per token of each response, of (prompt ids, response ids) of the student.
-
-  student: stacked, on the current mesh. batch: texts read at a time; a multiple of the devices.
-  """
-  nlls = _nlls(student, [[*prompt, *response] for prompt, response in pairs], batch)
-  return [float(nll[-len(response) :].mean()) for nll, (_, response) in zip(nlls, pairs)]
+  """The mean of `nlls` for each response, in nats per token."""
+  return [float(nll.mean()) for nll in nlls(student, pairs, batch=batch)]
 
 
 def _read(tokenizer, r, system):

@@ -37,7 +37,8 @@ def lines(changes: Changes, configs: Mapping[str, config_lib.Config]) -> compari
 
 def _setting(config, field):
   """The value of a field such as select.k or arms.NAME.k."""
-  at = {**config_lib.plain(config), "arms": dict(config.arms), "tests": dict(config.tests)}
+  arms = {name: config_lib.arm_settings(arm) for name, arm in config.arms}
+  at = {**config_lib.plain(config), "arms": arms, "tests": dict(config.tests)}
   for part in field.split("."):
     at = at[part] if isinstance(at, dict) else getattr(at, part)
   return at

@@ -104,17 +104,12 @@ def read_run(workdir: Path, trees: int) -> Run:
   collected = {
     name: _collected(homes[name], folder, trees, notes) for name, folder in folders.items()
   }
-  shared = values.as_dict(config.get("select"))
   arms = [
     Arm(
       name=name,
       look=look[name],
       results=values.as_dict(evaluated.get(name)),
-      changes={
-        k: v
-        for k, v in values.as_dict(settings.get(name)).items()
-        if k not in shared or shared[k] != v
-      },
+      changes=_changes(config, values.as_dict(settings.get(name))),
       folder=folders.get(name),
       collected=collected.get(name),
       losses=_losses(homes[name], notes) if name in homes else [],
@@ -122,6 +117,17 @@ def read_run(workdir: Path, trees: int) -> Run:
     for name in ordered
   ]
   return Run(config=config, results=results, arms=arms, notes=notes)
+
+
+def _changes(config, arm):
+  """What the settings of an arm change in `select` and, as train.FIELD, in `train`."""
+  changed = lambda its, shared: {k: v for k, v in its.items() if k not in shared or shared[k] != v}
+  train = changed(values.as_dict(arm.get("train")), values.as_dict(config.get("train")))
+  select = {k: v for k, v in arm.items() if k != "train"}
+  return {
+    **changed(select, values.as_dict(config.get("select"))),
+    **{f"train.{k}": v for k, v in train.items()},
+  }
 
 
 def _config(workdir):

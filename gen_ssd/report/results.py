@@ -37,7 +37,7 @@ def write(
     for kind, name, homes in _homes(workdir, config)
     for test in tests
   }
-  costs = {name: _cost(workdir, name, select, training) for name, select in config.arms}
+  costs = {name: _cost(workdir, name, arm.select, training) for name, arm in config.arms}
   with answers.Grader() as grader:
     each = {t: _of({k[:2]: x for k, x in rows.items() if k[2] == t}, n, costs, grader)
             for t, n in tests.items()}  # fmt: skip
@@ -69,8 +69,11 @@ def _cost(workdir, name, select, training):
   """What arm `name` collected: costs, thresholds, what was picked, how much its kept traces differ."""
   rows, kept = workdir_lib.arm_rows(workdir, name)
   lost = workdir_lib.lost_candidates(workdir_lib.collection(workdir, name))
+  own = (workdir / "arms" / name).glob("seed-*/rounds/*/traces")
+  written = sum(r["num_tokens"] for home in own for r in workdir_lib.finished_rows(home))
   return {
     **statistics.collected(rows, kept, training, whole=select.granularity == "trace"),
+    "student_tokens": written,
     "thresholds": workdir_lib.thresholds(workdir, name),
     "diversity": {"kept": measures.diversity(kept)},
     "picks": measures.picks(rows, lost),

@@ -88,6 +88,11 @@ def _quiet():
     log.removeFilter(matters)
 
 
+def any_in(folder: folders.Path) -> bool:
+  """Does `folder` hold a checkpoint that was saved to its end? It may be damaged."""
+  return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
 def save(saver: ocp.training.Checkpointer, step: int, state: typing.Any, data: typing.Any) -> None:
   """Starts to save a tree of 32-bit arrays and an iterator's position as checkpoint `step`."""
   found = {"state": state, "data": data, "sums": _sums(state, data)}

@@ -1,12 +1,16 @@
-"""Training objectives: what one target token costs, in nats, and its sum over a packed batch.
+"""Training objectives: what one target token costs, in nats, and the shifts that put targets in place.
 
 An objective is a function
 
-  objective(logits f32[b,t,v], targets int32[b,t], **columns) -> nats f32[b,t]
+  objective(logits f32[b,t,v], targets int32[b,t], ...) -> nats f32[b,t]
 
-of a block of positions. `train.objective` names one of OBJECTIVES. Its parameters after the first
-two are names of per-token columns of the training examples, for instance `weights`; a parameter
-with a default is optional. To add an objective, write the function and add it to OBJECTIVES.
+of a block of positions. Each further parameter has a name of SETTINGS, which a Term of the config
+sets; the name `other`, for the logits f32[b,t,v] of a second model at the same positions; or the name
+of a per-token column of the training examples, for instance `weights`. A column with a default is
+optional. `train.terms.NAME.objective` names one of OBJECTIVES. To add an objective, write the function
+and add it to OBJECTIVES; terms.py sums it up.
+
+Below, p is the student's distribution and q the other model's.
 """
 
 import inspect
@@ -21,16 +25,18 @@ from jaxtyping import Shaped
 
 from gen_ssd import errors
 from gen_ssd.arrays import Array
-from gen_ssd.models import decoder
 
-Objective = typing.Callable[..., Float[Array, "b t"]]
+Nats = Float[Array, "b t"]
+Logits = Float[Array, "b t v"]
+Targets = Int[Array, "b t"]
+Number = Float[Array, ""] | float
+Objective = typing.Callable[..., Nats]
+
+SETTINGS = ("beta", "normalize", "top_k")
+NEVER = -1e9  # a logit that no exponential function notices
 
 
-def nll(
-  logits: Float[Array, "b t v"],
-  targets: Int[Array, "b t"],
-  weights: Float[Array, "b t"] | float = 1.0,
-) -> Float[Array, "b t"]:
+def nll(logits: Logits, targets: Targets, weights: Nats | float = 1.0) -> Nats:
   """Negative log-likelihood of the targets, times the column `weights` where the data has it.
 
   Weights may be negative. Without the column every weight is 1: supervised fine-tuning.
@@ -38,7 +44,108 @@ def nll(
   return token_nll(logits, targets) * weights
 
 
-OBJECTIVES: dict[str, Objective] = {f.__name__: f for f in (nll,)}
+def fkl(logits: Logits, targets: Targets, other: Logits) -> Nats:
+  """Forward divergence KL(q || p): the student covers what the other model may write."""
+  del targets
+  return _kl(_log(other), _log(logits))
+
+
+def rkl(logits: Logits, targets: Targets, other: Logits) -> Nats:
+  """Reverse divergence KL(p || q): the student writes what the other model finds likely."""
+  del targets
+  return _kl(_log(logits), _log(other))
+
+
+def jsd(logits: Logits, targets: Targets, other: Logits, beta: Number, normalize: bool) -> Nats:
+  """Generalised Jensen-Shannon divergence (GKD, arXiv:2306.13649).
+
+  It is beta KL(q || m) + (1 - beta) KL(p || m) with m = (1 - beta) p + beta q and beta strictly between
+  0 and 1. It vanishes at both ends; with `normalize` it is divided by beta (1 - beta), and its ends are
+  fkl and rkl.
+  """
+  del targets
+  p, q, beta = _log(logits), _log(other), jnp.asarray(beta, jnp.float32)
+  m = jnp.logaddexp(p + jnp.log1p(-beta), q + jnp.log(beta))
+  found = beta * _kl(q, m) + (1 - beta) * _kl(p, m)
+  return found / (beta * (1 - beta)) if normalize else found
+
+
+def rank(logits: Logits, targets: Targets, other: Logits, top_k: int) -> Nats:
+  """-log Plackett-Luce probability of the other model's order of the student's likeliest tokens.
+
+  There are `top_k` of them. This is the indirect loss of TSD-KD (arXiv:2603.13260).
+  """
+  del targets
+  _, ids = lax.top_k(lax.stop_gradient(logits), top_k)
+  order = jnp.argsort(-_at(other, ids), axis=-1)
+  z = _at(logits, _at(ids, order))
+  return jnp.sum(lax.cumlogsumexp(z, axis=z.ndim - 1, reverse=True) - z, -1)
+
+
+def pld(logits: Logits, targets: Targets, other: Logits, top_k: int) -> Nats:
+  """Plackett-Luce distillation (arXiv:2506.12542): the target first, then the other model's order.
+
+  Every place of the order counts as its token's q. The order holds the target and the `top_k` tokens
+  that are likeliest to the other model; the paper, which has classes for tokens, takes all.
+  """
+  _, ids = lax.top_k(other, top_k)
+  again = ids == targets[..., None]
+  z = jnp.where(again, NEVER, _at(logits, ids))
+  q = jnp.where(again, 0.0, jnp.exp(_at(_log(other), ids)))
+  first = targets[..., None]
+  z = jnp.concatenate([_at(logits, first), z], -1)
+  q = jnp.concatenate([jnp.exp(_at(_log(other), first)), q], -1)
+  return jnp.sum(q * (lax.cumlogsumexp(z, axis=z.ndim - 1, reverse=True) - z), -1)
+
+
+def entropy(logits: Logits, targets: Targets) -> Nats:
+  """The student's entropy."""
+  del targets
+  return token_entropy(logits)
+
+
+def k2(logits: Logits, targets: Targets, other: Logits) -> Nats:
+  """(log p - log q)^2 / 2 of the target, which estimates a divergence: CurioSFT (arXiv:2602.02244)."""
+  return jnp.square(token_nll(logits, targets) - token_nll(other, targets)) / 2
+
+
+OBJECTIVES: dict[str, Objective] = {
+  f.__name__: f for f in (nll, fkl, rkl, jsd, rank, pld, entropy, k2)
+}
+DIVERGENCES = ("fkl", "rkl", "jsd")  # with top_k: of k tokens and one category for all the others
+
+
+def _log(logits):
+  return jax.nn.log_softmax(logits, -1)
+
+
+def _kl(log_a, log_b):
+  """KL(a || b) of log-probabilities, in nats."""
+  return jnp.sum(jnp.exp(log_a) * (log_a - log_b), -1)
+
+
+def _at(x, ids):
+  return jnp.take_along_axis(x, ids, -1)
+
+
+def token_entropy(logits: Logits) -> Nats:
+  """Entropy of softmax(logits) in nats."""
+  log_p = _log(logits)
+  return -jnp.sum(jnp.exp(log_p) * log_p, -1)
+
+
+def coarse(
+  logits: Logits, other: Logits, k: int
+) -> tuple[Float[Array, "b t _"], Float[Array, "b t _"]]:
+  """Log-probabilities of both models for the other one's k likeliest tokens, and for all the rest.
+
+  A divergence of these is one: at least 0, at most that of all tokens.
+  """
+  log_q = _log(other)
+  top, ids = lax.top_k(log_q, k)
+  rest = lambda x: jnp.log(-jnp.expm1(jnp.minimum(jax.nn.logsumexp(x, -1, keepdims=True), -1e-6)))
+  with_rest = lambda x: jnp.concatenate([x, rest(x)], -1)
+  return with_rest(_at(_log(logits), ids)), with_rest(top)
 
 
 def token_nll(scores: Float[Array, "*b v"], targets: Int[Array, "*b"]) -> Float[Array, "*b"]:
@@ -65,6 +172,17 @@ def shift_targets(
   return next_token(tokens), jnp.where(same & has_next, next_token(mask), 0).astype(jnp.float32)
 
 
+def columns_of(objective: Objective) -> dict[str, inspect.Parameter]:
+  """The columns that `objective` takes, by name."""
+  parameters = [*inspect.signature(objective).parameters.items()][2:]
+  return {name: p for name, p in parameters if name not in (*SETTINGS, "other")}
+
+
+def takes(objective: Objective, name: str) -> bool:
+  """Does `objective` have a parameter of this name?"""
+  return name in inspect.signature(objective).parameters
+
+
 def shift_columns(
   objective: Objective, columns: dict[str, Shaped[Array, "b t"]]
 ) -> dict[str, Shaped[Array, "b t"]]:
@@ -72,45 +190,10 @@ def shift_columns(
 
   Raises UserError when a column is missing that the objective has no default for.
   """
-  wanted = list(inspect.signature(objective).parameters.values())[2:]
-  for p in wanted:
-    if p.name not in columns and p.default is p.empty:
+  for name, p in (wanted := columns_of(objective)).items():
+    if name not in columns and p.default is p.empty:
       raise errors.UserError(
-        f"train.objective is {objective.__name__!r}: it needs the column {p.name!r}, "
+        f"the objective {objective.__name__!r} needs the column {name!r}, "
         f"and the training data has {', '.join(sorted(columns))}"
       )
-  return {p.name: next_token(columns[p.name]) for p in wanted if p.name in columns}
-
-
-def objective_sum(
-  objective: Objective,
-  model: decoder.Transformer,
-  hidden: Float[Array, "b 1 t d"],
-  targets: Int[Array, "b t"],
-  live: Float[Array, "b t"],
-  columns: dict[str, Shaped[Array, "b t"]],
-  *,
-  block: int,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Sum of an objective over live positions in nats, and the number of live positions.
-
-  `hidden` is normed, `columns` are as `shift_columns` returns them, and `block` divides t.
-  Logits exist for `block` positions at a time and are recomputed in the backward pass, so
-  [b,t,v] is never in memory when block < t.
-  """
-  t = targets.shape[1]
-
-  def block_sum(i):
-    cut = lambda x, axis=1: lax.dynamic_slice_in_dim(x, i * block, block, axis)
-    logits = decoder.logits(model, cut(hidden, 2))[:, 0]
-    nats = objective(logits, cut(targets), **{name: cut(x) for name, x in columns.items()})
-    return jnp.sum(nats * cut(live))
-
-  if block == t:
-    total = block_sum(0)
-  else:
-    block_sum = jax.checkpoint(block_sum)
-    total, _ = lax.scan(
-      lambda total, i: (total + block_sum(i), None), jnp.float32(0), jnp.arange(t // block)
-    )
-  return total, jnp.sum(live)
+  return {name: next_token(columns[name]) for name in wanted if name in columns}

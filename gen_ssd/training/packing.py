@@ -7,7 +7,7 @@ as `weights`, that an objective asks for by name.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import typing
+from typing import Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -18,6 +18,15 @@ from gen_ssd import errors
 Example = dict[str, np.ndarray]
 Numbers = Sequence[int] | Sequence[float] | np.ndarray
 RESERVED = ("tokens", "mask", "segments", "positions")
+
+
+@runtime_checkable
+class Examples(Protocol):
+  """Examples that all have the same columns, such as Rows."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, i: int) -> Example: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +43,27 @@ class Rows:
   def __len__(self) -> int:
     return len(self.pairs)
 
+  def only(self, places: Sequence[int]) -> "Rows":
+    """The examples at these places."""
+    columns = {name: [values[i] for i in places] for name, values in self.columns.items()}
+    return dataclasses.replace(self, pairs=[self.pairs[i] for i in places], columns=columns)
+
   def __getitem__(self, i: int) -> Example:
     columns = {name: values[i] for name, values in self.columns.items()}
     return example(*self.pairs[i], self.length, columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+  """Examples of several kinds, and the share of each; all have the same columns."""
+
+  parts: Sequence[tuple[Examples, float]]
+
+  def __len__(self) -> int:
+    return min(len(rows) for rows, _ in self.parts)
+
+
+Source = Examples | Mixed
 
 
 def example(
@@ -70,57 +97,57 @@ def example(
   return found
 
 
-def fitting(pairs: list, config: config_lib.Train, field: str) -> tuple[list, str]:
-  """The (prompt ids, response ids) to train on, and a note on those longer than `config.length`.
+def fitting(rows: Rows, config: config_lib.Train, field: str) -> tuple[Rows, str]:
+  """The examples to train on, and a note on those longer than `rows.length`.
 
   `config.too_long` says what happens to them. Examples of which nothing would be learned are always
   dropped. Raises UserError, naming `field`, when they are to be refused or when none is left.
   """
+  pairs = rows.pairs
   if not pairs:
     raise errors.UserError(f"{field}: there is nothing to train on: no trace was kept")
   long = [
-    i for i, (prompt, response) in enumerate(pairs) if len(prompt) + len(response) > config.length
+    i for i, (prompt, response) in enumerate(pairs) if len(prompt) + len(response) > rows.length
   ]
   if not long:
-    return pairs, ""
+    return rows, ""
   most = max(sum(map(len, pairs[i])) for i in long)
-  what = f"{len(long)} of {len(pairs)} examples are longer than {field}.length ({config.length})"
+  what = f"{len(long)} of {len(pairs)} examples are longer than {field}.length ({rows.length})"
   if config.too_long == "refuse":
     raise errors.UserError(
       f"{what}, up to {most} tokens; raise it, or set {field}.too_long to cut or drop"
     )
-  empty = {i for i in long if len(pairs[i][0]) >= config.length}
+  empty = {i for i in long if len(pairs[i][0]) >= rows.length}
   gone = {*long} if config.too_long == "drop" else empty
   if len(gone) == len(pairs):
     raise errors.UserError(
       f"{what}, up to {most} tokens, and nothing is left to train on; raise it"
     )
-  left = [pair for i, pair in enumerate(pairs) if i not in gone]
+  left = rows.only([i for i in range(len(pairs)) if i not in gone])
   return left, f"{what}, up to {most} tokens: {len(long) - len(gone)} cut, {len(gone)} dropped"
 
 
 def batches(
-  source: typing.Any, *, batch_size: int, length: int, seed: int, bins: int = 64
+  source: Source, *, batch_size: int, length: int, seed: int, bins: int = 64
 ) -> grain.DatasetIterator[Example]:
   """Endless iterator of packed batches, in an order fixed by `seed` alone.
 
-  `source` has `__len__` and `__getitem__`, which returns examples that all have the same columns.
-  Each batch holds numpy arrays [batch_size, length]: the columns of the examples, and int32 `segments`
-  (0 is padding) and `positions`. Padding is 0 in every column. Every process makes the same
-  batches and places its part of them, so a run may continue on another number of processes. The
-  iterator has get_state / set_state; Orbax saves it with the weights. Raises UserError for an
-  empty source.
+  Of a Mixed source, shares are exact: examples alternate. Each batch holds numpy arrays
+  [batch_size, length]: the columns of the examples, and int32 `segments` (0 is padding) and
+  `positions`. Padding is 0 in every column. Every process makes the same batches and places its part
+  of them, so a run may continue on another number of processes. The iterator has get_state /
+  set_state; Orbax saves it with the weights. Raises UserError for an empty source.
   """
   if len(source) == 0:
     raise errors.UserError("there is nothing to train on: no trace was kept")
-  columns = tuple(source[0])
-  data = (
-    grain.MapDataset.source(source)
-    .seed(seed)
-    .shuffle()
-    .repeat()
-    .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+  parts = source.parts if isinstance(source, Mixed) else [(source, 1.0)]
+  columns, endless = tuple(parts[0][0][0]), []
+  for rows, _ in parts:
+    endless.append(grain.MapDataset.source(rows).seed(seed).shuffle().repeat())
+  mixed = (
+    grain.MapDataset.mix(endless, [share for _, share in parts]) if endless[1:] else endless[0]
   )
+  data = mixed.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
   pack = grain.experimental.FirstFitPackIterDataset(
     data,
     length_struct={name: length for name in columns},

@@ -1,8 +1,9 @@
 """Fine-tuning: an optax step over packed sequences and a loop with Orbax that continues exactly."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import functools
-import typing
 
 import jax
 from jax import lax
@@ -33,8 +34,10 @@ from gen_ssd.models.architecture import Layout
 from gen_ssd.training import checkpoints
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
+from gen_ssd.training import terms as terms_lib
 
 AXES = mesh_lib.AXES  # training splits sequences and weights over every device
+Others = Mapping[str, decoder.Transformer]
 
 
 @pytree
@@ -42,6 +45,7 @@ class TrainState:
   """Everything that an update changes; its buffers are donated to `train_step`."""
 
   model: decoder.Transformer  # weights in float32
+  lagged: decoder.Transformer | None  # a copy from up to `lag` updates ago; None: no term wants it
   optimizer: optax.OptState
   step: Int[Array, ""]  # updates made so far
 
@@ -81,27 +85,50 @@ def _decay_mask(params):
 
 
 def loss_sum(
-  model: decoder.Transformer, batch: dict[str, Shaped[Array, "b t"]], config: config_lib.Train
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """(sum of the objective in nats, number of targets) of one packed batch; see packing.batches.
+  model: decoder.Transformer,
+  batch: dict[str, Shaped[Array, "b t"]],
+  others: Others,
+  numbers: terms_lib.Knobs,
+  progress: Float[Array, ""],
+  config: config_lib.Train,
+) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, " n"]]]:
+  """(loss in nats, (number of targets, each term's part)) of one packed batch: see packing.batches.
 
-  Raises UserError when the objective needs a column that the batch does not have.
+  `others` are the second models by Term.whom; `progress` is 0 at the first update and 1 at the last.
+  Raises UserError when an objective needs a column that the batch does not have.
   """
-  objective = objectives.OBJECTIVES[config.objective]
-  columns = objectives.shift_columns(objective, batch)
+  columns = {
+    name: objectives.shift_columns(objectives.OBJECTIVES[term.objective], batch)
+    for name, term in config.terms
+  }
   targets, live = objectives.shift_targets(batch["tokens"], batch["mask"], batch["segments"])
   block = min(config.block, config.length)
-  hidden = decoder.forward_packed(
-    model,
-    batch["tokens"],
-    batch["positions"],
-    functools.partial(attention.attend_packed, segments=batch["segments"], block=block),
-    gather=functools.partial(_replicated, dtype=model.layout.dtype),
-    remat=config.remat,
+
+  def read(model, remat):
+    hidden = decoder.forward_packed(
+      model,
+      batch["tokens"],
+      batch["positions"],
+      functools.partial(attention.attend_packed, segments=batch["segments"], block=block),
+      gather=functools.partial(_replicated, dtype=model.layout.dtype),
+      remat=remat,
+    )
+    return terms_lib.Reader(_with_replicated_head(model), hidden)
+
+  frozen = {whom: jax.lax.stop_gradient(read(other, False)) for whom, other in others.items()}
+  parts, count = terms_lib.sums(
+    config.terms,
+    numbers,
+    progress,
+    read(model, config.remat),
+    frozen,
+    targets,
+    live,
+    batch["segments"],
+    columns,
+    block=block,
   )
-  return objectives.objective_sum(
-    objective, _with_replicated_head(model), hidden, targets, live, columns, block=block
-  )
+  return jnp.sum(parts), (count, parts)
 
 
 def _replicated(weights, dtype):
@@ -121,106 +148,166 @@ def _with_replicated_head(model):
 @functools.partial(jax.jit, static_argnames="config")
 def start(model: decoder.Transformer, *, config: config_lib.Train) -> TrainState:
   """TrainState before the first update, built in one jit so that every leaf is committed."""
-  return TrainState(model=model, optimizer=optimizer(config).init(model), step=jnp.int32(0))
+  lagged = jax.tree.map(jnp.copy, model) if "lagged" in terms_lib.models(config.terms) else None
+  moments = optimizer(config).init(model)
+  return TrainState(model=model, lagged=lagged, optimizer=moments, step=jnp.int32(0))
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnums=0)
 def train_step(
-  state: TrainState, batch: dict[str, Shaped[Array, "a b t"]], *, config: config_lib.Train
+  state: TrainState,
+  batch: dict[str, Shaped[Array, "a b t"]],
+  others: Others,
+  numbers: terms_lib.Knobs,
+  *,
+  config: config_lib.Train,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
   """One update from `accumulate` micro-batches. Returns (state, metrics).
 
-  The gradient is that of the summed objective divided by the *global* number of targets, so micro-
-  batches, sequences and processes with more targets weigh more, as in one large batch. Metrics: `loss`
-  in nats per target, `targets`, and `gradient_norm` before clipping.
+  The gradient is that of the summed terms divided by the *global* number of targets, so micro-
+  batches, sequences and processes with more targets weigh more, as in one large batch. `others` are the
+  second models of terms, by Term.whom, without `lagged`. Metrics: `loss` in nats per target, `targets`,
+  `gradient_norm` before clipping, and each term's part of the loss where there are several.
   """
-  grad = jax.value_and_grad(lambda m, part: loss_sum(m, part, config), has_aux=True)
+  progress = jnp.float32(state.step) / max(config.steps - 1, 1)
+  others = others if state.lagged is None else {**others, "lagged": state.lagged}
+  read = lambda m, part: loss_sum(m, part, others, numbers, progress, config)
+  grad = jax.value_and_grad(read, has_aux=True)
 
   def add_part(carry, part):
-    total, count, grads = carry
-    (loss, n), g = grad(state.model, part)
-    return (total + loss, count + n, jax.tree.map(jnp.add, grads, g)), None
+    return jax.tree.map(jnp.add, carry, grad(state.model, part)), None
 
-  (total, count), grads = grad(state.model, jax.tree.map(lambda x: x[0], batch))
+  found = grad(state.model, jax.tree.map(lambda x: x[0], batch))
   if config.accumulate > 1:
-    rest = jax.tree.map(lambda x: x[1:], batch)
-    (total, count, grads), _ = lax.scan(add_part, (total, count, grads), rest)
+    found, _ = lax.scan(add_part, found, jax.tree.map(lambda x: x[1:], batch))
+  (total, (count, parts)), grads = found
   divisor = jnp.maximum(count, 1)
   grads = jax.tree.map(lambda g: g / divisor, grads)
   updates, moments = optimizer(config).update(grads, state.optimizer, state.model)
   metrics = {"loss": total / divisor, "targets": count, "gradient_norm": optax.global_norm(grads)}
-  state = dataclasses.replace(
-    state,
-    model=optax.apply_updates(state.model, updates),
-    optimizer=moments,
-    step=state.step + 1,
-  )
-  return state, metrics
+  if len(config.terms) > 1:
+    metrics |= {f"loss_{name}": parts[i] / divisor for i, (name, _) in enumerate(config.terms)}
+  model, step = optax.apply_updates(state.model, updates), state.step + 1
+  lagged = state.lagged
+  if lagged is not None:
+    lagged = jax.tree.map(
+      lambda new, old: jnp.where(step % config.lag == 0, new, old), model, lagged
+    )
+  return TrainState(model=model, lagged=lagged, optimizer=moments, step=step), metrics
 
 
 def static(config: config_lib.Train) -> config_lib.Train:
-  """The settings that the compiled program depends on; those that only the host reads are default."""
-  return dataclasses.replace(
-    config, seed=0, save_every=1, log_every=1, start="base", cold_traces=False
-  )
+  """The settings that the compiled program depends on; all others are at their defaults."""
+  plain = config_lib.Train()
+  host = ("seed", "save_every", "log_every", "start", "cold_traces", "too_long", "credit", "alpha")
+  host += ("discount", "samples", "every", "asked", "answers")
+  others = {name: getattr(plain, name) for name in host}
+  return dataclasses.replace(config, terms=terms_lib.static(config.terms), **others)
+
+
+def layout(arch: Architecture, dtype: str = "float32", unroll: bool = False) -> Layout:
+  """How training places a model: its weights are split over every device where they can be."""
+  split = dict(batch_axes=AXES, tensor_axis=None, fsdp_axes=fsdp_axes(arch))
+  return Layout(**split, dtype=dtype, unroll=unroll)
 
 
 def shapes(
-  arch: Architecture, config: config_lib.Train
-) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
-  """(state, batch) of `train_step` as shapes on the current mesh, for a student without weights."""
-  layout = Layout(batch_axes=AXES, tensor_axis=None, fsdp_axes=fsdp_axes(arch))
-  model = weights.shapes(arch, layout)
-  layout = dataclasses.replace(layout, dtype=config.dtype, unroll=config.unroll)
-  state = mesh_lib.shapes(start, decoder.replace(model, layout=layout), config=static(config))
+  arch: Architecture,
+  config: config_lib.Train,
+  others: Mapping[str, tuple[Architecture, str]] | None = None,
+) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], Others, terms_lib.Knobs]:
+  """The arguments of `train_step` as shapes on the current mesh, for a student without weights.
+
+  `others` are (architecture, dtype) of the second models, by Term.whom.
+  """
+  model = weights.shapes(arch, layout(arch))
+  own = layout(arch, config.dtype, config.unroll)
+  state = mesh_lib.shapes(start, decoder.replace(model, layout=own), config=static(config))
   dims = (config.accumulate, config.batch_size, config.length)
   part = mesh_lib.shape(dims, jnp.int32, P(None, AXES, None))
-  return state, dict.fromkeys(("tokens", "mask", "segments", "positions"), part)
+  names = "tokens", "mask", "segments", "positions"
+  batch: dict[str, jax.ShapeDtypeStruct] = {name: part for name in names}
+  if config.credit != "one":
+    batch["weights"] = mesh_lib.shape(dims, jnp.float32, P(None, AXES, None))
+  read = {
+    whom: weights.shapes(its, layout(its, dtype, config.unroll))
+    for whom, (its, dtype) in (others or {}).items()
+  }
+  numbers = jax.tree.map(lambda x: mesh_lib.shape(x.shape, x.dtype), terms_lib.knobs(config.terms))
+  return state, batch, read, numbers
 
 
 def fit(
   model: decoder.Transformer,
-  source: typing.Any,
+  source: packing.Source | Callable[[int, decoder.Transformer], packing.Source],
   config: config_lib.Train,
   folder: folders.Path,
   *,
+  others: Others | None = None,
+  vocab: int = 0,
   title: str = "train",
   field: str = "train",
 ) -> decoder.Transformer:
-  """Trains `model` on `source` (see packing.batches) for `config.steps` updates and returns it.
+  """Trains `model` on `source` for `config.steps` updates and returns it.
+
+  With `config.samples`, `source` makes the examples of every round of `config.every` updates from the
+  number of the round and the model as it is then. When a run goes on within a round, it must return
+  what it returned before.
 
   Checkpoints (weights, optimizer, data position) go to `folder`: every `config.save_every` updates,
-  and before SIGTERM ends all processes. Calling it again continues to the same result as if it had
-  never stopped. `field` is where the settings stand in a Config, for messages.
+  at the end of a round, and before SIGTERM ends all processes. Calling it again continues to the same
+  result as if it had never stopped. `others` are the second models that `config.terms` name, by
+  Term.whom and without `lagged`, placed as `layout` says; `vocab` is the number of ids that they and
+  the student know. `field` is where the settings stand in a Config, for messages.
 
   Raises FloatingPointError, naming the update, when a metric or a weight is not finite: before every
   checkpoint, so that none holds such weights. Raises UserError when `source` is empty or lacks a
   column of the objective, when an update has no token to learn, and when no checkpoint of `folder` can
   be read. Raises OSError with `folder` when the machine is at fault, such as a full disk.
   """
-  layout = dataclasses.replace(
+  own = dataclasses.replace(
     model.layout, batch_axes=AXES, tensor_axis=None, dtype=config.dtype, unroll=config.unroll
   )
-  model = decoder.replace(model, layout=layout)
+  model = decoder.replace(model, layout=own)
   program = static(config)
-  state = start(model, config=program)
+  numbers = jax.tree.map(mesh_lib.place, terms_lib.knobs(config.terms, vocab))
+  update = functools.partial(train_step, others=others or {}, numbers=numbers, config=program)
+  state, line = start(model, config=program), progress.Progress(title, config.steps)
+  if not callable(source):
+    return _updates(state, source, config, update, folder, folder, config.steps, line, field).model
+  ends = [*range(config.every, config.steps, config.every), config.steps]
+  homes = [folder / f"round-{r:04d}" for r in range(len(ends))]
+  saved = [r for r, home in enumerate(homes) if checkpoints.any_in(home)]
+  mesh_lib.barrier("rounds looked for")  # before anybody saves
+  for r in range(max(saved, default=0), len(ends)):
+    fresh = dataclasses.replace(config, seed=config.seed + 1000 * r)  # in another order
+    rows = source(r, state.model)
+    state = _updates(state, rows, fresh, update, folder, homes[r], ends[r], line, field)
+    if r and jax.process_index() == 0:
+      folders.remove(homes[r - 1])
+  return state.model
+
+
+def _updates(state, source, config, update, folder, home, end, line, field):
+  """The state after update `end`: `fit` with checkpoints in `home` and metrics in `folder`."""
   batches = packing.batches(
     source, batch_size=config.batch_size, length=config.length, seed=config.seed
   )
-  line = progress.Progress(title, config.steps)
-  with mesh_lib.stoppable() as stopping, checkpoints.keeper(folder, config.save_every) as saver:
+  begun = int(mesh_lib.host(state.step))
+  with mesh_lib.stoppable() as stopping, checkpoints.keeper(home, config.save_every) as saver:
     first, state = checkpoints.restore(saver, state, batches)
+    first = first or begun
     log, clock = progress.Metrics(folder / "metrics.jsonl", first), times.Times(folder)
     pending = None  # metrics of the step before: the host never waits for the step it just sent
-    for i in range(first + 1, config.steps + 1):
+    for i in range(first + 1, end + 1):
       batch = _next_batch(batches, config.accumulate)
       stop = stopping()  # several processes wait here for the update before, not for this one
-      state, metrics = train_step(state, batch, config=program)
+      state, metrics = update(state, batch)
       _report(pending, i - 1, config, log, line, field)
       pending = metrics
       if jax.default_backend() == "cpu":
         jax.block_until_ready(metrics)  # collectives of two steps at once can dead-lock
-      if stop or i == config.steps or i % config.save_every == 0:
+      if stop or i == end or i % config.save_every == 0:
         _check_finite({**metrics, "weights": _finite_sum(state.model)}, i, field)
         _report(pending, i, config, log, line, field)  # no run makes this line after the save
         pending = None
@@ -230,7 +317,7 @@ def fit(
       if stop:
         break
   log.flush()
-  return state.model
+  return state
 
 
 def _next_batch(batches, accumulate):

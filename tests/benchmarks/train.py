@@ -33,18 +33,18 @@ def measure(workload, sizes, steps):
   from gen_ssd import config as config_lib
   from gen_ssd import mesh
   from gen_ssd.models import decoder
-  from gen_ssd.models.architecture import Layout
   from gen_ssd.training import packing
+  from gen_ssd.training import terms
   from gen_ssd.training import train
 
   mesh.start()
   w, arch = contenders.TRAIN[workload], contenders.architecture(sizes, tied=True)
-  layout = dict(batch_axes=train.AXES, tensor_axis=None, fsdp_axes=train.fsdp_axes(arch))
   config = config_lib.Train(
     batch_size=w["b"], length=w["t"], learning_rate=1e-4, warmup_steps=0, unroll=True
   )
   config = train.static(config)
-  model = decoder.initialise(arch, Layout(unroll=True, **layout), jax.random.key(0))
+  numbers = jax.tree.map(mesh.place, terms.knobs(config.terms))
+  model = decoder.initialise(arch, train.layout(arch, unroll=True), jax.random.key(0))
   state = train.start(model, config=config)
   del model
   rows, lengths = contenders.examples(workload, arch.vocab)
@@ -56,7 +56,9 @@ def measure(workload, sizes, steps):
     part = next(batches)
     batch = {name: mesh.place(x[None], jax.P(None, train.AXES, None)) for name, x in part.items()}
     begin = time.perf_counter()
-    state, metrics = jax.block_until_ready(train.train_step(state, batch, config=config))
+    state, metrics = jax.block_until_ready(
+      train.train_step(state, batch, {}, numbers, config=config)
+    )
     if i:
       seconds += time.perf_counter() - begin
       tokens, size = tokens + int((part["segments"] > 0).sum()), size + part["segments"].size

@@ -25,6 +25,7 @@ from gen_ssd import config
 from gen_ssd import inputs
 from gen_ssd import mesh
 from gen_ssd import stages
+from gen_ssd import students
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.collect import traces
@@ -392,7 +393,7 @@ def test_students_are_trained_on_their_own_tokens(tmp_path, monkeypatch):
   )
   mesh.start(devices=jax.devices()[:1])
   checks.check(c)
-  seen, rows = [], stages.packing.Rows
+  seen, rows = [], students.packing.Rows
   monkeypatch.setattr(
     stages.packing, "Rows", lambda pairs, length: (seen.append(pairs), rows(pairs, length))[1]
   )

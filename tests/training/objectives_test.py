@@ -9,8 +9,10 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from gen_ssd import config
 from gen_ssd import mesh
 from gen_ssd.training import objectives
+from gen_ssd.training import terms
 from tests import tiny
 
 #                      a prompt and its response | another      | padding
@@ -69,17 +71,26 @@ def case():
   return net, hidden, targets, weights
 
 
+SFT = config.Term()
+
+
 @functools.cache
-def program(block, objective):
+def program(block, term):
   def total(net, hidden, targets, live, columns):
-    return objectives.objective_sum(objective, net, hidden, targets, live, columns, block=block)
+    student = terms.Reader(net, hidden)
+    rows = jnp.ones_like(targets)
+    numbers, at = terms.knobs((("", term),)), jnp.float32(0)
+    parts, count = terms.sums(
+      (("", term),), numbers, at, student, {}, targets, live, rows, {"": columns}, block=block
+    )
+    return jnp.sum(parts), count
 
   return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
 
 
-def loss(net, hidden, targets, live, block, objective=objectives.nll, columns=None):
+def loss(net, hidden, targets, live, block, term=SFT, columns=None):
   """((sum, live positions), gradients of model and hidden), and the program's text."""
-  run = program(block, objective)
+  run = program(block, term)
   args = jax.tree.map(
     lambda x: mesh.place(x, P(("data", "model"))), (hidden, targets, live, columns or {})
   )
@@ -133,7 +144,7 @@ def test_a_missing_column_is_named():
   def needs_rank(logits, targets, rank, weights=1.0):
     return rank * weights
 
-  with pytest.raises(ValueError, match="objective is 'needs_rank': it needs the column 'rank'"):
+  with pytest.raises(ValueError, match="the objective 'needs_rank' needs the column 'rank'"):
     objectives.shift_columns(needs_rank, {"weights": MASK, "tokens": TOKENS})
 
 
@@ -154,16 +165,6 @@ def test_weights_scale_each_token_and_may_be_negative(case):
   assert float(count) == live.sum()  # the divisor counts tokens, whatever their weights
   ((opposite, _), _), _ = loss(*case, block=4, columns={"weights": -weights})
   np.testing.assert_allclose(opposite, -total, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", objectives.OBJECTIVES)
-def test_every_objective_is_the_same_in_blocks(case, name):
-  objective = objectives.OBJECTIVES[name]
-  columns = {"weights": np.linspace(-1, 2, 16, dtype=np.float32).reshape(2, 8)}
-  want, _ = loss(*case, block=8, objective=objective, columns=columns)
-  got, text = loss(*case, block=2, objective=objective, columns=columns)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), got, want)
-  assert f"x8x{tiny.STUDENT.vocab}x" not in text
 
 
 def test_a_wrong_shape_fails_where_it_enters():

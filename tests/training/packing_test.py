@@ -246,9 +246,11 @@ MIXED = [([1] * 4, [2] * 4), ([1] * 4, [2] * 9), ([1] * 10, [2] * 3)]  # 8, 13 a
   ],
 )  # fmt: skip
 def test_examples_that_are_too_long_are_counted(too_long, left, note):
-  settings = config.Train(length=10, too_long=too_long)
-  assert packing.fitting(MIXED, settings, "warm_up") == (left, note)
-  assert packing.fitting(MIXED, config.Train(length=13), "warm_up") == (MIXED, "")
+  settings, columns = config.Train(too_long=too_long), {"weights": [[p[0][0]] for p in MIXED]}
+  found, said = packing.fitting(packing.Rows(MIXED, 10, columns), settings, "warm_up")
+  assert (found.pairs, said, len(found.columns["weights"])) == (left, note, len(left))
+  rows = packing.Rows(MIXED, 13, columns)
+  assert packing.fitting(rows, settings, "warm_up") == (rows, "")
 
 
 @pytest.mark.parametrize(
@@ -261,4 +263,4 @@ def test_examples_that_are_too_long_are_counted(too_long, left, note):
 )  # fmt: skip
 def test_training_on_nothing_is_refused(pairs_, too_long, message):
   with pytest.raises(errors.UserError, match=message):
-    packing.fitting(pairs_, config.Train(length=10, too_long=too_long), "train")
+    packing.fitting(packing.Rows(pairs_, 10), config.Train(too_long=too_long), "train")

@@ -16,6 +16,7 @@ from gen_ssd import progress
 from gen_ssd.models import architecture
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
+from gen_ssd.training import terms
 from gen_ssd.training import train
 from tests import tiny
 
@@ -97,9 +98,12 @@ def test_the_loss_falls_and_only_the_response_is_learned(tmp_path):
   )  # the prompts, as if they were responses
   batch = next(packing.batches(prompts, batch_size=8, length=24, seed=0))
   put = jax.tree.map(mesh.place, batch)
-  nll = lambda m: float(
-    jnp.divide(*jax.jit(train.loss_sum, static_argnames="config")(m, put, config=settings))
-  )
+  numbers, read = terms.knobs(settings.terms), jax.jit(train.loss_sum, static_argnames="config")
+
+  def nll(net):
+    total, (count, _) = read(net, put, {}, numbers, jnp.float32(0), config=settings)
+    return float(total / count)
+
   assert nll(net) > nll(build()) - 0.3
 
 
@@ -118,7 +122,7 @@ def test_micro_batches_blocks_and_recomputation_change_nothing(options):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def update(batch, settings):
+def update(batch, settings, others=None):
   """Adam's moments after one update, which are the gradient, and the metrics."""
   net = tiny.stacked(tiny.STUDENT, dataclasses.replace(tiny.ALONE, unroll=settings.unroll))
   state = train.start(net, config=settings)
@@ -128,7 +132,9 @@ def update(batch, settings):
     ),
     batch,
   )
-  state, row = train.train_step(state, parts, config=dataclasses.replace(settings, warmup_steps=0))
+  settings = dataclasses.replace(settings, warmup_steps=0)
+  numbers = jax.tree.map(mesh.place, terms.knobs(settings.terms, tiny.STUDENT.vocab))
+  state, row = train.train_step(state, parts, others or {}, numbers, config=settings)
   return leaves(state.optimizer), mesh.host(row)
 
 
@@ -150,7 +156,7 @@ def batch_with(**columns):
 def test_an_objective_is_one_function(monkeypatch):
   start()
   monkeypatch.setitem(objectives.OBJECTIVES, "smoothed", smoothed)
-  settings = dataclasses.replace(TRAIN, objective="smoothed")
+  settings = dataclasses.replace(TRAIN, terms=(("smooth", config.Term("smoothed")),))
   plain = update(batch_with(), TRAIN)
   none, some = (update(batch_with(smoothing=x), settings) for x in (0.0, 0.5))
   assert np.isclose(none[1]["loss"], plain[1]["loss"], rtol=1e-6)
@@ -164,10 +170,8 @@ def test_an_objective_is_one_function(monkeypatch):
 def test_an_objective_without_its_column_is_refused(monkeypatch, tmp_path):
   start()
   monkeypatch.setitem(objectives.OBJECTIVES, "smoothed", smoothed)
-  with pytest.raises(
-    errors.UserError, match="it needs the column 'smoothing', and the training data"
-  ):
-    fit(tmp_path / "a", dataclasses.replace(TRAIN, objective="smoothed"))
+  with pytest.raises(errors.UserError, match="needs the column 'smoothing', and the training data"):
+    fit(tmp_path / "a", dataclasses.replace(TRAIN, terms=(("smooth", config.Term("smoothed")),)))
 
 
 def test_weights_of_the_data_reach_the_gradient():

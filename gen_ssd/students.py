@@ -1,0 +1,175 @@
+"""Students: what an arm learns from, and its training, in which the student may write, too."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from gen_ssd import cards
+from gen_ssd import collecting
+from gen_ssd import config as config_lib
+from gen_ssd import folders
+from gen_ssd import inputs
+from gen_ssd import mesh as mesh_lib
+from gen_ssd import workdir as workdir_lib
+from gen_ssd.collect import loop
+from gen_ssd.collect import posthoc
+from gen_ssd.errors import UserError
+from gen_ssd.models import export
+from gen_ssd.models import hf
+from gen_ssd.models import weights
+from gen_ssd.training import credit
+from gen_ssd.training import packing
+from gen_ssd.training import terms
+from gen_ssd.training import train as train_lib
+
+OWN = "student"  # as the writer of traces: the student that learns from them
+
+
+def student(config, workdir, name, seed=0):
+  """Path of a student: base, cold_start, or that of an arm, which is trained here if it was not yet."""
+  if name in ("base", "cold_start"):
+    return hf.locate(config.student.path) if name == "base" else str(workdir / name / "student")
+  home, arm = workdir / "arms" / name / f"seed-{seed}", dict(config.arms)[name]
+  if not workdir_lib.has_student(home):
+    settings = dataclasses.replace(arm.train, seed=arm.train.seed + seed)
+    writes = functools.partial(_written, config, arm.select, settings, home, name)
+    train(
+      config,
+      examples(config, workdir, name, arm),
+      settings,
+      home,
+      field="train" if arm.train == config.train else f"arms.{name}.train",
+      title=f"train {name}" + f", seed {seed}" * (config.seeds > 1),
+      own=writes if settings.samples else None,
+      source=student(config, workdir, arm.train.start, seed),
+    )
+  return str(home / "student")
+
+
+def examples(config, workdir, name, arm):
+  """What an arm learns from: packing.Rows of its kept traces, weighted by its credit.
+
+  None where its student writes all examples itself.
+  """
+  if arm.train.samples == 1:
+    return None
+  found = _weighted(config, workdir_lib.arm_rows(workdir, name)[1], arm.train, arm.select.writer)
+  if not arm.train.cold_traces:
+    return found
+  cold = inputs.training_pairs(config, collecting.cold_rows(config, workdir))
+  return packing.Rows([*cold, *found.pairs], arm.train.length)
+
+
+def _weighted(config, rows, train, writer):
+  """packing.Rows of traces with the weights of `train.credit`, without those that pull on nothing.
+
+  Where a student's own all do, an update with them has no gradient.
+  """
+  weights = credit.CREDITS[train.credit](rows, train)
+  some = [i for i, w in enumerate(weights) if np.any(w)]
+  if writer == OWN and not some:
+    some = [*range(len(rows))]
+  pairs = inputs.training_pairs(config, [rows[i] for i in some], writer=writer)
+  if train.credit == "one":
+    return packing.Rows(pairs, train.length)
+  column = credit.columns([weights[i] for i in some], [response for _, response in pairs])
+  return packing.Rows(pairs, train.length, {"weights": column})
+
+
+def _written(config, select, train, home, name, number, model):
+  """What the student `model` of an arm writes in round `number` of its training: packing.Rows.
+
+  Its traces stay in home/rounds; a finished round is read back.
+  """
+  folder, problems = home / "rounds" / f"{number:04d}", inputs.problems(config, "train")
+  size = train.asked or len(problems)
+  turn = [problems[i % len(problems)] for i in range(number * size, (number + 1) * size)]
+  seed = (select.seed + 1000 * train.seed + number) % 2**32
+  select = config_lib.alone(select, attempts=train.answers, seed=seed)
+  rows = loop.finished(turn, select, folder / "traces")
+  if rows is None:
+    if not workdir_lib.has_student(folder):
+      export.save(str(folder / "student"), model, hf.locate(config.student.path), dtype="float32")
+    title = f"round {number} of {name}"
+    models = collecting.Models(writer=str(folder / "student"))
+    rows = collecting.collect(config, select, folder / "traces", turn, models, title)
+    mesh_lib.barrier(f"{title} written")
+  if jax.process_index() == 0:
+    folders.remove(folder / "student")
+  if train.credit == "gap":
+    rows = _read_by_teacher(config, rows)
+  return _weighted(config, rows, train, OWN)
+
+
+def _read_by_teacher(config, rows):
+  """Rows that a student wrote, with the teacher's nll of their tokens as `student_nlls`."""
+  teacher, _ = inputs.load(config.teacher, hf.locate(config.teacher.path), **inputs.ALONE)
+  pairs = inputs.training_pairs(config, rows, writer=OWN)
+  nlls = posthoc.nlls(teacher, pairs, batch=4 * jax.sharding.get_mesh().size)
+  return [{**r, "student_nlls": nll[-len(r["ids"]) :].tolist()} for r, nll in zip(rows, nlls)]
+
+
+def train(config, given, settings, folder, *, title, source=None, field="warm_up", own=None):
+  """Fine-tunes the base student, or weights at `source`, and exports it to folder/student.
+
+  Args:
+    given: the examples as packing.Rows; None where `own` makes all of them.
+    settings: a Train, which stands at `field` of the config.
+    own: makes the student's own examples of a round, from its number and the model.
+  """
+  path, tokenizer = hf.locate(config.student.path), inputs.tokenizer(config.student)
+
+  def fitting(rows):
+    if not len(rows):
+      why = (
+        "no trace was kept" if settings.credit == "one" else f"{field}.credit is 0 for all traces"
+      )
+      raise UserError(f"{title}: there is nothing to train on: {why}")
+    rows, note = packing.fitting(rows, settings, field)
+    if note and jax.process_index() == 0:
+      print(f"{title}: {note}")
+    return rows
+
+  given = given and fitting(given)
+  share = settings.samples
+
+  def of_round(number, model):
+    assert own
+    rows = fitting(own(number, model))
+    return packing.Mixed([(rows, share), (given, 1 - share)]) if given else rows
+
+  start = hf.locate(source) if source else path
+  model = weights.load(start, train_lib.layout(hf.read_architecture(path)))
+  others = {
+    "teacher": (hf.locate(config.teacher.path), config.teacher.dtype),
+    "base": (path, config.student.dtype),
+    "start": (start, config.student.dtype),
+  }
+  read = {whom: others[whom] for whom in terms.frozen(settings.terms)}
+  known = [tokenizer, *[inputs.tokenizer(config.teacher)] * ("teacher" in read)]
+  model = train_lib.fit(
+    model,
+    of_round if own else given,
+    settings,
+    folder / "checkpoints",
+    others={whom: _reader(*its, settings.unroll) for whom, its in read.items()},
+    vocab=min(map(len, known)),
+    title=title,
+    field=field,
+  )
+  own_template = config.student.chat_template or config.student.thinking
+  export.save(
+    str(folder / "student"),
+    model,
+    path,
+    dtype="float32",
+    chat_template=tokenizer.chat_template if own_template else "",
+    card=cards.student(config, title, settings, len(given or ())),
+  )
+
+
+def _reader(path, dtype, unroll):
+  """A second model of the loss, placed for training."""
+  return weights.load(path, train_lib.layout(hf.read_architecture(path), dtype, unroll))

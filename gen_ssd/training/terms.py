@@ -1,0 +1,225 @@
+"""The loss: a sum of terms, each an objective for some of the tokens, in blocks of positions.
+
+`where` and `gate` of a Term name a function of WHERES and GATES:
+
+  where(entropy f32[b,t], live f32[b,t], segments int32[b,t], share) -> factor f32[b,t]
+  gate(logits f32[b,t,v], other f32[b,t,v]) -> factor f32[b,t]
+
+Neither passes a gradient on. Divisors are the same for all terms: the number of tokens to be learned.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import typing
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import Shaped
+import numpy as np
+
+from gen_ssd import config as config_lib
+from gen_ssd.arrays import Array
+from gen_ssd.arrays import pytree
+from gen_ssd.models import decoder
+from gen_ssd.training import objectives
+
+Terms = tuple[tuple[str, config_lib.Term], ...]
+Columns = dict[str, dict[str, Shaped[Array, "b t"]]]
+Hidden = Float[Array, "b 1 t _"]
+
+
+@pytree
+class Knobs:
+  """Numbers of the terms that do not change the compiled program. A row is a term."""
+
+  scale: Float[Array, " n"]
+  beta: Float[Array, " n"]
+  share: Float[Array, " n"]
+  temperature: Float[Array, " n 2"]  # at the first and the last update
+  vocab: Int[Array, ""]  # ids that both models know; the logits of others, which pad, do not count
+
+
+def knobs(terms: Terms, vocab: int = 0) -> Knobs:
+  """The Knobs of terms on the host; `vocab` matters where there is a second model."""
+  row = lambda name: np.array([getattr(term, name) for _, term in terms], np.float32)
+  return Knobs(
+    scale=row("scale"),
+    beta=row("beta"),
+    share=row("share"),
+    temperature=row("temperature"),
+    vocab=np.array(vocab, np.int32),
+  )
+
+
+def static(terms: Terms) -> Terms:
+  """What the compiled program depends on: `Knobs` has the rest. jsd at an end of beta is fkl or rkl."""
+  plain = config_lib.Term()
+  numbers = {name: getattr(plain, name) for name in ("scale", "beta", "share", "temperature")}
+  ends = {0.0: "fkl", 1.0: "rkl"}
+  kind = lambda term: ends.get(term.beta, "jsd") if term.objective == "jsd" else term.objective
+  return tuple(
+    (name, dataclasses.replace(term, objective=kind(term), **numbers)) for name, term in terms
+  )
+
+
+def models(terms: Terms) -> tuple[str, ...]:
+  """Whose distributions the terms use, beside the student's: values of Term.whom."""
+  return tuple(dict.fromkeys(t.whom for _, t in terms if needs_other(t)))
+
+
+def frozen(terms: Terms) -> tuple[str, ...]:
+  """`models`, without those that training itself makes."""
+  return tuple(whom for whom in models(terms) if whom != "lagged")
+
+
+def needs_other(term: config_lib.Term) -> bool:
+  """Does the term compare the student with a second model?"""
+  return objectives.takes(objectives.OBJECTIVES[term.objective], "other") or term.gate != "off"
+
+
+# ---------------------------------------------------------------- which tokens
+
+
+def everywhere(entropy, live, segments, share):
+  """Every token."""
+  del entropy, segments, share
+  return jnp.ones_like(live)
+
+
+def opener(entropy, live, segments, share):
+  """The first tokens of a trace, up to `share` of its entropy (TSD-KD, arXiv:2603.13260)."""
+  before, total = _sums(entropy * live, segments)
+  return (before < share * total).astype(jnp.float32)
+
+
+def uncertain(entropy, live, segments, share):
+  """The `share` of a trace's tokens with the highest entropy; they count 1 / share (TSD-KD)."""
+  place = jnp.cumsum(jnp.ones_like(segments), 1) - 1
+  key = jnp.where(live > 0, -entropy, jnp.inf)
+  by_segment, _, origin = lax.sort((segments, key, place), dimension=1, num_keys=2)
+  begins = jnp.where((place == 0) | (by_segment != jnp.roll(by_segment, 1, 1)), place, 0)
+  rank = place - lax.cummax(begins, axis=1)  # within the segment, the most uncertain first
+  _, rank = lax.sort((origin, rank), dimension=1, num_keys=1)
+  return (rank < jnp.ceil(share * _sums(live, segments)[1] - 1e-4)) / share
+
+
+def _sums(x, segments):
+  """(sum of x before each token within its segment, sum over its segment)."""
+  size = segments.shape[1] + 1
+  total = jax.vmap(lambda x, s: jax.ops.segment_sum(x, s, num_segments=size))(x, segments)
+  before = jnp.cumsum(x, 1) - x
+  start = jax.vmap(lambda x, s: jax.ops.segment_min(x, s, num_segments=size))(before, segments)
+  at = lambda per: jnp.take_along_axis(per, segments, 1)
+  return before - at(start), at(total)
+
+
+def entropy_gap(logits, other):
+  """sigmoid(H(p) - H(q)): tokens count where the student is less sure than the other model (TSD-KD)."""
+  return jax.nn.sigmoid(objectives.token_entropy(logits) - objectives.token_entropy(other))
+
+
+WHERES = {"all": everywhere, "opener": opener, "uncertain": uncertain}
+GATES = {"entropy_gap": entropy_gap}
+
+
+# ---------------------------------------------------------------- the sum
+
+
+class Reader(typing.NamedTuple):
+  """A model and its normed hidden states of a batch."""
+
+  model: decoder.Transformer
+  hidden: Hidden
+
+
+def sums(
+  terms: Terms,
+  numbers: Knobs,
+  progress: Float[Array, ""],
+  student: Reader,
+  others: Mapping[str, Reader],
+  targets: Int[Array, "b t"],
+  live: Float[Array, "b t"],
+  segments: Int[Array, "b t"],
+  columns: Columns,
+  *,
+  block: int,
+) -> tuple[Float[Array, " n"], Float[Array, ""]]:
+  """Every term's sum over live positions, scaled, in nats; and the number of live positions.
+
+  Logits of all models exist for `block` positions at a time and are recomputed in the backward pass, so
+  [b,t,v] is never in memory when block < t.
+
+  Args:
+    progress: 0 at the first update and 1 at the last, for temperatures.
+    others: the second models, by Term.whom.
+    columns: of every term, as objectives.shift_columns returns them.
+    block: divides t.
+  """
+  t = targets.shape[1]
+  cut = lambda x, i, axis=1: lax.dynamic_slice_in_dim(x, i * block, block, axis)
+  logits = lambda reader, i: decoder.logits(reader.model, cut(reader.hidden, i, 2))[:, 0]
+  masks = {}
+  if any(term.where != "all" for _, term in terms):
+    entropy = _blocks(lambda i: objectives.token_entropy(logits(student, i)), t, block)
+    for n, (name, term) in enumerate(terms):
+      factor = WHERES[term.where](lax.stop_gradient(entropy), live, segments, numbers.share[n])
+      masks[name] = live * factor
+  temperatures = numbers.temperature[:, 0] + progress * (
+    numbers.temperature[:, 1] - numbers.temperature[:, 0]
+  )
+
+  def block_sums(i):
+    mine = logits(student, i)
+    theirs = {whom: lax.stop_gradient(logits(reader, i)) for whom, reader in others.items()}
+    found = []
+    for n, (name, term) in enumerate(terms):
+      here = {column: cut(x, i) for column, x in columns[name].items()}
+      nats = _nats(term, n, numbers, temperatures[n], mine, theirs, cut(targets, i), here)
+      found.append(jnp.sum(nats * cut(masks.get(name, live), i)))
+    return jnp.stack(found)
+
+  if block == t:
+    total = block_sums(0)
+  else:
+    block_sums = jax.checkpoint(block_sums)
+    total, _ = lax.scan(
+      lambda total, i: (total + block_sums(i), None),
+      jnp.zeros(len(terms), jnp.float32),
+      jnp.arange(t // block),
+    )
+  return total * numbers.scale, jnp.sum(live)
+
+
+def _blocks(call, t, block):
+  """call(i) of every block of positions, put together: f32[b,t]. No gradient passes."""
+  parts = lax.map(lambda i: lax.stop_gradient(call(i)), jnp.arange(t // block))
+  return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], t)
+
+
+def _nats(term, n, numbers, temperature, mine, theirs, targets, columns):
+  """What the tokens of a block cost by one term, before its scale and mask."""
+  objective, settings = objectives.OBJECTIVES[term.objective], {}
+  if needs_other(term):
+    mine, other = _compared(mine, theirs[term.whom], numbers.vocab, temperature)
+    gate = lax.stop_gradient(GATES[term.gate](mine, other)) if term.gate != "off" else 1.0
+    if term.top_k and term.objective in objectives.DIVERGENCES:
+      mine, other = objectives.coarse(mine, other, term.top_k)
+    settings["other"] = other
+  else:
+    gate = 1.0
+  settings |= dict(beta=numbers.beta[n], normalize=term.normalize, top_k=term.top_k)
+  wanted = {name: x for name, x in settings.items() if objectives.takes(objective, name)}
+  return objective(mine, targets, **wanted, **columns) * gate
+
+
+def _compared(mine, other, vocab, temperature):
+  """Logits of two models over the ids that both have and know, divided by the temperature."""
+  size = min(mine.shape[-1], other.shape[-1])
+  known = jnp.arange(size) < vocab
+  return tuple(
+    jnp.where(known, x[..., :size] / temperature, objectives.NEVER) for x in (mine, other)
+  )
