@@ -132,7 +132,7 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
       print(f"{title}: {note}")
     return rows
 
-  given = given and fitting(given)
+  given = None if given is None else fitting(given)
   share = settings.samples
 
   def of_round(number, model):

@@ -113,7 +113,7 @@ def test_a_value_reaches_the_run_as_it_is_also_through_a_shell(mine, field, valu
   ).stdout.splitlines()
   assert shown[1] == f"--workdir=a b/{name}" and "\n" not in line
   at = config_lib.plain(config_lib.parse(config_files.load(item.path, shown[2:])))
-  at["arms"] = {n: config_lib.plain(s) for n, s in at["arms"]}
+  at["arms"] = {name: config_lib.arm_settings(arm) for name, arm in at["arms"]}
   for part in field.split("."):
     at = at[part]
   assert at == value and type(at) is type(value)
