@@ -37,8 +37,8 @@ def after(c, **train):
 
 def own(c, every=10, share=1.0, answers=1, **train):
   """An arm that goes on from standard_kd with what the student writes itself."""
-  count = asked(c, every, share, answers)
-  return after(c, samples=share, every=every, asked=count, answers=answers, **train)
+  rounds = dict(samples=share, every=every, asked=asked(c, every, share, answers), answers=answers)
+  return after(c, **rounds | train)
 
 
 def gkd(c):
@@ -103,7 +103,14 @@ def minillm(c):
 
 def grpo(c):
   """AceReason (2505.16400): GRPO on verdicts, without KL penalty, one update for each batch."""
-  return {"standard_kd": PLAIN, "grpo": own(c, every=1, answers=8, credit="advantage")}
+  # Ours: four times the batch, and a twentieth of the rate. With the batch and the rate of the SFT the
+  # bundled student fell from 7.5 % to 0 % right answers.
+  ours = dict(
+    accumulate=4 * c.train.accumulate,
+    learning_rate=c.train.learning_rate / 20,
+    asked=asked(c, 4, answers=8),
+  )
+  return {"standard_kd": PLAIN, "grpo": own(c, every=1, answers=8, credit="advantage", **ours)}
 
 
 def fidelity(c):

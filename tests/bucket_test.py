@@ -21,9 +21,10 @@ from tests import kills_test
 from tests import tiny
 from tests.models.decoder_test import golden
 
-pytestmark = pytest.mark.skipif(
-  importlib.util.find_spec("gcsfs") is None, reason="gcsfs is not installed"
-)
+pytestmark = [
+  pytest.mark.skipif(importlib.util.find_spec("gcsfs") is None, reason="gcsfs is not installed"),
+  pytest.mark.usefixtures("shared_programs"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,28 @@ os.environ.setdefault(
 import gc
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import jaxtyping
 import pytest
 
 ROOMS = ("engine", "models", "training", "collect")
 jaxtyping.install_import_hook([f"gen_ssd.{room}" for room in ROOMS], "beartype.beartype")
+
+
+@pytest.fixture(scope="module")
+def shared_programs(tmp_path_factory):
+  """Compiled programs go to a folder, where all processes of this run of the tests find them again."""
+  base = tmp_path_factory.getbasetemp()
+  folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+  seconds = "0.3"  # shorter compilations are not kept
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))  # of commands that tests start
+    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", seconds)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
+    yield
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -23,6 +23,8 @@ from gen_ssd.models.architecture import Layout
 from tests import paths
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 DATA = paths.DATA
 QUESTIONS, TOKENIZER = DATA / "gsm8k", DATA / "tokenizers" / "qwen3"
 ENDS = [151645, *range(0, 151643, 25)]  # a random model would never end otherwise

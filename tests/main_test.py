@@ -45,6 +45,8 @@ from gen_ssd.training import objectives
 from gen_ssd.training import packing
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

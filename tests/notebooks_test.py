@@ -11,6 +11,8 @@ import pytest
 from configs import quickstart
 from gen_ssd import stages  # and with it all that looks for IPython, before the test replaces it
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SHOWS = {  # of each notebook: texts that it prints, and one of its figure
   "quickstart": ("report: ", "k8", "gen_ssd"),

@@ -15,6 +15,8 @@ from gen_ssd import stages
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.problems import bundled
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def write(path, problems, changes=lambda text: text):
   rows = ({"problem": changes(p.problem), "answer": p.answer} for p in problems)

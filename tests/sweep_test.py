@@ -25,6 +25,8 @@ from gen_ssd.report import comparison
 from gen_ssd.report import examples
 from tests import paths
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ARMS = ("standard_kd", "standard_kd_all", "random", "posthoc", "gen_ssd")
 SWEEPS = {
   "k": {"gen_ssd": [(2, "k=2", "gen_ssd"), (4, "arms", "gen_ssd")]},

@@ -17,6 +17,8 @@ from tests import main_test
 from tests import tiny
 from tests.training import train_test
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 TOKEN = "hf_" + "aB3" * 12
 
 

@@ -17,6 +17,8 @@ from tests import bucket
 from tests import paths
 from tests.models.decoder_test import golden
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SCRIPT = paths.ROOT / "tests" / "one_of_two_processes.py"
 
 
