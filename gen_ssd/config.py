@@ -94,9 +94,7 @@ class Term:
 
   objective: str = "nll"  # the name of a function in training/objectives.py
   scale: float = 1.0  # factor of this term
-  whom: str = (
-    "teacher"  # the second model: teacher, base, start (the arm's first weights) or lagged
-  )
+  whom: str = "teacher"  # the second model: teacher, base, start (the arm's own start) or lagged
   beta: float = 0.5  # of jsd: the second model's share of the mixture; 0 is fkl, and 1 is rkl
   normalize: bool = True  # jsd over beta (1 - beta), so that beta does not scale it; papers: False
   temperature: tuple = (1.0, 1.0)  # divides both models' logits, from the first update to the last
@@ -349,13 +347,17 @@ def trained_early(arms):
   return found
 
 
+def train_field(config, name, arm):
+  """Where the Train of an arm stands in the config: `train`, or arms.NAME.train if it is changed."""
+  return "train" if arm.train == config.train else f"arms.{name}.train"
+
+
 def trainings(config):
   """{field: Train} of the arms' trainings that differ: `train`, and those that arms changed."""
   found = {}
   for name, arm in config.arms:
-    field = "train" if arm.train == config.train else f"arms.{name}.train"
     if arm.train not in found.values():
-      found[field] = arm.train
+      found[train_field(config, name, arm)] = arm.train
   return found
 
 

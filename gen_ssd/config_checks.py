@@ -19,7 +19,7 @@ from gen_ssd.training import objectives
 from gen_ssd.training import terms
 
 FEWEST_SLOTS = 2  # JAX cannot gather from an array whose only slot is on an axis of the mesh
-REFERENCES = RESERVED = ("teacher", "base", "cold_start")
+REFERENCES = ("teacher", "base", "cold_start")
 STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
 
@@ -86,11 +86,8 @@ def check(config):
         getattr(config.cold_start, name),
         f"{plain}: in the cold start there is no student yet that could choose",
       )
-  for where, train in (
-    ("warm_up", config.warm_up),
-    ("train", config.train),
-    *config_lib.trainings(config).items(),
-  ):
+  shared = {"warm_up": config.warm_up, "train": config.train}
+  for where, train in (shared | config_lib.trainings(config)).items():
     _check_train(train, where)
   _check_names(config)
   for name, arm in config.arms:
@@ -113,8 +110,8 @@ def _check_names(config):
   """What arms say of each other: each model that they name is there, and none waits for itself."""
   arms = [name for name, _ in config.arms]
   for name in arms:
-    if name in RESERVED:
-      fail(f"arms.{name}", name, f"another name than {', '.join(RESERVED)}, which are models")
+    if name in REFERENCES:
+      fail(f"arms.{name}", name, f"another name than {', '.join(REFERENCES)}, which are models")
   shared = config_lib.Arm(config.select, config.train)
   places = [(f"arms.{name}.{field}", name, field, x) for name, arm in config.arms
             for field, x in config_lib.references(arm).items()]  # fmt: skip

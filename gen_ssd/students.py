@@ -40,7 +40,7 @@ def student(config, workdir, name, seed=0):
       examples(config, workdir, name, arm),
       settings,
       home,
-      field="train" if arm.train == config.train else f"arms.{name}.train",
+      field=config_lib.train_field(config, name, arm),
       title=f"train {name}" + f", seed {seed}" * (config.seeds > 1),
       own=writes if settings.samples else None,
       source=student(config, workdir, arm.train.start, seed),
@@ -91,7 +91,7 @@ def _written(config, select, train, home, name, number, model):
   rows = loop.finished(turn, select, folder / "traces")
   if rows is None:
     if not workdir_lib.has_student(folder):
-      export.save(str(folder / "student"), model, hf.locate(config.student.path), dtype="float32")
+      _export(config, model, folder)
     title = f"round {number} of {name}"
     models = collecting.Models(writer=str(folder / "student"))
     rows = collecting.collect(config, select, folder / "traces", turn, models, title)
@@ -159,14 +159,19 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
     title=title,
     field=field,
   )
+  _export(config, model, folder, cards.student(config, title, settings, len(given or ())))
+
+
+def _export(config, model, folder, card=""):
+  """Writes a student to folder/student, with the chat template that the config gives it."""
   own_template = config.student.chat_template or config.student.thinking
   export.save(
     str(folder / "student"),
     model,
-    path,
+    hf.locate(config.student.path),
     dtype="float32",
-    chat_template=tokenizer.chat_template if own_template else "",
-    card=cards.student(config, title, settings, len(given or ())),
+    chat_template=inputs.tokenizer(config.student).chat_template if own_template else "",
+    card=card,
   )
 
 
