@@ -109,7 +109,12 @@ def loss_sum(
       model,
       batch["tokens"],
       batch["positions"],
-      functools.partial(attention.attend_packed, segments=batch["segments"], block=block),
+      functools.partial(
+        attention.attend_packed,
+        segments=batch["segments"],
+        block=block,
+        implementation=model.layout.attention,
+      ),
       gather=functools.partial(_replicated, dtype=model.layout.dtype),
       remat=remat,
     )
