@@ -125,6 +125,12 @@ def write(
 _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
+def implementation(setting: str) -> str:
+  """The Layout.attention that a config's setting means for the devices of the current mesh."""
+  device = jax.sharding.get_mesh().devices.flat[0]
+  return setting if setting != "auto" else "kernel" if device.platform == "gpu" else "einsum"
+
+
 def by_kernel(spec: Spec) -> bool:
   """Do branches attend to the shared prefix by the kernel, which keeps no scores in memory?"""
   return spec.layout.attention != "einsum" and spec.arch.head in branch_kernel.HEADS
@@ -227,16 +233,16 @@ def _many_blocks(q, own, shared, s, near):
 
 
 def _by_kernel(q, own, shared, s, near, interpret):
-  """The prefix by branch_kernel.py, in parts that meet the own chunk here."""
+  """The prefix by branch_kernel.py, and the own chunk here."""
   kv, l, prefix = shared
   end = prefix.used * prefix.block
-  o, m, z = branch_kernel.partials(
+  o, m, z = branch_kernel.attend(
     q, (kv.k, kv.v), l, prefix.visible, prefix.position, end, near, interpret
   )
-  top = jnp.maximum(_swap(s.max(-1)), m.max(0))
+  top = jnp.maximum(_swap(s.max(-1)), m)
   e, r = jnp.exp(s - _swap(top)[..., None]), jnp.exp(m - top)
-  z = _swap(e.sum(-1)) + (z * r).sum(0)
-  o = _swap(_dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v)) + (o * r[..., None]).sum(0)
+  z = _swap(e.sum(-1)) + z * r
+  o = _swap(_dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v)) + o * r[..., None]
   return jnp.moveaxis((o / z[..., None]).astype(q.dtype), 1, 3)
 
 

@@ -5,8 +5,8 @@
                                                                     split 0       split 1
 
 All rows that share keys and values read them together, so K branches cost one read of the prefix. A
-program attends with one tile of rows to one split of the ring's used part; XLA then joins the splits
-and the branches' own chunks. FlashAttention: Dao, 2023 (arXiv:2307.08691).
+program attends with one tile of rows to one split of the ring's used part; XLA joins the splits.
+FlashAttention: Dao, 2023 (arXiv:2307.08691).
 """
 
 import functools
@@ -29,12 +29,12 @@ UNSEEN = -(1 << 30)  # position of a ring slot that nobody attends to: out of ev
 HEADS = (16, 32, 64, 128, 256)  # head dimensions that the kernel takes
 ROWS = 64  # most rows of a program
 TILE_BYTES = 1 << 14  # of the keys, or of the values, of one tile
-PROGRAMS = 4 * 132  # about as many as fill a GPU: splits of the ring are made until there are so many
+PROGRAMS = 4 * 132  # that fill a GPU: the ring is split until there are about so many
 WARPS = 4
 STAGES = 3  # tiles in flight
 
 
-def partials(
+def attend(
   q: Float[Array, "b k t n g h"],
   kv: tuple[Float[Array, "*L b n h s"], Float[Array, "*L b n s h"]],
   l: Int[Array, ""] | None,
@@ -43,10 +43,8 @@ def partials(
   end: Int[Array, ""],
   near: tuple | None,
   interpret: bool = False,
-) -> tuple[
-  Float[Array, "i b n k t g h"], Float[Array, "i b n k t g"], Float[Array, "i b n k t g"]
-]:
-  """Attention to the first `end` ring slots, in i splits: (sums of values, maxima, sums of weights).
+) -> tuple[Float[Array, "b n k t g h"], Float[Array, "b n k t g"], Float[Array, "b n k t g"]]:
+  """Attention to the first `end` ring slots: (sums of values, maxima, sums of weights), float32.
 
   Args:
     q: scaled queries.
@@ -56,8 +54,8 @@ def partials(
     near: (window, positions of the queries [b,k,t], equal over k), or None: see attend_branches.
     interpret: runs the kernel without a GPU, for tests.
 
-  Weights are exp(score - maximum) of the same split. A row that sees nothing in a split has the maximum
-  NEVER; its sums are finite and mean nothing.
+  Weights are exp(score - maximum). A query that sees nothing has the maximum NEVER; its sums are finite
+  and mean nothing.
   """
   if l is None:
     kv, l = (kv[0][None], kv[1][None]), jnp.int32(0)
@@ -67,7 +65,7 @@ def partials(
   given = (q, *kv, numbers, places) + (() if positions is None else (positions[:, 0],))
   spec = jax.typeof(q).sharding.spec
   b, n = (spec[0], spec[3]) if len(spec) else (None, None)
-  rows = P(None, b, n, None, None, None)
+  rows = P(b, n, None, None, None)
   return jax.shard_map(
     functools.partial(_on_one_device, interpret=interpret),
     in_specs=tuple(jax.typeof(x).sharding.spec for x in given),
@@ -82,7 +80,7 @@ def _power(x):
 
 
 def _on_one_device(q, k, v, numbers, places, positions=None, *, interpret):
-  """`partials` of the slots and heads of one device; `positions` is [b,t]."""
+  """`attend` of the slots and heads of one device; `positions` is [b,t]."""
   b, branches, t, n, g, h = q.shape
   m, slots = branches * t * g, k.shape[-1]
   size = min(ROWS, max(16, _power(m)))
@@ -100,8 +98,8 @@ def _on_one_device(q, k, v, numbers, places, positions=None, *, interpret):
     specs.append(pl.BlockSpec((None, size), lambda i, j, n, b: (b, i)))
   out = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
   row = pl.BlockSpec((None, None, None, size), lambda i, j, n, b: (j, b, n, i))
-  found = pl.pallas_call(
-    functools.partial(_kernel, tile=tile, splits=splits),
+  o, top, z = pl.pallas_call(
+    functools.partial(_program, tile=tile, splits=splits),
     grid=(count, splits, n, b),  # rows of the same keys and values run next to each other
     in_specs=specs,
     out_specs=(
@@ -118,11 +116,19 @@ def _on_one_device(q, k, v, numbers, places, positions=None, *, interpret):
     interpret=interpret,
     name="attend_prefix",
   )(*given)
-  return tuple(x[:, :, :, :m].reshape(splits, b, n, branches, t, g, *x.shape[4:]) for x in found)
+  found = _joined(o, top, z)
+  return tuple(x[:, :, :m].reshape(b, n, branches, t, g, *x.shape[3:]) for x in found)
+
+
+def _joined(o, m, z):
+  """The splits [i,b,n,m,(h)] as one. XLA for the CPU gets such sums over seven axes wrong (0.10.2)."""
+  top = m.max(0)
+  r = jnp.exp(m - top)
+  return (o * r[..., None]).sum(0), top, (z * r).sum(0)
 
 
 def _specs(k, size):
-  """What a program of the grid (rows, split, n, b) is given: all layers and ring slots, but few rows."""
+  """What a program of the grid (rows, split, n, b) is given: all layers and ring slots, a few rows."""
   layers, _, _, h, slots = k.shape
   return [
     pl.BlockSpec((3,), lambda i, j, n, b: (0,)),
@@ -133,7 +139,7 @@ def _specs(k, size):
   ]
 
 
-def _kernel(numbers, q, k, v, places, *rest, tile, splits):
+def _program(numbers, q, k, v, places, *rest, tile, splits):
   """One tile of rows and one split of the ring, whose tiles are shared evenly among the splits.
 
   `numbers` are (end, layer, window). `rest` are the rows' positions, when there is a window, and the
