@@ -5,6 +5,7 @@ Both have a backward pass, and memory that is linear in t, but for the mask of `
 """
 
 import functools
+import typing
 
 import jax
 from jax.experimental.pallas.ops.gpu import attention as pallas_attention
@@ -39,7 +40,7 @@ def attend(
   """Causal attention inside segments: attention.attend_packed without a window."""
   given = (q, k, v, segments)
   specs = tuple(jax.typeof(x).sharding.spec for x in given)
-  f = _cudnn if implementation == "cudnn" else functools.partial(_pallas, implementation)
+  f = masked if implementation == "cudnn" else functools.partial(_pallas, implementation)
   return jax.shard_map(f, in_specs=specs, out_specs=specs[0], check_vma=False)(*given)
 
 
@@ -47,7 +48,7 @@ def _pallas(implementation, q, k, v, segments):
   """The kernel wants one key and value head for each query head."""
   b, _, t, n, g, h = q.shape
   k, v = (jnp.repeat(x[:, 0], g, 2) for x in (k, v))
-  out = pallas_attention.mha(
+  out: typing.Any = pallas_attention.mha(
     q.reshape(b, t, n * g, h),
     k,
     v,
@@ -79,8 +80,14 @@ def block_sizes(t: int, h: int) -> pallas_attention.BlockSizes:
   )
 
 
-def _cudnn(q, k, v, segments, kind="cudnn"):
-  """Causality is known to the kernel, which then skips what no query sees; segments are a mask."""
+def masked(
+  q: Float[Array, "b 1 t n g h"],
+  k: Float[Array, "b 1 t n h"],
+  v: Float[Array, "b 1 t n h"],
+  segments: Int[Array, "b t"],
+  kind: typing.Literal["cudnn", "xla"] = "cudnn",
+) -> Float[Array, "b 1 t n g h"]:
+  """jax.nn.dot_product_attention: causality is known to the kernel, and segments are a mask."""
   b, _, t, n, g, h = q.shape
   same = segments[:, None, :, None] == segments[:, None, None, :]
   out = jax.nn.dot_product_attention(
