@@ -186,6 +186,8 @@ def _check_traces(config, split, problems, e):
 
 def check_devices(config, mesh):
   """Raises UserError for sizes that the devices of a mesh cannot split or do not have memory for."""
+  if config.attention in ("kernel", "cudnn") and mesh.devices.flat[0].platform != "gpu":
+    fail("attention", config.attention, "auto or einsum on devices that are not GPUs")
   if config.stages != ("pretrain",):
     _check_tensor_parallel(config)
   for field, value, size in _split_sizes(config, mesh):

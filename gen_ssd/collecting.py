@@ -36,12 +36,14 @@ def collect(config, select, folder, problems, models, title, threshold=math.inf)
   path, student, examples = models
   if path is None:
     path = hf.locate(config.teacher.path)
-    teacher, tokenizer = inputs.load(config.teacher, path)
+    teacher, tokenizer = inputs.load(config.teacher, path, **inputs.placed(config, "teacher"))
   else:
     path = hf.locate(path)
-    teacher, tokenizer = inputs.load(config.student, path, **inputs.ALONE)
+    teacher, tokenizer = inputs.load(config.student, path, **inputs.placed(config, "student"))
   chooser, its_tokenizer = (
-    (None, None) if student is None else inputs.load(config.student, student, **inputs.ALONE)
+    (None, None)
+    if student is None
+    else inputs.load(config.student, student, **inputs.placed(config, "student"))
   )
   differ = config.translate and bool(chooser)
   teacher = decoder.unstacked(teacher)  # in its place: nobody holds the stacked layers any more
@@ -118,7 +120,7 @@ def best(config, chooser, select, rows):
   """
   options, difficulty = {}, None
   if posthoc.reads_again(select.scorer):
-    student, tokenizer = inputs.load(config.student, chooser, **inputs.ALONE)
+    student, tokenizer = inputs.load(config.student, chooser, **inputs.placed(config, "student"))
     if select.scoring_prompt == "teacher":
       tokenizer = inputs.tokenizer(config.teacher)
     options = dict(batch=select.slots, system=config.problems.system or None)

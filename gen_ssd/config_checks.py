@@ -19,6 +19,7 @@ from gen_ssd.training import objectives
 from gen_ssd.training import terms
 
 FEWEST_SLOTS = 2  # JAX cannot gather from an array whose only slot is on an axis of the mesh
+ATTENTION = ("auto", "einsum", "kernel", "cudnn")
 REFERENCES = ("teacher", "base", "cold_start")
 STAGES = ("cold_start", "collect", "train", "evaluate", "report", "pretrain")
 
@@ -43,6 +44,8 @@ def check(config):
         fail(f"{kind}.{name}", name, "a name of letters, digits, _, -, = and ., for a folder")
   if config.model_parallel < 1:
     fail("model_parallel", config.model_parallel, "at least 1")
+  if config.attention not in ATTENTION:
+    fail("attention", config.attention, f"one of {', '.join(ATTENTION)}")
   if not 1 <= config.seeds <= 1000:
     fail("seeds", config.seeds, "1 to 1000")
   for who in ("teacher", "student"):

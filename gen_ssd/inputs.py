@@ -8,6 +8,7 @@ import pathlib
 from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
 from gen_ssd.errors import UserError
+from gen_ssd.models import attention
 from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
@@ -20,6 +21,12 @@ from gen_ssd.problems import sets
 
 # Layout of a student: weights are replicated, and slots are split over both mesh axes.
 ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
+
+
+def placed(config, who):
+  """The options of `load` for the config's teacher, or for a student."""
+  kernels = dict(attention=attention.implementation(config.attention))
+  return kernels | (ALONE if who == "student" else {})
 
 
 def identities(config):
@@ -150,7 +157,7 @@ def tokenizer(model, path=None):
 
 
 def load(model, path, **placement):
-  """Weights and tokenizer at `path`. `model` gives dtype and unrolling, `placement` the sharding."""
+  """Weights and tokenizer at `path`. `model` gives dtype and unrolling; see `placed` for the rest."""
   layout = Layout(dtype=model.dtype, unroll=model.unroll, **placement)
   return weights.load(hf.locate(path), layout), tokenizer(model, path)
 

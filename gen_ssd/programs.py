@@ -20,6 +20,7 @@ from gen_ssd.config import Config
 from gen_ssd.engine import step as step_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import one_line
+from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
 from gen_ssd.models import weights
@@ -67,9 +68,13 @@ def architectures(config: Config) -> Pair:
 
 def models(config: Config, pair: Pair) -> tuple[decoder.Transformer, decoder.Transformer]:
   """Teacher and student as shapes on the current mesh, as a collection uses them."""
-  teacher = Layout(dtype=config.teacher.dtype, unroll=config.teacher.unroll)
-  student = Layout(dtype=config.student.dtype, unroll=config.student.unroll, **inputs.ALONE)
-  made = weights.shapes(pair.teacher, teacher), weights.shapes(pair.student, student)
+
+  def shapes(who):
+    model, options = getattr(config, who), inputs.placed(config, who)
+    layout = Layout(dtype=model.dtype, unroll=model.unroll, **options)
+    return weights.shapes(getattr(pair, who), layout)
+
+  made = shapes("teacher"), shapes("student")
   return mesh_lib.shapes(lambda pair: tuple(map(decoder.unstacked, pair)), made)
 
 
@@ -112,7 +117,9 @@ def training(config: Config, train: config_lib.Train, pair: Pair, field: str = "
     whom: models["teacher" if whom == "teacher" else "student"]
     for whom in terms.frozen(train.terms)
   }
-  shapes, static = train_lib.shapes(pair.student, train, others), train_lib.static(train)
+  kind = attention.implementation(config.attention)
+  shapes = train_lib.shapes(pair.student, train, others, kind)
+  static = train_lib.static(train)
   return Program("train", train_lib.train_step, shapes, dict(config=static), smaller)
 
 

@@ -210,7 +210,7 @@ def _read_held_out(config, workdir):
   todo = {file: path for file, path in files.items() if some and not file.exists()}
   pairs = inputs.training_pairs(config, [r for _, r in some]) if todo else []
   for file, path in todo.items():
-    student, _ = inputs.load(config.student, hf.locate(path), **inputs.ALONE)
+    student, _ = inputs.load(config.student, hf.locate(path), **inputs.placed(config, "student"))
     nlls = posthoc.mean_nlls(student, pairs, batch=4 * jax.sharding.get_mesh().size)
     if jax.process_index() == 0:
       folders.write(file, json.dumps({uuid: nll for (uuid, _), nll in zip(some, nlls)}))

@@ -16,6 +16,7 @@ from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
 from gen_ssd.collect import posthoc
 from gen_ssd.errors import UserError
+from gen_ssd.models import attention
 from gen_ssd.models import export
 from gen_ssd.models import hf
 from gen_ssd.models import weights
@@ -105,7 +106,9 @@ def _written(config, select, train, home, name, number, model):
 
 def _read_by_teacher(config, rows):
   """Rows that a student wrote, with the teacher's nll of their tokens as `student_nlls`."""
-  teacher, _ = inputs.load(config.teacher, hf.locate(config.teacher.path), **inputs.ALONE)
+  teacher, _ = inputs.load(
+    config.teacher, hf.locate(config.teacher.path), **inputs.placed(config, "student")
+  )
   pairs = inputs.training_pairs(config, rows, writer=OWN)
   nlls = posthoc.nlls(teacher, pairs, batch=4 * jax.sharding.get_mesh().size)
   return [{**r, "student_nlls": nll[-len(r["ids"]) :].tolist()} for r, nll in zip(rows, nlls)]
@@ -141,7 +144,8 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
     return packing.Mixed([(rows, share), (given, 1 - share)]) if given else rows
 
   start = hf.locate(source) if source else path
-  model = weights.load(start, train_lib.layout(hf.read_architecture(path)))
+  kind = attention.implementation(config.attention)
+  model = weights.load(start, train_lib.layout(hf.read_architecture(path), attention=kind))
   others = {
     "teacher": (hf.locate(config.teacher.path), config.teacher.dtype),
     "base": (path, config.student.dtype),
@@ -154,7 +158,7 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
     of_round if own else given,
     settings,
     folder / "checkpoints",
-    others={whom: _reader(*its, settings.unroll) for whom, its in read.items()},
+    others={whom: _reader(*its, settings.unroll, kind) for whom, its in read.items()},
     vocab=min(map(len, known)),
     title=title,
     field=field,
@@ -175,6 +179,6 @@ def _export(config, model, folder, card=""):
   )
 
 
-def _reader(path, dtype, unroll):
+def _reader(path, dtype, unroll, kind):
   """A second model of the loss, placed for training."""
-  return weights.load(path, train_lib.layout(hf.read_architecture(path), dtype, unroll))
+  return weights.load(path, train_lib.layout(hf.read_architecture(path), dtype, unroll, kind))

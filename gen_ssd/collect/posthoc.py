@@ -223,7 +223,12 @@ def _forward_nll(student, tokens, length):
     student,
     tokens,
     jnp.broadcast_to(index, (b, t)),
-    functools.partial(attention.attend_packed, segments=seen, block=min(t, 1024)),
+    functools.partial(
+      attention.attend_packed,
+      segments=seen,
+      block=min(t, 1024),
+      implementation=student.layout.attention,
+    ),
   )
   nll = scores.token_statistics(student, hidden, jnp.roll(tokens, -1, 1)[:, None]).nll[:, 0]
   return jax.sharding.reshard(jnp.roll(nll, 1, 1).at[:, 0].set(0), P(None, None))

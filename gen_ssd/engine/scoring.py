@@ -66,7 +66,9 @@ def _read_candidates(student, ring, candidates, prefix):
   index = jnp.arange(c, dtype=jnp.int32)
   last = jnp.broadcast_to(ring.last[:, None, None], (b, k, 1))
   inputs = jnp.concatenate([last, candidates.tokens[..., :-1]], -1)
-  size = _tile(student, candidates.tokens, prefix.block)
+  # Scores that are in memory: of a block of the ring, or by the kernel of the chunk alone.
+  wide = c if attention.by_kernel(student.spec) else prefix.block
+  size = _tile(student, candidates.tokens, wide)
 
   def tile(cache, at):
     cut = lambda x: lax.dynamic_slice_in_dim(x, at, size, 2)
@@ -86,9 +88,9 @@ def _read_candidates(student, ring, candidates, prefix):
   ), cache
 
 
-def _tile(student, tokens, block):
+def _tile(student, tokens, wide):
   """Tokens of a chunk to score at a time: they divide it and keep to ATTENTION_SCORES."""
   b, k, c = jax.typeof(tokens).sharding.shard_shape(tokens.shape)
   heads = student.arch.kv_heads * student.arch.groups
-  most = ATTENTION_SCORES[student.layout.unroll] // (b * k * heads * block)
+  most = ATTENTION_SCORES[student.layout.unroll] // (b * k * heads * wide)
   return max(n for n in range(1, c + 1) if c % n == 0 and n <= max(most, 1))

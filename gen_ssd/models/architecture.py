@@ -52,6 +52,7 @@ class Layout:
   tensor_axis: str | None = "model"  # mesh axis that splits heads, hidden and vocabulary
   fsdp_axes: Axes = None  # mesh axes that split the width of weights while training
   unroll: bool = False
+  attention: str = "einsum"  # or by a GPU's kernels: kernel, cudnn; or interpret, for tests
 
 
 class Spec(typing.NamedTuple):

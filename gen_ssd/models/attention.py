@@ -22,9 +22,10 @@ from jaxtyping import Int
 
 from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
+from gen_ssd.models import branch_kernel
+from gen_ssd.models import packed_kernel
 from gen_ssd.models.architecture import Spec
-
-NEVER = -1e30  # a masked score: finite, so that an all-masked block stays NaN-free
+from gen_ssd.models.branch_kernel import NEVER
 
 
 @pytree
@@ -124,12 +125,24 @@ def write(
 _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
+def implementation(setting: str) -> str:
+  """The Layout.attention that a config's setting means for the devices of the current mesh."""
+  device = jax.sharding.get_mesh().devices.flat[0]
+  return setting if setting != "auto" else "kernel" if device.platform == "gpu" else "einsum"
+
+
+def by_kernel(spec: Spec) -> bool:
+  """Do branches attend to the shared prefix by the kernel, which keeps no scores in memory?"""
+  return spec.layout.attention != "einsum" and spec.arch.head in branch_kernel.HEADS
+
+
 def attend_branches(
   q: Float[Array, "b k t n g h"],
   own: KV,
   shared: LayerPrefix,
   causal: Bool[Array, "t c"],
   near: tuple | None = None,
+  implementation: str = "einsum",
 ) -> Float[Array, "b k t n g h"]:
   """Online-softmax attention of branches over [shared prefix, own chunk].
 
@@ -140,12 +153,15 @@ def attend_branches(
     causal: which tokens of the chunk a query sees.
     near: for a sliding layer, (window, positions int32[b,k,t] of the queries, equal over k): a
       query sees the `window` newest tokens, itself included. None when it sees all.
+    implementation: Layout.attention.
   """
   q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
   if near is not None:  # a query's own token is the last it sees of its chunk
     causal &= causal.sum(-1, keepdims=True) - 1 - jnp.arange(causal.shape[1]) < near[0]
   # Batch axes first and in the order of the cache: any other order transposes the cache.
   s = jnp.where(causal[:, None, :], _dot("bktngh,bknhc->bkntgc", q, own.k), NEVER)
+  if implementation != "einsum" and q.shape[-1] in branch_kernel.HEADS:
+    return _by_kernel(q, own, shared, s, near, implementation == "interpret")
   if shared.prefix.position.shape[1] == shared.prefix.block:
     return _one_block(q, own, shared, s, near)
   return _many_blocks(q, own, shared, s, near)
@@ -216,6 +232,20 @@ def _many_blocks(q, own, shared, s, near):
   return jnp.moveaxis((o / z).astype(q.dtype), 1, 3)
 
 
+def _by_kernel(q, own, shared, s, near, interpret):
+  """The prefix by branch_kernel.py, and the own chunk here."""
+  kv, l, prefix = shared
+  end = prefix.used * prefix.block
+  o, m, z = branch_kernel.attend(
+    q, (kv.k, kv.v), l, prefix.visible, prefix.position, end, near, interpret
+  )
+  top = jnp.maximum(_swap(s.max(-1)), m)
+  e, r = jnp.exp(s - _swap(top)[..., None]), jnp.exp(m - top)
+  z = _swap(e.sum(-1)) + z * r
+  o = _swap(_dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v)) + o * r[..., None]
+  return jnp.moveaxis((o / z[..., None]).astype(q.dtype), 1, 3)
+
+
 def attend_packed(
   q: Float[Array, "b 1 t n g h"],
   k: Float[Array, "b 1 t n h"],
@@ -224,12 +254,16 @@ def attend_packed(
   *,
   block: int,
   window: typing.Any = None,
+  implementation: str = "einsum",
 ) -> Float[Array, "b 1 t n g h"]:
   """Causal attention inside segments of packed sequences, one block of keys at a time.
 
   Segment 0 is padding. Blocks are computed again in the backward pass, so memory is linear in t.
   `block` divides t. With a `window`, a query sees that many tokens, itself included.
+  `implementation` is Layout.attention; what its kernel does not take is computed in blocks.
   """
+  if window is None and packed_kernel.takes(q, implementation):
+    return packed_kernel.attend(q, k, v, segments, implementation)
   t = q.shape[2]
   q, k, v = (x[:, 0] for x in (q, k, v))
   q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)

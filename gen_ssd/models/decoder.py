@@ -254,7 +254,8 @@ def forward(
     def attend(q, k, v):
       chunk_after, own = attention.write(chunk, k, v, at, l)
       shared = attention.LayerPrefix(prefix_kv, l, prefix)
-      return attention.attend_branches(q, own, shared, causal, near), chunk_after
+      out = attention.attend_branches(q, own, shared, causal, near, layout.attention)
+      return out, chunk_after
 
     return layer(model.spec, w, x, angles, attend)
 

@@ -9,6 +9,7 @@ import transformers
 
 from gen_ssd import config as config_lib
 from gen_ssd import folders
+from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models import export
 from gen_ssd.models import hf
@@ -57,7 +58,8 @@ def pretrain(config: config_lib.Config, workdir: folders.Path) -> None:
   untrained = workdir / "born"
   tokenizer = _save_untrained(p, untrained)
   arch = hf.read_architecture(str(untrained))
-  model = decoder.initialise(arch, Layout(), jax.random.key(config.train.seed))
+  layout = Layout(attention=attention.implementation(config.attention))
+  model = decoder.initialise(arch, layout, jax.random.key(config.train.seed))
   source = Documents(
     p.documents,
     tokenizer,

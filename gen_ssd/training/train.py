@@ -109,7 +109,12 @@ def loss_sum(
       model,
       batch["tokens"],
       batch["positions"],
-      functools.partial(attention.attend_packed, segments=batch["segments"], block=block),
+      functools.partial(
+        attention.attend_packed,
+        segments=batch["segments"],
+        block=block,
+        implementation=model.layout.attention,
+      ),
       gather=functools.partial(_replicated, dtype=model.layout.dtype),
       remat=remat,
     )
@@ -205,23 +210,26 @@ def static(config: config_lib.Train) -> config_lib.Train:
   return dataclasses.replace(config, terms=terms_lib.static(config.terms), **others)
 
 
-def layout(arch: Architecture, dtype: str = "float32", unroll: bool = False) -> Layout:
+def layout(
+  arch: Architecture, dtype: str = "float32", unroll: bool = False, attention: str = "einsum"
+) -> Layout:
   """How training places a model: its weights are split over every device where they can be."""
   split = dict(batch_axes=AXES, tensor_axis=None, fsdp_axes=fsdp_axes(arch))
-  return Layout(**split, dtype=dtype, unroll=unroll)
+  return Layout(**split, dtype=dtype, unroll=unroll, attention=attention)
 
 
 def shapes(
   arch: Architecture,
   config: config_lib.Train,
   others: Mapping[str, tuple[Architecture, str]] | None = None,
+  attention: str = "einsum",
 ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], Others, terms_lib.Knobs]:
   """The arguments of `train_step` as shapes on the current mesh, for a student without weights.
 
-  `others` are (architecture, dtype) of the second models, by Term.whom.
+  `others` are (architecture, dtype) of the second models, by Term.whom; `attention` is that of Layout.
   """
   model = weights.shapes(arch, layout(arch))
-  own = layout(arch, config.dtype, config.unroll)
+  own = layout(arch, config.dtype, config.unroll, attention)
   state = mesh_lib.shapes(start, decoder.replace(model, layout=own), config=static(config))
   dims = (config.accumulate, config.batch_size, config.length)
   part = mesh_lib.shape(dims, jnp.int32, P(None, AXES, None))
@@ -230,7 +238,7 @@ def shapes(
   if config.credit != "one":
     batch["weights"] = mesh_lib.shape(dims, jnp.float32, P(None, AXES, None))
   read = {
-    whom: weights.shapes(its, layout(its, dtype, config.unroll))
+    whom: weights.shapes(its, layout(its, dtype, config.unroll, attention))
     for whom, (its, dtype) in (others or {}).items()
   }
   numbers = jax.tree.map(lambda x: mesh_lib.shape(x.shape, x.dtype), terms_lib.knobs(config.terms))
