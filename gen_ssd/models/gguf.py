@@ -94,8 +94,8 @@ def read(file: str) -> Header:
   if not os.path.isfile(file):  # also what only looks like a file: opening a pipe would wait
     raise UserError(f"{shown}: there is no such file")
   try:
-    with open(file, "rb") as f:
-      return _read(f, file, os.fstat(f.fileno()).st_size)
+    found = os.stat(file)
+    return _read(file, found.st_size, found.st_mtime_ns)
   except OSError as error:
     raise UserError(f"{shown}: cannot be read: {error.strerror or error}") from None
   except _Refused as error:
@@ -156,7 +156,14 @@ class _Stream:
     raise _Refused(f"{what} is a list of type {kind}, which is neither text nor a number")
 
 
-def _read(f, file, size):
+@functools.lru_cache(maxsize=4)  # a vocabulary takes a second; files may change meanwhile
+def _read(file, size, changed):
+  del changed
+  with open(file, "rb") as f:
+    return _header(f, file, size)
+
+
+def _header(f, file, size):
   stream = _Stream(f, size)
   if size < 4 or stream.take(4, "the first word") != b"GGUF":
     raise _Refused("it is not a GGUF file: it does not start with the word GGUF")

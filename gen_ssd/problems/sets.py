@@ -8,6 +8,7 @@ MATH, AIME, AMC and OlympiadBench do not allow redistribution, so this project h
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -206,6 +207,14 @@ def read(source: str, *, split: str = "train") -> list[problem_lib.Problem]:
   paths = [file]
   if file.startswith(files.HUB):
     paths = files.download(file.replace("{split}", "test" if split == "test" else "train"))
+  stamps = tuple((s.st_mtime_ns, s.st_size) for s in map(os.stat, filter(os.path.exists, paths)))
+  return [*_read(tuple(paths), stamps, name, file, split)]
+
+
+@functools.lru_cache(maxsize=8)  # every stage asks for the same; files may change meanwhile
+def _read(paths, stamps, name, file, split):
+  """The problems of files, whose `stamps` say which version of them is meant."""
+  del stamps
   rows = [pair for path in paths for pair in files.rows(path)]
   if not rows:
     raise UserError(f"{file} has no rows: it must have at least one problem")
