@@ -1,10 +1,13 @@
 """Kernels for GPUs against plain attention: interpreted on a CPU, and lowered for CUDA without one."""
 
 import dataclasses
+import inspect
 import re
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractDevice
+from jax.sharding import AbstractMesh
 import numpy as np
 import pytest
 
@@ -74,18 +77,19 @@ def branches(case, implementation):
   visible[1, 9] = True
   position = random.integers(0, c.s, (c.b, c.s)).astype(np.int32)
   places = np.broadcast_to(np.arange(c.t, dtype=np.int32) + c.s, (c.b, c.k, c.t))
-  near = (c.window, mesh.place(places, jax.P("data", None, None))) if c.window else None
+  places = mesh.place(places, jax.P("data", None, None))
   rows = jax.P("data", None)
   rest = mesh.place(position, rows), mesh.place(visible, rows), mesh.place(np.int32(c.used))
 
   @jax.jit
-  def attend(q, own, kv, l, position, visible, used):
+  def attend(q, own, kv, l, places, position, visible, used):
+    near = (c.window, places) if c.window else None
     prefix = attention.Prefix(kv=kv, position=position, visible=visible, used=used, block=c.block)
     causal = jnp.arange(c.c) <= jnp.arange(c.t)[:, None] + 1
     layer = attention.LayerPrefix(kv, l if c.L else None, prefix)
     return attention.attend_branches(q, own, layer, causal, near, implementation)
 
-  return attend, (q, own, kv, mesh.place(np.int32(c.L // 2)), *rest)
+  return attend, (q, own, kv, mesh.place(np.int32(c.L // 2)), places, *rest)
 
 
 def both(case):
@@ -116,8 +120,24 @@ def test_head_sizes_that_the_kernel_does_not_take():
 
 
 def cuda(program, *arguments, **static):
-  """The text of a jitted program for CUDA, which this machine need not have."""
-  return program.trace(*arguments, **static).lower(lowering_platforms=("cuda",)).as_text()
+  """The text of a jitted program for one H100, which this machine need not have."""
+  facts = dict(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+  known = inspect.signature(AbstractDevice).parameters
+  here = jax.sharding.get_mesh()
+  there = AbstractMesh(
+    here.axis_sizes,
+    here.axis_names,
+    axis_types=here.axis_types,
+    abstract_device=AbstractDevice(**{name: facts[name] for name in known}),
+  )
+
+  def shape(x):
+    sharding = jax.sharding.NamedSharding(there, jax.typeof(x).sharding.spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  with jax.sharding.use_abstract_mesh(there):
+    traced = program.trace(*jax.tree.map(shape, arguments), **static)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.mark.parametrize("name", CASES)
