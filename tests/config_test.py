@@ -150,6 +150,7 @@ WRONG = [
     "stages is ('collect', 'eval'): it must be made of cold_start,",
   ),
   (dict(model_parallel=0), "model_parallel is 0: it must be at least 1"),
+  (dict(attention="fast"), "attention is 'fast': it must be one of auto, einsum, kernel, cudnn"),
   (dict(arms={}), "arms is {}: it must be a dict of at least one arm"),
   (dict(teacher__path=""), "teacher.path is '': it must be a Hugging Face directory"),
   (dict(student__path=""), "student.path is '': it must be a Hugging Face directory"),

@@ -22,10 +22,10 @@ from jaxtyping import Int
 
 from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
-from gen_ssd.models import branch_kernel
-from gen_ssd.models import packed_kernel
 from gen_ssd.models.architecture import Spec
-from gen_ssd.models.branch_kernel import NEVER
+
+NEVER = -1e30  # a masked score: finite, so that an all-masked block stays NaN-free
+KERNEL_HEADS = (16, 32, 64, 128, 256)  # head dimensions that the kernels for GPUs take
 
 
 @pytree
@@ -133,7 +133,7 @@ def implementation(setting: str) -> str:
 
 def by_kernel(spec: Spec) -> bool:
   """Do branches attend to the shared prefix by the kernel, which keeps no scores in memory?"""
-  return spec.layout.attention != "einsum" and spec.arch.head in branch_kernel.HEADS
+  return spec.layout.attention != "einsum" and spec.arch.head in KERNEL_HEADS
 
 
 def attend_branches(
@@ -160,7 +160,7 @@ def attend_branches(
     causal &= causal.sum(-1, keepdims=True) - 1 - jnp.arange(causal.shape[1]) < near[0]
   # Batch axes first and in the order of the cache: any other order transposes the cache.
   s = jnp.where(causal[:, None, :], _dot("bktngh,bknhc->bkntgc", q, own.k), NEVER)
-  if implementation != "einsum" and q.shape[-1] in branch_kernel.HEADS:
+  if implementation != "einsum" and q.shape[-1] in KERNEL_HEADS:
     return _by_kernel(q, own, shared, s, near, implementation == "interpret")
   if shared.prefix.position.shape[1] == shared.prefix.block:
     return _one_block(q, own, shared, s, near)
@@ -234,6 +234,8 @@ def _many_blocks(q, own, shared, s, near):
 
 def _by_kernel(q, own, shared, s, near, interpret):
   """The prefix by branch_kernel.py, and the own chunk here."""
+  from gen_ssd.models import branch_kernel  # only here: not every jax has Pallas for Triton
+
   kv, l, prefix = shared
   end = prefix.used * prefix.block
   o, m, z = branch_kernel.attend(
@@ -262,8 +264,11 @@ def attend_packed(
   `block` divides t. With a `window`, a query sees that many tokens, itself included.
   `implementation` is Layout.attention; what its kernel does not take is computed in blocks.
   """
-  if window is None and packed_kernel.takes(q, implementation):
-    return packed_kernel.attend(q, k, v, segments, implementation)
+  if implementation != "einsum" and window is None:
+    from gen_ssd.models import packed_kernel  # only here: as above
+
+    if packed_kernel.takes(q, implementation):
+      return packed_kernel.attend(q, k, v, segments, implementation)
   t = q.shape[2]
   q, k, v = (x[:, 0] for x in (q, k, v))
   q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)

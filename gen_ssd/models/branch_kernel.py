@@ -22,11 +22,10 @@ from jaxtyping import Float
 from jaxtyping import Int
 
 from gen_ssd.arrays import Array
+from gen_ssd.models.attention import NEVER
 
-NEVER = -1e30  # a masked score: finite, so that an all-masked block stays NaN-free
 UNSEEN = -(1 << 30)  # position of a ring slot that nobody attends to: out of every window
 
-HEADS = (16, 32, 64, 128, 256)  # head dimensions that the kernel takes
 ROWS = 64  # most rows of a program
 TILE_BYTES = 1 << 14  # of the keys, or of the values, of one tile
 PROGRAMS = 4 * 132  # that fill a GPU: the ring is split until there are about so many

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from jaxtyping import Int
 
 from gen_ssd.arrays import Array
+from gen_ssd.models.attention import KERNEL_HEADS
 
-HEADS = (16, 32, 64, 128, 256)  # head dimensions that the kernels take
 FORWARD = {64: (128, 64), 128: (128, 64), 256: (64, 32)}  # queries and keys of a block, by head
 BACKWARD = {64: 64, 128: 32, 256: 16}  # queries of a block, as many as keys
 WARPS = None  # None: what the kernel thinks best
@@ -25,7 +25,7 @@ STAGES = 2  # blocks in flight
 def takes(q: Float[Array, "b 1 t n g h"], implementation: str) -> bool:
   """Can the kernels of this Layout.attention compute it?"""
   t, h = q.shape[2], q.shape[-1]
-  if implementation == "einsum" or h not in HEADS or (h > 128 and implementation == "cudnn"):
+  if h not in KERNEL_HEADS or (h > 128 and implementation == "cudnn"):
     return False
   return t % 16 == 0 and (q.dtype == jnp.bfloat16 or implementation == "interpret")
 

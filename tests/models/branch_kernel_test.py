@@ -1,15 +1,21 @@
 """Kernels for GPUs against plain attention: interpreted on a CPU, and lowered for CUDA without one."""
 
 import dataclasses
+import inspect
 import re
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractDevice
+from jax.sharding import AbstractMesh
 import numpy as np
 import pytest
 
+from gen_ssd import checks
+from gen_ssd import config as config_lib
 from gen_ssd import mesh
 from gen_ssd.engine import step as step_lib
+from gen_ssd.errors import UserError
 from gen_ssd.models import attention
 from gen_ssd.models import packed_kernel
 from gen_ssd.models.architecture import Layout
@@ -71,18 +77,19 @@ def branches(case, implementation):
   visible[1, 9] = True
   position = random.integers(0, c.s, (c.b, c.s)).astype(np.int32)
   places = np.broadcast_to(np.arange(c.t, dtype=np.int32) + c.s, (c.b, c.k, c.t))
-  near = (c.window, mesh.place(places, jax.P("data", None, None))) if c.window else None
+  places = mesh.place(places, jax.P("data", None, None))
   rows = jax.P("data", None)
   rest = mesh.place(position, rows), mesh.place(visible, rows), mesh.place(np.int32(c.used))
 
   @jax.jit
-  def attend(q, own, kv, l, position, visible, used):
+  def attend(q, own, kv, l, places, position, visible, used):
+    near = (c.window, places) if c.window else None
     prefix = attention.Prefix(kv=kv, position=position, visible=visible, used=used, block=c.block)
     causal = jnp.arange(c.c) <= jnp.arange(c.t)[:, None] + 1
     layer = attention.LayerPrefix(kv, l if c.L else None, prefix)
     return attention.attend_branches(q, own, layer, causal, near, implementation)
 
-  return attend, (q, own, kv, mesh.place(np.int32(c.L // 2)), *rest)
+  return attend, (q, own, kv, mesh.place(np.int32(c.L // 2)), places, *rest)
 
 
 def both(case):
@@ -113,8 +120,24 @@ def test_head_sizes_that_the_kernel_does_not_take():
 
 
 def cuda(program, *arguments, **static):
-  """The text of a jitted program for CUDA, which this machine need not have."""
-  return program.trace(*arguments, **static).lower(lowering_platforms=("cuda",)).as_text()
+  """The text of a jitted program for one H100, which this machine need not have."""
+  facts = dict(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+  known = inspect.signature(AbstractDevice).parameters
+  here = jax.sharding.get_mesh()
+  there = AbstractMesh(
+    here.axis_sizes,
+    here.axis_names,
+    axis_types=here.axis_types,
+    abstract_device=AbstractDevice(**{name: facts[name] for name in known}),
+  )
+
+  def shape(x):
+    sharding = jax.sharding.NamedSharding(there, jax.typeof(x).sharding.spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  with jax.sharding.use_abstract_mesh(there):
+    traced = program.trace(*jax.tree.map(shape, arguments), **static)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -154,13 +177,13 @@ def test_a_round_lowers_for_cuda(unroll):
   )
 
 
-def test_rounds_on_eight_devices_choose_the_same_tokens():
-  mesh.start(2)
+@pytest.mark.slow
+def test_a_round_chooses_the_same_tokens():
+  mesh.start(2, devices=jax.devices()[:2])
   found = []
   for implementation in ("einsum", "interpret"):
-    e = engine(implementation, block=16)
-    e.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(6))})
-    e.round()
+    e = engine(implementation, b=4, c=2, slots=16, block=8)
+    e.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(3))})
     e.round()
     found.append((e.texts, e.nll))
   (want, want_nll), (got, got_nll) = found
@@ -191,25 +214,24 @@ def packed(implementation, h=16, dtype="float32", window=None):
   return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True)), (q, k, v, segments)
 
 
-@pytest.mark.parametrize(("devices", "dtype", "atol"), [(8, "float32", 1e-4), (1, "bfloat16", 0.5)])
-def test_packed_kernel_is_plain_attention_with_gradients(devices, dtype, atol):
+@pytest.mark.parametrize(("devices", "dtype", "far"), [(8, "float32", 1e-5), (1, "bfloat16", 2e-2)])
+def test_packed_kernel_is_plain_attention_with_gradients(devices, dtype, far):
   mesh.start(devices=jax.devices()[:devices])
   found = []
   for implementation in ("einsum", "interpret"):
     loss, arguments = packed(implementation, dtype=dtype)
     found.append(jax.tree.map(lambda x: np.asarray(x, np.float32), loss(*arguments)))
   (want, want_grad), (got, got_grad) = found
-  np.testing.assert_allclose(got[1], want[1], atol=1e-5 if dtype == "float32" else 2e-2)
+  np.testing.assert_allclose(got[1], want[1], atol=far)
   for a, b in zip(got_grad, want_grad):
-    assert np.abs(b).max() > 5
-    np.testing.assert_allclose(a, b, atol=atol)
+    assert np.linalg.norm(a - b) < far * np.linalg.norm(b)
 
 
 def test_cudnn_gets_the_right_masks():
   mesh.start(devices=jax.devices()[:1])
   loss, arguments = packed("einsum")
   (_, want), _ = loss(*arguments)
-  got = packed_kernel.masked(*arguments, kind="xla")
+  got = packed_kernel.masked(*[jnp.asarray(np.asarray(x)) for x in arguments], kind="xla")
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -242,7 +264,11 @@ def test_an_update_lowers_for_cuda(remat):
   assert TRITON in cuda(train.train_step, *shapes, config=train.static(settings))
 
 
-def test_what_auto_means_on_a_cpu():
-  mesh.start(devices=jax.devices()[:1])
+def test_the_setting_on_a_cpu():
+  one = mesh.start(devices=jax.devices()[:1])
   assert attention.implementation("auto") == Layout().attention == "einsum"
   assert attention.implementation("cudnn") == "cudnn"
+  for name in ("kernel", "cudnn"):
+    config = dataclasses.replace(config_lib.Config(), attention=name)
+    with pytest.raises(UserError, match=f"attention is '{name}': it must be auto or einsum"):
+      checks.check_devices(config, one)
