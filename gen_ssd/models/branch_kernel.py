@@ -80,9 +80,6 @@ def _power(x):
 
 def _on_one_device(q, k, v, numbers, places, positions=None, *, interpret):
   """`attend` of the slots and heads of one device; `positions` is [b,t]."""
-  if k.size >= 1 << 31:  # the kernel's indices have 32 bits
-    k, v = (lax.dynamic_slice_in_dim(x, numbers[1], 1) for x in (k, v))
-    numbers = numbers.at[1].set(0)
   b, branches, t, n, g, h = q.shape
   m, slots = branches * t * g, k.shape[-1]
   size = min(ROWS, max(16, _power(m)))
