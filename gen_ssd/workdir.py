@@ -245,7 +245,7 @@ A run of Gen-SSD. The command that started it continues it, and gives the same f
 | `models/*/answers*/` | answers of the teacher, the base student and the cold-started student |
 | `models/*/held_out.json` | as for an arm, of the two students |
 | `models/*/instruments.json` | the same |
-| `models/teacher/samples/` | its traces to held-out problems, of which students read some for the margin |
+| `models/teacher/samples/` | its traces to held-out problems, which students read for the margin |
 
 A student that scores for another arm has `calibration-*/`, too, and one that writes while it learns
 has `rounds/*/traces/`. The setting `trackers` adds `tensorboard/` and `wandb/`, and `tracker_id`, by

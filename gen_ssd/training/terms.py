@@ -219,6 +219,5 @@ def compared(
   """Logits of two models over the ids that both have and know, divided by the temperature."""
   size = min(mine.shape[-1], other.shape[-1])
   known = jnp.arange(size) < vocab
-  return tuple(
-    jnp.where(known, x[..., :size] / temperature, objectives.NEVER) for x in (mine, other)
-  )
+  cut = lambda x: jnp.where(known, x[..., :size] / temperature, objectives.NEVER)
+  return cut(mine), cut(other)
