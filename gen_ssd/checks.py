@@ -217,6 +217,8 @@ def _split_sizes(config, mesh):
     rows += [("cold_start.slots", config.cold_start.slots, mesh.shape["data"])]  # without a student
     rows += [(f"arms.{name}.slots", arm.select.slots, mesh.size) for name, arm in config.arms]
   if "evaluate" in config.stages:
+    if inputs.sampling(config):
+      rows.append(("cold_start.slots", config.cold_start.slots, mesh.shape["data"]))
     rows += [
       (f"tests.{name}.slots" if name else "evaluate.slots", e.slots, mesh.size)
       for name, e in inputs.tests(config)

@@ -37,6 +37,7 @@ class Problems:
   train: int = 512  # training problems; 0: all that a file has
   cold_start: int = 128  # problems of the cold start
   held_out: int = 32  # how many of them are not trained on, but calibrate the threshold
+  held_out_samples: int = 4  # traces of each by the teacher: students read right and wrong ones
   test: int = 320  # test problems; 0: all that a file has
   overlap: float = 0.5  # leave out what has more of a test problem's 8-grams; 1: only equal words
   seed: int = 0  # which problems are drawn when a source has more

@@ -193,6 +193,8 @@ def _check_problems(config):
       )
   if not 0 <= p.held_out < p.cold_start:
     fail("problems.held_out", p.held_out, f"0 to {p.cold_start - 1} (problems.cold_start - 1)")
+  if not 0 <= p.held_out_samples <= 64:
+    fail("problems.held_out_samples", p.held_out_samples, "0 (none) to 64")
   if not 0 < p.overlap <= 1:
     fail("problems.overlap", p.overlap, "above 0 and at most 1 (only equal problems are left out)")
   for name in ("source", "cold_start_source", "test_source"):

@@ -92,6 +92,19 @@ def answering(config, e):
   )
 
 
+def sampling(config):
+  """The Select for the teacher's traces to held-out problems; None: there are none.
+
+  They are sampled as `select` says, with the sizes of `cold_start`, whose problems they answer.
+  """
+  p, like = config.problems, config.select
+  count = min(p.held_out, p.held_out_samples) if config.arms else 0
+  if not count or "teacher" not in config.references or like.temperature == 0:
+    return None
+  drawn = {name: getattr(like, name) for name in ("temperature", "top_k", "top_p", "seed")}
+  return config_lib.alone(config.cold_start, attempts=p.held_out_samples, **drawn)
+
+
 def part(config, split, e=None):
   """(source, number of problems or 0 for all, problems to skip) of a split.
 

@@ -1,6 +1,6 @@
 """The story of a run, one function a stage. Everything is under workdir; a finished part is kept.
 
-collecting.py and students.py do the work.
+collecting.py, students.py and instruments.py do the work.
 
 workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
 workdir/traces/HASH/  traces of one way of writing; arms that only filter them differently share
@@ -24,21 +24,18 @@ from gen_ssd import collecting
 from gen_ssd import config as config_lib
 from gen_ssd import folders
 from gen_ssd import inputs
+from gen_ssd import instruments
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import programs
 from gen_ssd import students
 from gen_ssd import trackers
 from gen_ssd import workdir as workdir_lib
-from gen_ssd.collect import posthoc
 from gen_ssd.collect import tables
 from gen_ssd.collect import traces
-from gen_ssd.models import hf
 from gen_ssd.report import page
 from gen_ssd.report import results
 from gen_ssd.training import packing
 from gen_ssd.training import pretrain as pretrain_lib
-
-HELD_OUT = 64  # right answers of the teacher that students read
 
 
 def run(config, workdir, devices=None):
@@ -188,7 +185,8 @@ def evaluate(config, workdir):
         collecting.Models(writer=model, examples=inputs.examples(e)),
         f"evaluate {title} {test}".strip(),
       )
-  _read_held_out(config, workdir)
+  answered = [(home, path) for _, home, path in _measured(config, workdir) if path]
+  instruments.read(config, workdir, answered)
   if jax.process_index() == 0:
     training = len(inputs.problems(config, "train")) if config.arms else 0
     asked = {test: {p.uuid for p in found} for test, found in problems.items()}
@@ -199,21 +197,6 @@ def evaluate(config, workdir):
       accuracies = {name: arm["accuracy"] for name, arm in one["arms"].items()}
       trackers.write(f"accuracy {test}", 0, accuracies)
     print(results.tables(found, config))
-
-
-def _read_held_out(config, workdir):
-  """held_out.json of every student: its nll of right answers that the teacher gave to test problems."""
-  homes = [workdir_lib.answers(workdir / "models" / "teacher", t) for t, _ in inputs.tests(config)]
-  rows = [r for home in homes for r in workdir_lib.finished_rows(home) if r["verdict"] == "right"]
-  some = sorted({r["uuid"]: r for r in rows}.items())[:HELD_OUT]  # ids are hashes: a random part
-  files = {home / "held_out.json": path for _, home, path in _measured(config, workdir) if path}
-  todo = {file: path for file, path in files.items() if some and not file.exists()}
-  pairs = inputs.training_pairs(config, [r for _, r in some]) if todo else []
-  for file, path in todo.items():
-    student, _ = inputs.load(config.student, hf.locate(path), **inputs.placed(config, "student"))
-    nlls = posthoc.mean_nlls(student, pairs, batch=4 * jax.sharding.get_mesh().size)
-    if jax.process_index() == 0:
-      folders.write(file, json.dumps({uuid: nll for (uuid, _), nll in zip(some, nlls)}))
 
 
 def _measured(config, workdir):

@@ -178,6 +178,10 @@ WRONG = [
   ),
   (dict(problems__held_out=128), "problems.held_out is 128: it must be 0 to 127"),
   (dict(problems__held_out=-1), "problems.held_out is -1: it must be 0 to 127"),
+  (
+    dict(problems__held_out_samples=65),
+    "problems.held_out_samples is 65: it must be 0 (none) to 64",
+  ),
   (dict(problems__overlap=0.0), "problems.overlap is 0.0: it must be above 0 and at most 1"),
   (dict(problems__overlap=1.1), "problems.overlap is 1.1: it must be above 0 and at most 1"),
   (

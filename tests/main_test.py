@@ -130,6 +130,44 @@ def test_students_read_the_right_answers_of_the_teacher_to_test_problems(finishe
   assert "held-out nll" in (finished / "report.html").read_text()
 
 
+def test_students_are_measured_by_instruments(finished):
+  found = json.loads((finished / "results.json").read_text())
+  samples = workdir_lib.finished_rows(finished / "models" / "teacher" / "samples")
+  held_out = inputs.problems(small(), "cold_start")[:6]
+  assert len(samples) == 4 * 6 and {r["uuid"] for r in samples} == {p.uuid for p in held_out}
+  assert "kl_own" not in found["models"]["teacher"]
+  assert sum(found["models"]["teacher"]["ways"]["answers"][w] for w in bundled.WAYS) > 0.9
+  for name, row in found["arms"].items():
+    asked = {p.uuid for p in inputs.problems(small(), "test")}
+    for i in (0, 1):
+      file = finished / "arms" / name / f"seed-{i}" / "instruments.json"
+      figures = json.loads(file.read_text())
+      assert figures["kl_own"].keys() == figures["own_entropy"].keys() == asked
+      assert all(x > 0 for f in ("kl_own", "kl_data") for x in figures[f].values())
+    assert row["kl_data"]["n"] == row["held_out_nll"]["n"] and row["own_entropy"]["value"] > 0
+    assert row["ways"]["kept"]["steps"] > row["kept"]
+  text = (finished / "report.html").read_text()
+  assert "KL(S‖T)" in text and "own entropy" in text
+
+
+def test_wrong_minus_right_is_the_nll_of_wrong_traces_minus_that_of_right_ones(finished):
+  problems = {}
+  for r in workdir_lib.finished_rows(finished / "models" / "teacher" / "samples"):
+    problems.setdefault(r["uuid"], {"right": [], "wrong": []})[r["verdict"]].append(r)
+  both = {uuid: found for uuid, found in problems.items() if all(found.values())}
+  figures = json.loads((finished / "models" / "base" / "instruments.json").read_text())
+  assert figures["wrong_minus_right"].keys() == both.keys() and both
+  mesh.start(devices=jax.devices()[:1])
+  student, _ = inputs.load(small().student, "bundled/student", **inputs.ALONE)
+  for uuid, found in both.items():
+    right, wrong = (
+      posthoc.mean_nlls(student, inputs.training_pairs(small(), rows), batch=4)
+      for rows in (found["right"], found["wrong"])
+    )
+    difference = sum(wrong) / len(wrong) - sum(right) / len(right)
+    assert figures["wrong_minus_right"][uuid] == pytest.approx(difference, abs=1e-4)
+
+
 def test_a_workdir_explains_every_file_and_folder(finished):
   text = (finished / "README.md").read_text()
   named = re.findall(r"^\| `(\S+?)/?` \|", text, re.M)

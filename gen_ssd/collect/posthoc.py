@@ -11,11 +11,11 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 import numpy as np
 
-from gen_ssd import mesh
 from gen_ssd.collect.traces import Row
 from gen_ssd.engine import scores
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
+from gen_ssd.models import texts as texts_lib
 from gen_ssd.models import tokenization
 from gen_ssd.problems import problem as problem_lib
 
@@ -188,16 +188,8 @@ def _read(tokenizer, r, system):
 
 def _nlls(student, texts, batch):
   """The student's nll of the tokens of each text, f32[len], in order; the first token's is 0."""
-  size = max(map(len, texts), default=1)
-  size = -(-size // 64) * 64 if size <= 1024 else -(-size // 1024) * 1024
-  place = lambda x: mesh.place(x, P(student.layout.batch_axes, *[None] * (x.ndim - 1)))
-  for i in range(0, len(texts), batch):
-    part = texts[i : i + batch]
-    ids, length = np.zeros((batch, size), np.int32), np.ones(batch, np.int32)
-    for j, text in enumerate(part):
-      ids[j, : len(text)], length[j] = text, len(text)
-    nll = mesh.host(_forward_nll(student, place(ids), place(length)))
-    yield from (row[: len(text)] for row, text in zip(nll, part))
+  forward = functools.partial(_forward_nll, student)
+  return texts_lib.read(forward, texts, batch=batch, axes=student.layout.batch_axes)
 
 
 def answer_start(tokenizer: typing.Any, ids: list[int]) -> int:

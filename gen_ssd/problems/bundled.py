@@ -3,7 +3,8 @@
 The family is a controlled testbed. A problem is a short story of additions and subtractions; its
 level is the number of operations. A worked solution draws the style of each step at random: fine
 (one operation per step), coarse (two operations at once, so work is skipped) or detour (one
-operation in two parts). All styles are correct. No other module knows about them.
+operation in two parts). All styles are correct. What is trained and chosen does not depend on them;
+`ways` recognises them for reports.
 
 Every text is a function of the random generator that is passed in. The bundled models were trained
 on these texts: changing the order of draws changes all of them.
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 
@@ -58,6 +60,8 @@ THINGS = (
 GAINS = ("buys", "finds", "gets", "makes", "picks", "wins")
 LOSSES = ("breaks", "drops", "eats", "loses", "sells", "uses")
 LAST = "So \\boxed{{{}}}."
+ASKED = re.compile(r"\w+ has (\d+) \w+\. \w+ (.+)\. How many \w+ does \w+ have now\?")
+STEP = re.compile(r"\d+((?: [+-] \d+)+) = -?\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +173,56 @@ def solution(
 def _term(amount):
   """A signed amount as a term of a sum: ' + 3' or ' - 3'."""
   return f" {'+' if amount > 0 else '-'} {abs(amount)}"
+
+
+def ways(problem: str, text: str) -> list[str] | None:
+  """The way of each step of a solution, in order: a name of WAYS, or `other`.
+
+  fine is one operation of the problem, coarse is two at once, and detour is one operation in two
+  steps, which count as one. `other` is everything else: operations that the problem does not ask for,
+  or not any more. Results may be wrong, only the operations count. None if `problem` is not of the
+  bundled family.
+  """
+  if (changes := _changes(problem)) is None:
+    return None
+  steps, found, done = [_amounts(step) for step in STEP.findall(text)], [], 0
+  while steps:
+    # Steps may be left out: the first change that is not done and that fits.
+    fits = ((i, _way(steps, changes[i:])) for i in range(done, len(changes)))
+    done, way = next(((i, way) for i, way in fits if way), (done, "other"))
+    found.append(way)
+    done += {"other": 0, "coarse": 2}.get(way, 1)
+    steps = steps[2 if way == "detour" else 1 :]
+  return found
+
+
+def _changes(problem):
+  """The signed amounts of a bundled problem, in order; None for another problem."""
+  if not (match := ASKED.fullmatch(problem.strip())):
+    return None
+  found = []
+  for part in match[2].replace(" and ", ", ").split(", "):
+    verb, _, amount = part.partition(" ")
+    if verb not in (*GAINS, *LOSSES) or not amount.isdecimal():
+      return None
+    found.append(int(amount) if verb in GAINS else -int(amount))
+  return found
+
+
+def _amounts(terms):
+  """' + 3 - 4' as [3, -4]."""
+  return [int(sign + amount) for sign, amount in re.findall(r"([+-]) (\d+)", terms)]
+
+
+def _way(steps, changes):
+  """How the first of `steps` makes the first of `changes`; empty: it does not."""
+  if len(steps[0]) <= 2 and steps[0] == changes[: len(steps[0])]:
+    return "fine" if len(steps[0]) == 1 else "coarse"
+  parts = sum(steps[:2], [])
+  two = len(steps) > 1 and len(steps[0]) == len(steps[1]) == 1
+  if two and sum(parts) == changes[0] and all(x * changes[0] > 0 for x in parts):
+    return "detour"
+  return ""
 
 
 def signed_amount(rng: np.random.Generator, total: int) -> int:

@@ -1,4 +1,4 @@
-"""What answers and traces say beside accuracy: pass@k, majority votes, diversity, picks.
+"""What answers and traces say beside accuracy: pass@k, majority votes, diversity, picks, ways.
 
 A row is a record of a trace; several rows of one problem are its samples, in the order of `attempt`.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gen_ssd.problems import answers
+from gen_ssd.problems import bundled
 from gen_ssd.report import statistics
 
 Row = Mapping[str, Any]
@@ -187,3 +188,19 @@ def picks(rows: Iterable[Row], lost: Iterable[Row]) -> dict[str, Any] | None:
   names = ("longest", "shortest", "repeated")
   shares = lambda x: dict(zip(names, np.mean(x, axis=0).tolist()))
   return {"rounds": len(chosen), **shares(chosen), "chance": shares(chance)}
+
+
+# ---------------------------------------------------------------- ways
+
+
+def ways(rows: Iterable[Row]) -> dict[str, float] | None:
+  """The ways in which texts of the bundled family are written: see bundled.ways.
+
+  Returns {"steps": their number, "fine", "coarse", "detour", "other": shares of them}; None where
+  there is no step of that family.
+  """
+  found = [bundled.ways(r["problem"], r["text"]) or [] for r in rows]
+  counts = Counter(way for each in found for way in each)
+  if not (steps := counts.total()):
+    return None
+  return {"steps": steps, **{way: counts[way] / steps for way in (*bundled.WAYS, "other")}}

@@ -18,6 +18,7 @@ from gen_ssd import folders
 from gen_ssd.errors import UserError
 from gen_ssd.report import durations
 from gen_ssd.report import figures
+from gen_ssd.report import instruments
 from gen_ssd.report import overlap
 from gen_ssd.report import panels
 from gen_ssd.report import picking
@@ -61,6 +62,7 @@ def write_report(
     accuracy=panels.accuracy(run),
     distributions=panels.distributions(run.arms),
     training=panels.training(run.arms),
+    instruments=instruments.table(run),
     durations=durations.table(workdir, run),
     trees=picking.trees(run, trees),
     listed=sample.listed(run, MOST_BYTES[formulas]),

@@ -29,7 +29,9 @@ def write(
 
   It holds `models` (the references), `arms` and `paired` (differences between arms), over the problems
   of all tests; with several tests also `tests`, the same for each; and `made_by`. `held_out_nll` is
-  the student's mean nll, in nats per token, of right answers that the teacher gave to test problems.
+  the student's mean nll, in nats per token, of right answers that the teacher gave to test problems;
+  instruments.py says what `kl_own`, `kl_data`, `own_entropy` and `wrong_minus_right` are,
+  and measures.ways what `ways` are.
   Raises UserError where files of an arm's traces are missing or damaged.
   """
   rows = {
@@ -49,8 +51,12 @@ def write(
       }
       found = {**_of(pooled, together, costs, grader), "tests": each}
   for kind, name, homes in _homes(workdir, config):
-    if nlls := _held_out(homes):
+    if nlls := _figure(_files(homes, "held_out.json")):
       found[kind][name]["held_out_nll"] = nlls
+    read = _files(homes, "instruments.json")
+    for what in sorted({what for each in read for what in each}):
+      if figure := _figure([each.get(what, {}) for each in read]):
+        found[kind][name][what] = figure
   found = {**found, "made_by": provenance.provenance()}
   folders.write(workdir / "results.json", json.dumps(found, indent=1))
   return found
@@ -76,19 +82,27 @@ def _cost(workdir, name, select, training):
     "student_tokens": written,
     "thresholds": workdir_lib.thresholds(workdir, name),
     "diversity": {"kept": measures.diversity(kept)},
+    "ways": {"kept": measures.ways(kept)},
     "picks": measures.picks(rows, lost),
   }
 
 
-def _held_out(homes):
-  """{"value", "ci", "n"} of the held_out.json of every seed; None where a seed has none."""
-  files = [home / "held_out.json" for home in homes]
+def _files(homes, name):
+  """The JSON objects of a file of every seed; none where a seed has no such file."""
+  files = [home / name for home in homes]
   if not all(file.exists() for file in files):
+    return []
+  return [workdir_lib.read_json(file, "remove it and evaluate again") for file in files]
+
+
+def _figure(seeds):
+  """{"value", "ci", "n"} of {uuid: figure} of every seed, over what all have; None without any."""
+  common = set.intersection(*map(set, seeds)) if seeds else set()
+  if not common:
     return None
-  remedy = "remove it and evaluate again"
-  seeds = [workdir_lib.read_json(file, remedy) for file in files]
-  value, ci, _ = statistics.estimate(seeds, len(seeds[0]))
-  return {"value": value, "ci": ci, "n": len(seeds[0])}
+  value, ci, _ = statistics.estimate([{u: x[u] for u in common} for x in seeds], len(common))
+  same = len({x[u] for x in seeds for u in common}) == 1
+  return {"value": value, "ci": [value, value] if same else ci, "n": len(common)}
 
 
 def _of(rows, total, costs, grader):
@@ -100,6 +114,10 @@ def _of(rows, total, costs, grader):
       "diversity": {
         "answers": measures.diversity(sum(seeds, [])),
         **(costs[key[1]]["diversity"] if key[0] == "arms" else {}),
+      },
+      "ways": {
+        "answers": measures.ways(sum(seeds, [])),
+        **(costs[key[1]]["ways"] if key[0] == "arms" else {}),
       },
     }
     for key, seeds in rows.items()

@@ -8,6 +8,7 @@
 Neither passes a gradient on. Divisors are the same for all terms: the number of tokens to be learned.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import typing
@@ -25,10 +26,10 @@ from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
 from gen_ssd.models import decoder
 from gen_ssd.training import objectives
+from gen_ssd.training import reading
 
 Terms = tuple[tuple[str, config_lib.Term], ...]
 Columns = dict[str, dict[str, Shaped[Array, "b t"]]]
-Hidden = Float[Array, "b 1 t _"]
 
 
 @pytree
@@ -128,19 +129,12 @@ GATES = {"entropy_gap": entropy_gap}
 # ---------------------------------------------------------------- the sum
 
 
-class Reader(typing.NamedTuple):
-  """A model and its normed hidden states of a batch."""
-
-  model: decoder.Transformer
-  hidden: Hidden
-
-
 def sums(
   terms: Terms,
   numbers: Knobs,
   progress: Float[Array, ""],
-  student: Reader,
-  others: Mapping[str, Reader],
+  student: reading.Reader,
+  others: Mapping[str, reading.Reader],
   targets: Int[Array, "b t"],
   live: Float[Array, "b t"],
   segments: Int[Array, "b t"],
@@ -164,7 +158,7 @@ def sums(
   logits = lambda reader, i: decoder.logits(reader.model, cut(reader.hidden, i, 2))[:, 0]
   masks = {}
   if any(term.where != "all" for _, term in terms):
-    entropy = _blocks(lambda i: objectives.token_entropy(logits(student, i)), t, block)
+    entropy = blocks(lambda i: objectives.token_entropy(logits(student, i)), t, block)
     for n, (name, term) in enumerate(terms):
       factor = WHERES[term.where](lax.stop_gradient(entropy), live, segments, numbers.share[n])
       masks[name] = live * factor
@@ -194,17 +188,17 @@ def sums(
   return total * numbers.scale, jnp.sum(live)
 
 
-def _blocks(call, t, block):
-  """call(i) of every block of positions, put together: f32[b,t]. No gradient passes."""
+def blocks(call: Callable[[Array], typing.Any], t: int, block: int) -> typing.Any:
+  """call(i) of every block of positions, put together: a tree of [b,t]. No gradient passes."""
   parts = lax.map(lambda i: lax.stop_gradient(call(i)), jnp.arange(t // block))
-  return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], t)
+  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], t), parts)
 
 
 def _nats(term, n, numbers, temperature, mine, theirs, targets, columns):
   """What the tokens of a block cost by one term, before its scale and mask."""
   objective, settings = objectives.OBJECTIVES[term.objective], {}
   if needs_other(term):
-    mine, other = _compared(mine, theirs[term.whom], numbers.vocab, temperature)
+    mine, other = compared(mine, theirs[term.whom], numbers.vocab, temperature)
     gate = lax.stop_gradient(GATES[term.gate](mine, other)) if term.gate != "off" else 1.0
     if term.top_k and term.objective in objectives.DIVERGENCES:
       mine, other = objectives.coarse(mine, other, term.top_k)
@@ -216,10 +210,14 @@ def _nats(term, n, numbers, temperature, mine, theirs, targets, columns):
   return objective(mine, targets, **wanted, **columns) * gate
 
 
-def _compared(mine, other, vocab, temperature):
+def compared(
+  mine: Float[Array, "b t _"],
+  other: Float[Array, "b t _"],
+  vocab: Int[Array, ""],
+  temperature: Float[Array, ""] | float = 1.0,
+) -> tuple[Float[Array, "b t v"], Float[Array, "b t v"]]:
   """Logits of two models over the ids that both have and know, divided by the temperature."""
   size = min(mine.shape[-1], other.shape[-1])
   known = jnp.arange(size) < vocab
-  return tuple(
-    jnp.where(known, x[..., :size] / temperature, objectives.NEVER) for x in (mine, other)
-  )
+  cut = lambda x: jnp.where(known, x[..., :size] / temperature, objectives.NEVER)
+  return cut(mine), cut(other)

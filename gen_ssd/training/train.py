@@ -9,7 +9,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jax.sharding import reshard
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
@@ -26,7 +25,6 @@ from gen_ssd import trackers
 from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
 from gen_ssd.models import architecture
-from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Architecture
@@ -34,6 +32,7 @@ from gen_ssd.models.architecture import Layout
 from gen_ssd.training import checkpoints
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
+from gen_ssd.training import reading
 from gen_ssd.training import terms as terms_lib
 
 AXES = mesh_lib.AXES  # training splits sequences and weights over every device
@@ -105,20 +104,8 @@ def loss_sum(
   block = min(config.block, config.length)
 
   def read(model, remat):
-    hidden = decoder.forward_packed(
-      model,
-      batch["tokens"],
-      batch["positions"],
-      functools.partial(
-        attention.attend_packed,
-        segments=batch["segments"],
-        block=block,
-        implementation=model.layout.attention,
-      ),
-      gather=functools.partial(_replicated, dtype=model.layout.dtype),
-      remat=remat,
-    )
-    return terms_lib.Reader(_with_replicated_head(model), hidden)
+    where = batch["positions"], batch["segments"]
+    return reading.reader(model, batch["tokens"], *where, block=block, remat=remat)
 
   frozen = {whom: jax.lax.stop_gradient(read(other, False)) for whom, other in others.items()}
   parts, count = terms_lib.sums(
@@ -134,20 +121,6 @@ def loss_sum(
     block=block,
   )
   return jnp.sum(parts), (count, parts)
-
-
-def _replicated(weights, dtype):
-  """Weights cast to `dtype` and gathered from all devices."""
-  return jax.tree.map(lambda x: reshard(x.astype(dtype), P()), weights)
-
-
-def _with_replicated_head(model):
-  """The model with the weights of its output layer replicated, which is the embedding if tied."""
-  name = "embed" if model.arch.tied else "head"
-  head = getattr(model, name)
-  model = decoder.replace(model)
-  setattr(model, name, type(head)(_replicated(head[...], model.layout.dtype)))
-  return model
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -96,6 +96,7 @@ SETTINGS = [
   ("--config.problems.test=0", "problems.test is 0: it must be at least 1"),
   ("--config.problems.cold_start=0", "problems.cold_start is 0: it must be at least 1"),
   ("--config.problems.held_out=160", "problems.held_out is 160: it must be 0 to 159"),
+  ("--config.problems.held_out_samples=-1", "held_out_samples is -1: it must be 0 (none) to 64"),
   (
     "--config.problems.held_out=0",
     "held_out is 0: it must be at least 1, because the threshold of arms",

@@ -22,7 +22,6 @@ small models on any device. Parts that fail are named in the JSON, and the other
 
 import argparse
 import dataclasses
-import functools
 import json
 import pathlib
 import statistics
@@ -236,9 +235,7 @@ def training(args, found):
   )
   config = train.static(dataclasses.replace(config, unroll=args.unroll))
   layout = train.layout(arch, "bfloat16", args.unroll, args.attention)
-  model = decoder.initialise(
-    arch, dataclasses.replace(layout, dtype="float32"), jax.random.key(0)
-  )
+  model = decoder.initialise(arch, dataclasses.replace(layout, dtype="float32"), jax.random.key(0))
   state = train.start(decoder.replace(model, layout=layout), config=config)
   del model
   numbers = jax.tree.map(mesh.place, terms.knobs(config.terms))

@@ -1,5 +1,6 @@
 """The bundled family of problems."""
 
+import collections
 import itertools
 import re
 
@@ -143,6 +144,52 @@ def test_the_ways_are_mixed_within_one_solution():
   story = bundled.Story("Ann", "eggs", 50, tuple(("buys", 4) for _ in range(6)))
   counts = {len(check_sums(bundled.solution(story, rng))) for _ in range(200)}
   assert len(counts) > 4
+
+
+@pytest.mark.parametrize(
+  "text,ways",
+  [
+    ("20 + 7 = 27. 27 - 3 = 24. 24 + 9 = 33. So \\boxed{33}.", "fine fine fine"),
+    ("20 + 7 - 3 = 24. 24 + 9 = 33. So \\boxed{33}.", "coarse fine"),
+    ("20 + 7 = 27. 27 - 3 + 9 = 33.", "fine coarse"),
+    ("20 + 4 = 24. 24 + 3 = 27. 27 - 1 = 26. 26 - 2 = 24. 24 + 9 = 33.", "detour detour fine"),
+    ("20 + 7 = 28. 28 - 3 = 1.", "fine fine"),  # the operations are right
+    ("20 + 7 = 27. 27 + 9 = 36.", "fine fine"),  # one is left out
+    ("20 + 7 = 27. 27 + 7 = 34. 34 - 3 = 31.", "fine other fine"),  # one is done twice
+    ("20 + 7 - 3 + 9 = 33.", "other"),
+    ("20 + 9 - 3 = 26.", "other"),  # in another order
+    ("20 + 8 = 28. 28 - 1 = 27. 27 - 3 = 24.", "other other fine"),  # no detour turns round
+    ("20 + 4 = 24. So", "other"),
+    ("So \\boxed{33}.", ""),
+    ("", ""),
+  ],
+)
+def test_the_ways_of_a_text_by_hand(text, ways):
+  story = bundled.Story("Ann", "eggs", 20, (("buys", 7), ("drops", -3), ("wins", 9)))
+  assert bundled.ways(story.text(), text) == ways.split()
+
+
+def test_a_problem_of_another_family_has_no_ways():
+  for problem in (
+    "What is 20 + 7?",
+    "Ann has 20 eggs. She eyes 7. How many eggs does she have now?",
+  ):
+    assert bundled.ways(problem, "20 + 7 = 27.") is None
+
+
+def test_solutions_of_one_way_are_recognised_and_mixed_ones_have_their_shares():
+  rng, counts = np.random.default_rng(0), collections.Counter()
+  for story, problem in stream("train", 1000):
+    for way in ("fine", "detour"):
+      found = bundled.ways(problem.problem, bundled.solution(story, rng, {way: 1}))
+      assert found == [way] * len(story.changes)
+    coarse = bundled.ways(problem.problem, bundled.solution(story, rng, {"coarse": 1}))
+    pairs, left = divmod(len(story.changes), 2)
+    assert coarse == ["coarse"] * pairs + ["fine"] * left
+    counts.update(bundled.ways(problem.problem, bundled.solution(story, rng)))
+  assert counts.keys() == {"fine", "coarse", "detour"}
+  share = counts["detour"] / counts.total()  # a last change alone cannot be coarse
+  assert share == pytest.approx(bundled.WAYS["detour"], abs=0.03)
 
 
 def test_plain_texts_are_right_and_never_solve():

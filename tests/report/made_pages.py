@@ -34,6 +34,9 @@ def run(folder: pathlib.Path) -> pathlib.Path:
     arm["diversity"] = {"kept": {"distinct_ngrams": 0.25, "distinct_texts": 0.5}}
     shares = {"longest": 0.351, "shortest": 0.891, "repeated": 0.0}
     arm["held_out_nll"] = {"value": arm["student_nll"] + 0.4, "ci": [0.9, 1.1], "n": 64}
+    arm["ways"] = {"kept": dict(steps=900, fine=0.35, coarse=0.45, detour=0.2, other=0.0)}
+    for figure in ("kl_own", "kl_data", "own_entropy", "wrong_minus_right"):
+      arm[figure] = {"value": arm["student_nll"] / 3, "ci": [0.1, 0.3], "n": 64}
     arm["picks"] = {"rounds": 2049, **shares, "chance": shares}
     made_run.write_lines(
       folder / "arms" / name / "seed-0" / "checkpoints" / "metrics.jsonl",

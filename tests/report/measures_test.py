@@ -103,6 +103,15 @@ def test_nothing_has_no_diversity():
   assert all(x is None for x in found.values())
 
 
+def test_shares_of_ways_by_hand():
+  problem = "Ann has 20 eggs. She buys 7, drops 3 and wins 9. How many eggs does she have now?"
+  texts = ("20 + 7 - 3 = 24. 24 + 9 = 33.", "20 + 7 = 27. 27 - 1 = 26. 26 - 2 = 24. 1 + 1 = 2.")
+  rows = [{"problem": problem, "text": text} for text in texts]
+  shares = {"fine": 2 / 5, "coarse": 1 / 5, "detour": 1 / 5, "other": 1 / 5}
+  assert measures.ways(rows) == {"steps": 5, **shares}
+  assert measures.ways([{"problem": "What is 20 + 7?", "text": "20 + 7 = 27."}]) is None
+
+
 def chunk(text, count, resamples=0):
   return {"text": text, "count": count, "resamples": resamples}
 

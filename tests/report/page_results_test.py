@@ -139,6 +139,31 @@ def test_the_last_number_and_diversity_are_shown_where_known(tmp_path):
   assert "<td>0.250</td>" in table and "<td>0.500</td>" in table
 
 
+def test_instruments_are_shown_with_what_they_are_and_a_dash_where_not_measured(tmp_path):
+  assert "What the students learned" not in _results(tmp_path)
+  ways = lambda *shares: dict(zip(("fine", "coarse", "detour"), shares), steps=9, other=0.0)
+  arms = _arms(
+    kl_own={"gen_ssd": {"value": 0.1234, "ci": [0, 1], "n": 4}},
+    wrong_minus_right={"gen_ssd": {"value": -0.25}, "random": {"value": 1.5}},
+    pass_at_k={"random": {"1": {"value": 0.25}, "8": {"value": 0.625}}},
+    student_tokens={"gen_ssd": 1234, "random": 0},
+  )
+  head, end = "Table of instruments", "How the student chose"
+  cut = lambda text: text[text.index(head) : text.index(end)]
+  table = cut(_results(tmp_path, arms=arms))
+  rows = {row[0]: row[1:] for row in _rows(table)}
+  assert rows["gen_ssd"] == ["0.123", "–", "–", "-0.250", "–", "1,234"]
+  assert rows["random"] == ["–", "–", "–", "1.500", "62.5% (k = 8)", "0"]
+  assert all(
+    f"<b>{name}</b>: " in table for name in ("KL(S‖T)", "KL(T‖S)", "wrong − right", "pass@k")
+  )
+  arms = _arms(ways={"gen_ssd": {"kept": ways(0.5, 0.25, 0.25), "answers": None}})
+  rows = {row[0]: row[1:] for row in _rows(cut(_results(tmp_path, arms=arms)))}
+  assert rows["gen_ssd"][0] == "50 / 25 / 25%" and {*rows["random"]} == {"–"}
+  for odd in ([1], {"kept": 3}, {"kept": {"fine": "x"}}):
+    assert head not in _results(tmp_path, arms=_arms(ways={"gen_ssd": odd}, kl_own={"random": odd}))
+
+
 def test_picks_are_shown_beside_chance_where_something_was_chosen(tmp_path):
   assert "Picks:" not in _results(tmp_path)
   shares = {"longest": 0.25, "shortest": 0.5, "repeated": 0.0}

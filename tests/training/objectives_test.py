@@ -12,6 +12,7 @@ import pytest
 from gen_ssd import config
 from gen_ssd import mesh
 from gen_ssd.training import objectives
+from gen_ssd.training import reading
 from gen_ssd.training import terms
 from tests import tiny
 
@@ -77,7 +78,7 @@ SFT = config.Term()
 @functools.cache
 def program(block, term):
   def total(net, hidden, targets, live, columns):
-    student = terms.Reader(net, hidden)
+    student = reading.Reader(net, hidden)
     rows = jnp.ones_like(targets)
     numbers, at = terms.knobs((("", term),)), jnp.float32(0)
     parts, count = terms.sums(

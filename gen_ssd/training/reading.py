@@ -1,0 +1,65 @@
+"""Models read packed sequences, with weights that FSDP splits over the devices."""
+
+import functools
+import typing
+
+import jax
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
+from jaxtyping import Float
+from jaxtyping import Int
+
+from gen_ssd.arrays import Array
+from gen_ssd.models import attention
+from gen_ssd.models import decoder
+
+
+class Reader(typing.NamedTuple):
+  """A model and its normed hidden states of a batch."""
+
+  model: decoder.Transformer
+  hidden: Float[Array, "b 1 t _"]
+
+
+def reader(
+  model: decoder.Transformer,
+  tokens: Int[Array, "b t"],
+  positions: Int[Array, "b t"],
+  segments: Int[Array, "b t"],
+  *,
+  block: int,
+  remat: bool = False,
+) -> Reader:
+  """A model, placed as `train.layout` says, and its hidden states of packed sequences.
+
+  Attention reads `block` keys at a time, which divides t. With `remat`, layers are computed again in
+  the backward pass.
+  """
+  hidden = decoder.forward_packed(
+    model,
+    tokens,
+    positions,
+    functools.partial(
+      attention.attend_packed,
+      segments=segments,
+      block=block,
+      implementation=model.layout.attention,
+    ),
+    gather=functools.partial(_replicated, dtype=model.layout.dtype),
+    remat=remat,
+  )
+  return Reader(_with_replicated_head(model), hidden)
+
+
+def _replicated(weights, dtype):
+  """Weights cast to `dtype` and gathered from all devices."""
+  return jax.tree.map(lambda x: reshard(x.astype(dtype), P()), weights)
+
+
+def _with_replicated_head(model):
+  """The model with the weights of its output layer replicated, which is the embedding if tied."""
+  name = "embed" if model.arch.tied else "head"
+  head = getattr(model, name)
+  model = decoder.replace(model)
+  setattr(model, name, type(head)(_replicated(head[...], model.layout.dtype)))
+  return model
