@@ -293,7 +293,7 @@ def main():
     sys.exit("no accelerator: jax finds only CPUs here, so there is nothing to measure")
   mesh.start(devices=jax.devices()[:1])
   args.attention = attention.implementation(args.attention)
-  found = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "argv": sys.argv[1:]}
+  found = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "settings": {**vars(args), "json": None}}
   parts = {
     "limits": lambda: limits(args),
     "engine": lambda: engine(args, found),
