@@ -210,12 +210,28 @@ def layer(
 def logits(model: Transformer, x: Float[Array, "b k t d"]) -> Float[Array, "b k t v"]:
   """f32 logits of normed hidden states."""
   if model.arch.tied:
-    return jnp.einsum(
-      "bktd,vd->bktv", x, model.embed[...].astype(x.dtype), preferred_element_type=jnp.float32
-    )
-  return jnp.einsum(
-    "bktd,dv->bktv", x, model.head[...].astype(x.dtype), preferred_element_type=jnp.float32
+    return _output("vd", x, model.embed[...].astype(x.dtype))
+  return _output("dv", x, model.head[...].astype(x.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _output(axes, x, w):
+  """The product of x [b,k,t,d] with a weight of these axes, in f32."""
+  return jnp.einsum(f"bktd,{axes}->bktv", x, w, preferred_element_type=jnp.float32)
+
+
+def _output_backward(axes, given, gradient):
+  """Products in the dtype of x, like all others: those of a f32 gradient would take twice the time."""
+  x, w = given
+  gradient = gradient.astype(x.dtype)
+  spec = lambda y: jax.typeof(y).sharding.spec
+  return (
+    jnp.einsum(f"bktv,{axes}->bktd", gradient, w, out_sharding=spec(x)),
+    jnp.einsum(f"bktv,bktd->{axes}", gradient, x, out_sharding=spec(w)),
   )
+
+
+_output.defvjp(lambda axes, x, w: (_output(axes, x, w), (x, w)), _output_backward)
 
 
 # ---------------------------------------------------------------- forward, two uses

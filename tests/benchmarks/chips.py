@@ -293,7 +293,8 @@ def main():
     sys.exit("no accelerator: jax finds only CPUs here, so there is nothing to measure")
   mesh.start(devices=jax.devices()[:1])
   args.attention = attention.implementation(args.attention)
-  found = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "settings": {**vars(args), "json": None}}
+  settings = {name: x for name, x in vars(args).items() if name != "json"}
+  found = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "settings": settings}
   parts = {
     "limits": lambda: limits(args),
     "engine": lambda: engine(args, found),

@@ -239,3 +239,31 @@ def test_unstacked_twice_is_unstacked_once():
   assert len(once.blocks) == SMALL.layers
   assert decoder.unstacked(once) is once
   np.testing.assert_array_equal(once.blocks[1].q[...], net.blocks.q[...][1])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_of_logits_are_products_in_the_dtype_of_the_model(tied):
+  mesh.start(devices=jax.devices()[:1])
+  arch = dataclasses.replace(SMALL, tied=tied)
+  weight = jnp.array(np.random.default_rng(0).normal(size=(40, 16) if tied else (16, 40)))
+  x, out = (
+    jnp.array(np.random.default_rng(i).normal(size=(2, 1, 3, n))) for i, n in ((1, 16), (2, 40))
+  )
+
+  def loss(x, weight):
+    model = decoder.Transformer(arch, Layout(), lambda name, dims: weight)
+    return jnp.sum(decoder.logits(model, x) * out)
+
+  def plain(x, weight):
+    return jnp.sum(jnp.einsum("bktd,vd->bktv" if tied else "bktd,dv->bktv", x, weight) * out)
+
+  cast = lambda dtype: (x.astype(dtype), weight.astype(dtype))
+  wanted = jax.grad(plain, (0, 1))(*cast("float32"))
+  for dtype, tolerance in (("float32", 1e-6), ("bfloat16", 2e-2)):
+    found = jax.grad(loss, (0, 1))(*cast(dtype))
+    for a, b in zip(found, wanted):
+      assert a.dtype == dtype
+      np.testing.assert_allclose(a.astype("float32"), b, rtol=tolerance, atol=10 * tolerance)
+  text = jax.jit(jax.grad(loss, (0, 1))).lower(*cast("bfloat16")).as_text()
+  products = [line for line in text.splitlines() if "dot_general" in line]
+  assert len(products) == 2 and not any("xf32>," in line for line in products)
