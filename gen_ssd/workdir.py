@@ -240,12 +240,12 @@ A run of Gen-SSD. The command that started it continues it, and gives the same f
 | `arms/*/seed-*/student/` | the trained student, in Hugging Face format |
 | `arms/*/seed-*/answers*/` | its answers to the test problems |
 | `arms/*/seed-*/held_out.json` | its mean nll of right answers of the teacher to test problems |
-| `arms/*/seed-*/instruments.json` | its entropy, its divergences from the teacher, and its margin |
+| `arms/*/seed-*/instruments.json` | its entropy, and how far it is from the teacher |
 | `arms/*/seed-*/checkpoints/` | Orbax checkpoints, and `metrics.jsonl` |
 | `models/*/answers*/` | answers of the teacher, the base student and the cold-started student |
 | `models/*/held_out.json` | as for an arm, of the two students |
 | `models/*/instruments.json` | the same |
-| `models/teacher/samples/` | its traces to held-out problems, which students read for the margin |
+| `models/teacher/samples/` | its traces to held-out problems, for these files |
 
 A student that scores for another arm has `calibration-*/`, too, and one that writes while it learns
 has `rounds/*/traces/`. The setting `trackers` adds `tensorboard/` and `wandb/`, and `tracker_id`, by

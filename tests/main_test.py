@@ -24,6 +24,7 @@ from configs import quickstart
 from gen_ssd import checks
 from gen_ssd import collecting
 from gen_ssd import config as config_lib
+from gen_ssd import errors
 from gen_ssd import inputs
 from gen_ssd import mesh
 from gen_ssd import stages
@@ -40,6 +41,7 @@ from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.problems import answers
 from gen_ssd.problems import bundled
+from gen_ssd.report import results
 from gen_ssd.report import statistics
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
@@ -166,6 +168,17 @@ def test_wrong_minus_right_is_the_nll_of_wrong_traces_minus_that_of_right_ones(f
     )
     difference = sum(wrong) / len(wrong) - sum(right) / len(right)
     assert figures["wrong_minus_right"][uuid] == pytest.approx(difference, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+  "name, text", [("held_out", "[1]"), ("held_out", '{"a": "b"}'), ("instruments", '{"kl_own": 1}')]
+)
+def test_damaged_figures_are_refused_by_name(finished, tmp_path, name, text):
+  shutil.copytree(finished, tmp_path / "run")
+  file = tmp_path / "run" / "models" / "base" / f"{name}.json"
+  file.write_text(text)
+  with pytest.raises(errors.UserError, match=rf"{name}.json is damaged .*: remove it and evaluate"):
+    results.write(tmp_path / "run", small(), {"": 10}, 10, 12)
 
 
 def test_a_workdir_explains_every_file_and_folder(finished):

@@ -8,6 +8,8 @@ from gen_ssd import config as config_lib
 from gen_ssd import folders
 from gen_ssd import provenance
 from gen_ssd import workdir as workdir_lib
+from gen_ssd.errors import UserError
+from gen_ssd.errors import clip
 from gen_ssd.problems import answers
 from gen_ssd.report import measures
 from gen_ssd.report import statistics
@@ -32,7 +34,7 @@ def write(
   the student's mean nll, in nats per token, of right answers that the teacher gave to test problems;
   instruments.py says what `kl_own`, `kl_data`, `own_entropy` and `wrong_minus_right` are,
   and measures.ways what `ways` are.
-  Raises UserError where files of an arm's traces are missing or damaged.
+  Raises UserError where files of the run are missing or damaged.
   """
   rows = {
     (kind, name, test): [workdir_lib.finished_rows(workdir_lib.answers(h, test)) for h in homes]
@@ -51,9 +53,9 @@ def write(
       }
       found = {**_of(pooled, together, costs, grader), "tests": each}
   for kind, name, homes in _homes(workdir, config):
-    if nlls := _figure(_files(homes, "held_out.json")):
+    if nlls := _figure(_files(homes, "held_out.json", _numbers)):
       found[kind][name]["held_out_nll"] = nlls
-    read = _files(homes, "instruments.json")
+    read = _files(homes, "instruments.json", lambda x: all(map(_numbers, x.values())))
     for what in sorted({what for each in read for what in each}):
       if figure := _figure([each.get(what, {}) for each in read]):
         found[kind][name][what] = figure
@@ -87,12 +89,20 @@ def _cost(workdir, name, select, training):
   }
 
 
-def _files(homes, name):
+def _files(homes, name, fits):
   """The JSON objects of a file of every seed; none where a seed has no such file."""
-  files = [home / name for home in homes]
+  files, remedy = [home / name for home in homes], "remove it and evaluate again"
   if not all(file.exists() for file in files):
     return []
-  return [workdir_lib.read_json(file, "remove it and evaluate again") for file in files]
+  found = [workdir_lib.read_json(file, remedy) for file in files]
+  for file, x in zip(files, found):
+    if not (isinstance(x, dict) and fits(x)):
+      raise UserError(f"{clip(str(file))} is damaged (it must hold figures by problem): {remedy}")
+  return found
+
+
+def _numbers(x):
+  return isinstance(x, dict) and all(type(v) in (int, float) for v in x.values())
 
 
 def _figure(seeds):
