@@ -52,7 +52,9 @@ class Layout:
   tensor_axis: str | None = "model"  # mesh axis that splits heads, hidden and vocabulary
   fsdp_axes: Axes = None  # mesh axes that split the width of weights while training
   unroll: bool = False
-  attention: str = "einsum"  # or by kernels for a GPU: kernel, cudnn; for a TPU: tpu_kernel; or, for
+  attention: str = (
+    "einsum"  # or by kernels for a GPU: kernel, cudnn; for a TPU: tpu_kernel; or, for
+  )
   # tests without these devices, interpret or tpu_interpret
 
 

@@ -26,7 +26,8 @@ from gen_ssd.models.architecture import Spec
 
 NEVER = -1e30  # a masked score: finite, so that an all-masked block stays NaN-free
 KERNEL_HEADS = (16, 32, 64, 128, 256)  # head dimensions that the kernels for GPUs take
-TPU_HEADS = (64, 128, 256)  # and the one for TPUs: less would leave most of its registers empty
+TPU_HEADS = (64, 128, 256)  # and the kernel for TPUs: less leaves most of a register empty
+LANES = 128  # of a TPU: the number of ring slots must be a multiple of it for the kernel
 GPU = ("kernel", "cudnn", "interpret")  # values of Layout.attention with kernels for GPUs
 
 
@@ -134,14 +135,16 @@ def implementation(setting: str) -> str:
   return {"auto": kernel, "kernel": kernel}.get(setting, setting)
 
 
-def _takes(kind, h):
-  """Does a Layout.attention have a kernel for branches with heads of this size?"""
-  return h in {"einsum": (), "tpu_kernel": TPU_HEADS}.get(kind, KERNEL_HEADS)
+def by_kernel(kind: str, h: int, s: int) -> bool:
+  """Do branches attend to a prefix of `s` ring slots by a kernel, which keeps no scores in memory?
 
-
-def by_kernel(spec: Spec) -> bool:
-  """Do branches attend to the shared prefix by a kernel, which keeps no scores in memory?"""
-  return _takes(spec.layout.attention, spec.arch.head)
+  Args:
+    kind: Layout.attention.
+    h: head dimension.
+  """
+  if kind == "tpu_kernel":
+    return h in TPU_HEADS and s % LANES == 0
+  return kind != "einsum" and h in KERNEL_HEADS
 
 
 def attend_branches(
@@ -168,7 +171,7 @@ def attend_branches(
     causal &= causal.sum(-1, keepdims=True) - 1 - jnp.arange(causal.shape[1]) < near[0]
   # Batch axes first and in the order of the cache: any other order transposes the cache.
   s = jnp.where(causal[:, None, :], _dot("bktngh,bknhc->bkntgc", q, own.k), NEVER)
-  if _takes(implementation, q.shape[-1]):
+  if by_kernel(implementation, q.shape[-1], shared.prefix.position.shape[1]):
     return _by_kernel(q, own, shared, s, near, implementation)
   if shared.prefix.position.shape[1] == shared.prefix.block:
     return _one_block(q, own, shared, s, near)
@@ -242,16 +245,12 @@ def _many_blocks(q, own, shared, s, near):
 
 def _by_kernel(q, own, shared, s, near, implementation):
   """The prefix by a kernel, and the own chunk here."""
-  if implementation in GPU:  # imported only here: not every jax has Pallas for both
-    from gen_ssd.models import branch_kernel as kernel
-  else:
-    from gen_ssd.models import branch_kernel_tpu as kernel
+  from gen_ssd.models import prefix_kernels  # only here: it imports this module
 
-  interpret = implementation.endswith("interpret")
   kv, l, prefix = shared
   end = prefix.used * prefix.block
-  o, m, z = kernel.attend(
-    q, (kv.k, kv.v), l, prefix.visible, prefix.position, end, near, interpret
+  o, m, z = prefix_kernels.attend(
+    q, (kv.k, kv.v), l, prefix.visible, prefix.position, end, near, implementation
   )
   top = jnp.maximum(_swap(s.max(-1)), m)
   e, r = jnp.exp(s - _swap(top)[..., None]), jnp.exp(m - top)
