@@ -13,7 +13,8 @@ Usage: gen-ssd plan --config=FILE[:ARGUMENT] [--topology=v5p:2x2x1] [--config.FI
 
 The real programs are compiled from shapes alone: no weights are read, and only config.json of a
 model on the hub is downloaded, or a whole GGUF file. Times are lower bounds (roofline)
-and the TPU compiler's estimate, which counts no communication. For example:
+and the TPU compiler's estimate, which counts no communication. It does not know our attention kernel,
+which is added at its own roofline. For example:
   gen-ssd plan --config=configs/r1_32b_1p5b.py --topology=v5p:2x2x1
 """
 
@@ -187,6 +188,7 @@ def _programs(found, mesh, chip, select, filled):
     "admit": {"attention.py": blocks, "ring.py": -(-select.prompt // select.c)},
     "train": {},
   }
+  share = blocks * select.block / config_lib.ring_slots(select) if select.block else 1.0
   hosts = [d.process_index for d in mesh.devices.flat]
   have = chip.hbm if chip else memory.available(mesh.local_devices[0]) / chips.GIB
 
@@ -200,6 +202,9 @@ def _programs(found, mesh, chip, select, filled):
     facts["compile_s"] = round(time.monotonic() - start, 1)
     text, known = hlo.Text(compiled.as_text()), lambda file: trips[program.name].get(file, 0)
     ms = hlo.milliseconds(text, chip.ghz, known) if chip else None
+    if ms:  # kernels say what they do at a full ring, and skip what is not used
+      calls = hlo.kernels(text, known)
+      ms += sum(share * n * chips.milliseconds(chip, [(size, flops)]) for size, flops, n in calls)
     facts["ms_estimate"] = ms and round(ms, 2)
     facts["collectives"] = [row._asdict() for row in hlo.collectives(text, hosts, known)]
     return facts

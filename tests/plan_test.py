@@ -304,6 +304,17 @@ def test_loops_multiply_what_is_inside(trips, times):
     assert hlo.collectives(text, hosts, known) == [("all-reduce", 16, times, crosses)]
 
 
+def test_kernels_say_what_they_cost():
+  call = (
+    '  %k = f32[4]{0} custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"custom_'
+    'call_config":{"body":"TUw=","cost_estimate":{"flops":"80","transcendentals":"5",'
+    '"bytes_accessed":"32","remote_bytes_transferred":"0"},"needs_layout_passes":true}}'
+  )
+  text = hlo.Text(PROGRAM.replace("  ROOT %r", f"{call}\n  ROOT %r"))
+  assert hlo.kernels(text, lambda file: 0) == [(32, 80, 7)]
+  assert hlo.kernels(hlo.Text(PROGRAM), lambda file: 0) == []
+
+
 def test_rooflines_are_those_worked_out_by_hand():
   chip = chips.Chip(hbm=1, flops=1e-3, bandwidth=1, ghz=1)  # 1e9 flops and bytes per second
   assert chips.milliseconds(chip, [(1e6, 5), (5, 2e6)]) == pytest.approx(3.0)  # bytes, then flops

@@ -55,7 +55,11 @@ def test_what_the_kernel_takes():
 
 def compiled(topology, model_parallel, arch, t, unroll=False):
   """Compiled text of a forward pass of `t` tokens of 8 branches for a TPU that need not exist."""
-  b, k, c = 4, 8, 64
+  b, k, c = (
+    128,
+    8,
+    64,
+  )  # a layer is larger than the memory of a core, which small rings are copied to
   mesh.start(model_parallel, plan._devices(topology)[0][:4])
   spec = Spec(arch, Layout(dtype="bfloat16", attention="tpu_kernel", unroll=unroll))
   model = mesh.shapes(decoder.unstacked, weights.shapes(*spec))
