@@ -47,6 +47,7 @@ from gen_ssd.errors import fail
 from gen_ssd.errors import one_line
 from gen_ssd.problems import sets
 
+UNCOMPILED = ("compile_s", "ms_estimate", "ms_kernel", "collectives")  # unknown without a compiler
 MOST_DEVICES = 16384  # more than the largest slice has
 UNKNOWN = (
   "libtpu is not installed: temporaries, peak memory, collectives, the number of hosts and the "
@@ -196,15 +197,15 @@ def _programs(found, mesh, chip, select, filled):
     start = time.monotonic()
     with jax.set_mesh(mesh):  # which belongs to a thread
       compiled, facts = programs.need(program, have)
-    facts |= {"compile_s": None, "ms_estimate": None, "collectives": None}
+    facts |= dict.fromkeys(UNCOMPILED)
     if compiled is None:
       return facts
     facts["compile_s"] = round(time.monotonic() - start, 1)
     text, known = hlo.Text(compiled.as_text()), lambda file: trips[program.name].get(file, 0)
     ms = hlo.milliseconds(text, chip.ghz, known) if chip else None
-    if ms:  # kernels say what they do at a full ring, and skip what is not used
-      calls = hlo.kernels(text, known)
-      ms += sum(share * n * chips.milliseconds(chip, [(size, flops)]) for size, flops, n in calls)
+    if ms and (calls := hlo.kernels(text, known)):  # they say what they do at a full ring
+      own = sum(share * n * chips.milliseconds(chip, [(size, flops)]) for size, flops, n in calls)
+      facts["ms_kernel"], ms = round(own, 2), ms + own
     facts["ms_estimate"] = ms and round(ms, 2)
     facts["collectives"] = [row._asdict() for row in hlo.collectives(text, hosts, known)]
     return facts
@@ -215,7 +216,7 @@ def _programs(found, mesh, chip, select, filled):
 
 def _uncompiled(found, chip):
   """The same where no compiler is there for the chip."""
-  unknown = dict.fromkeys(("compile_s", "ms_estimate", "collectives"))
+  unknown = dict.fromkeys(UNCOMPILED)
   size = lambda p: round(p.bytes() / chips.GIB, 6)
   return {
     n: programs.memory_facts(size(p), None, None, chip.hbm) | unknown for n, p in found.items()

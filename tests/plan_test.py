@@ -102,7 +102,7 @@ def test_a_slice_without_its_compiler_is_planned_as_far_as_sizes_say():
   assert plain["kept_tok_s"] > 0 and "hours" in plain
   assert "jax[tpu]==" in plain["advice"][0]
   for p in plain["programs"].values():
-    unknown = ("temporaries_gib", "peak_gib", "compile_s", "ms_estimate", "collectives", "fits")
+    unknown = ("temporaries_gib", "peak_gib", "fits", *plan.UNCOMPILED)
     assert {name: p[name] for name in unknown} == dict.fromkeys(unknown)
     assert p["arguments_gib"] > 0 and p["ms_roofline"] > 0 and p["hbm_gib"] == 96
   text = found(topology, "--config.select.slots=1600000")

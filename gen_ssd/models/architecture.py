@@ -52,10 +52,9 @@ class Layout:
   tensor_axis: str | None = "model"  # mesh axis that splits heads, hidden and vocabulary
   fsdp_axes: Axes = None  # mesh axes that split the width of weights while training
   unroll: bool = False
-  attention: str = (
-    "einsum"  # or by kernels for a GPU: kernel, cudnn; for a TPU: tpu_kernel; or, for
-  )
-  # tests without these devices, interpret or tpu_interpret
+  # einsum; by kernels for a GPU (kernel, cudnn) or for a TPU (tpu_kernel); for tests on a CPU,
+  # interpret or tpu_interpret
+  attention: str = "einsum"
 
 
 class Spec(typing.NamedTuple):
