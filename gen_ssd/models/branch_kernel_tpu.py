@@ -45,11 +45,12 @@ def on_one_device(q, k, v, numbers, places, positions=None, *, interpret):
     x, [(0, count * size - m if a == axis else 0) for a in range(x.ndim)]
   )
   rows = pad(jnp.moveaxis(q, 3, 1).reshape(b, n, m, h), 2)
-  given = [rows, k, jnp.swapaxes(v, 3, 4) if turn else v, places[:, None]]
+  given = [rows, k, jnp.swapaxes(v, 3, 4) if turn else v, places]
   row = lambda width: pl.BlockSpec((None, None, size, width), lambda b, n, i, j, x: (b, n, i, 0))
   wide = pl.BlockSpec((None, None, None, h, tile), lambda b, n, i, j, x: (x[1], b, n, 0, j))
   long = pl.BlockSpec((None, None, None, tile, h), lambda b, n, i, j, x: (x[1], b, n, j, 0))
-  place = pl.BlockSpec((None, 1, tile), lambda b, n, i, j, x: (b, 0, j))
+  near = min(b, 8)  # slots of a register: one alone would need another layout, in every layer
+  place = pl.BlockSpec((near, tile), lambda b, n, i, j, x: (b // near, j))
   specs = [row(h), wide, wide if turn else long, place]
   if positions is not None:
     each = jnp.broadcast_to(positions[:, None, :, None], (b, branches, t, g)).reshape(b, m, 1)
@@ -69,7 +70,7 @@ def on_one_device(q, k, v, numbers, places, positions=None, *, interpret):
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
     ),
-    cost_estimate=_cost(rows, k, count),
+    cost_estimate=_cost(rows, k, count, near),
     interpret=interpret,
     name="attend_prefix",
   )(numbers, *given)
@@ -77,11 +78,11 @@ def on_one_device(q, k, v, numbers, places, positions=None, *, interpret):
   return o, top[..., 0], z[..., 0]
 
 
-def _cost(rows, k, count):
+def _cost(rows, k, count, near):
   """What a call costs at a full ring, for the compiler and for `gen-ssd plan`."""
   b, n, m, h = rows.shape
   slots = k.shape[-1]
-  ring = count * 2 * b * n * slots * h * k.dtype.itemsize
+  ring = count * b * n * slots * (2 * h * k.dtype.itemsize + 4 * near)
   return pl.CostEstimate(
     flops=4 * b * n * m * slots * h,
     transcendentals=b * n * m * slots,
@@ -97,13 +98,15 @@ def _dot(x, y, axis):
 def _step(numbers, q, k, v, places, *rest, slots, turn):
   """One tile of rows and one tile of the ring. The first tile starts the sums, which stay in place.
 
-  `numbers` are (end, layer, window). `rest` are the rows' positions, when there is a window, and the
-  outputs. Keys are [h,tile]. Values are [tile,h], or [h,tile] with `turn`.
+  `numbers` are (end, layer, window), and `places` those of this slot and its neighbours. `rest` are the
+  rows' positions, when there is a window, and the outputs. Keys are [h,tile]. Values are [tile,h], or
+  [h,tile] with `turn`.
   """
   *own, o, m, z = rest
   end, window = numbers[0], numbers[2]
   tile = places.shape[1]
   start = pl.program_id(3) * tile
+  place = places[pl.ds(pl.program_id(0) % places.shape[0], 1), :]
 
   @pl.when(start == 0)
   def _():
@@ -111,9 +114,9 @@ def _step(numbers, q, k, v, places, *rest, slots, turn):
     m[...] = jnp.full_like(m, NEVER)
 
   index = lambda shape, axis: start + lax.broadcasted_iota(jnp.int32, shape, axis)
-  ok = (index((1, tile), 1) < end) & (places[...] > UNSEEN)
+  ok = (index((1, tile), 1) < end) & (place > UNSEEN)
   if own:
-    ok = ok & (own[0][...] - places[...] < window)
+    ok = ok & (own[0][...] - place < window)
   s = jnp.where(ok, _dot(q[...], k[...], 0), NEVER)
   top = jnp.maximum(m[...], jnp.max(s, 1, keepdims=True))
   e, r = jnp.exp(s - top), jnp.exp(m[...] - top)

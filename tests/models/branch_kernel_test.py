@@ -1,4 +1,4 @@
-"""Kernels for GPUs against plain attention: interpreted on a CPU, and lowered for CUDA without one."""
+"""Kernels against plain attention: interpreted on a CPU, and lowered for CUDA without a GPU."""
 
 import dataclasses
 import inspect

@@ -1,5 +1,6 @@
 """The kernel for TPUs: its tiles, interpreted on a CPU, and its text, compiled without a TPU."""
 
+import dataclasses
 import importlib.util
 
 import jax
@@ -7,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gen_ssd import checks
+from gen_ssd import config as config_lib
 from gen_ssd import hlo
 from gen_ssd import mesh
 from gen_ssd import plan
+from gen_ssd.errors import UserError
 from gen_ssd.models import attention
 from gen_ssd.models import branch_kernel_tpu
 from gen_ssd.models import decoder
@@ -25,12 +29,13 @@ NEEDS_LIBTPU = pytest.mark.skipif(
 RING = 32768
 
 
-@pytest.mark.parametrize(("used", "window"), [(5, 0), (3, 0), (5, 90)])
-def test_several_tiles_of_rows_and_of_the_ring(monkeypatch, used, window):
+@pytest.mark.parametrize(("used", "window", "b"), [(5, 0, 2), (3, 0, 11), (5, 90, 2)])
+def test_several_tiles_of_rows_and_of_the_ring(monkeypatch, used, window, b):
   monkeypatch.setattr(branch_kernel_tpu, "ROWS", 32)
   monkeypatch.setattr(branch_kernel_tpu, "SCORES", 128 * 32)
   mesh.start(devices=jax.devices()[:1])
-  case = branch_kernel_test.Case(k=4, t=4, g=3, s=360, n=1, block=72, used=used, window=window)
+  some = dict(k=4, t=4, g=3, s=360, n=1, block=72)
+  case = branch_kernel_test.Case(**some, used=used, window=window, b=b)
   assert branch_kernel_tpu.sizes(4 * 4 * 3, 16, 360, 4) == (2, 32, 128)  # the last tile is ragged
   want, got = branch_kernel_test.both(case, "tpu_interpret")
   np.testing.assert_allclose(got, want, atol=1e-5)
@@ -51,6 +56,16 @@ def test_what_the_kernel_takes():
 
 
 # ---------------------------------------------------------------- compiled
+
+
+@NEEDS_LIBTPU
+def test_the_setting_on_a_tpu():
+  one = mesh.start(devices=plan._devices("v5e:2x2")[0][:1])
+  means = {"auto": "tpu_kernel", "kernel": "tpu_kernel", "einsum": "einsum"}
+  assert {name: attention.implementation(name) for name in means} == means
+  config = dataclasses.replace(config_lib.Config(), attention="cudnn")
+  with pytest.raises(UserError, match="attention is 'cudnn': it must be auto or einsum"):
+    checks.check_devices(config, one)
 
 
 def compiled(topology, model_parallel, arch, t, unroll=False):
