@@ -186,8 +186,9 @@ def _check_traces(config, split, problems, e):
 
 def check_devices(config, mesh):
   """Raises UserError for sizes that the devices of a mesh cannot split or do not have memory for."""
-  if config.attention in ("kernel", "cudnn") and mesh.devices.flat[0].platform != "gpu":
-    fail("attention", config.attention, "auto or einsum on devices that are not GPUs")
+  homes = {"kernel": ("gpu", "tpu"), "cudnn": ("gpu",)}.get(config.attention)
+  if homes and (platform := mesh.devices.flat[0].platform) not in homes:
+    fail("attention", config.attention, f"auto or einsum on devices of the kind {platform}")
   if config.stages != ("pretrain",):
     _check_tensor_parallel(config)
   for field, value, size in _split_sizes(config, mesh):

@@ -190,7 +190,7 @@ class Config:
   stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")
   trackers: tuple = ()  # where metrics go besides files: tensorboard, wandb, trackio
   model_parallel: int = 1  # devices that share one copy of the teacher
-  attention: str = "auto"  # einsum; by kernels for GPUs: kernel or cudnn; auto: kernel on a GPU
+  attention: str = "auto"  # einsum; kernel (GPU, TPU); cudnn (GPU); auto: the kernel there is
   teacher: Model = Model()
   student: Model = Model()
   translate: bool = False  # allow different tokenizers: text is converted on the host, slower

@@ -1,7 +1,8 @@
 """Reads compiled text (HLO): loops, the compiler's estimate of time, and collectives.
 
 Estimates come from `estimated_cycles` of the TPU compiler: a model without collectives and without
-custom calls, which nobody has calibrated. CPU and GPU compilers give none.
+custom calls, which nobody has calibrated. CPU and GPU compilers give none. Our kernels are custom calls
+that say their bytes and FLOPs themselves.
 """
 
 from collections.abc import Callable
@@ -135,6 +136,17 @@ def milliseconds(text: Text, ghz: float, trips: Trips) -> float | None:
     if not fused and (found := re.search(r'estimated_cycles":"(\d{1,15})"', ins.rest)):
       cycles += int(found[1]) * times
   return cycles / ghz / 1e6 or None
+
+
+def kernels(text: Text, trips: Trips) -> list[tuple[int, int, int]]:
+  """[(bytes, FLOPs, how often)] of the calls of kernels, as they say themselves."""
+  found = []
+  for ins, times, _ in text.walk(trips):
+    said = re.search(r'"cost_estimate":\{([^}]*)\}', ins.rest) if ins.op == "custom-call" else None
+    if said:
+      cost = {name: int(n) for name, n in re.findall(r'"(\w+)":"?(\d+)', said[1])}
+      found.append((cost.get("bytes_accessed", 0), cost.get("flops", 0), times))
+  return found
 
 
 def collectives(text: Text, hosts: Sequence[int], trips: Trips) -> list[Collective]:

@@ -13,7 +13,8 @@ Usage: gen-ssd plan --config=FILE[:ARGUMENT] [--topology=v5p:2x2x1] [--config.FI
 
 The real programs are compiled from shapes alone: no weights are read, and only config.json of a
 model on the hub is downloaded, or a whole GGUF file. Times are lower bounds (roofline)
-and the TPU compiler's estimate, which counts no communication. For example:
+and the TPU compiler's estimate, which counts no communication. It does not know our attention kernel,
+which is added at its own roofline. For example:
   gen-ssd plan --config=configs/r1_32b_1p5b.py --topology=v5p:2x2x1
 """
 
@@ -46,6 +47,7 @@ from gen_ssd.errors import fail
 from gen_ssd.errors import one_line
 from gen_ssd.problems import sets
 
+UNCOMPILED = ("compile_s", "ms_estimate", "ms_kernel", "collectives")  # unknown without a compiler
 MOST_DEVICES = 16384  # more than the largest slice has
 UNKNOWN = (
   "libtpu is not installed: temporaries, peak memory, collectives, the number of hosts and the "
@@ -187,6 +189,7 @@ def _programs(found, mesh, chip, select, filled):
     "admit": {"attention.py": blocks, "ring.py": -(-select.prompt // select.c)},
     "train": {},
   }
+  share = blocks * select.block / config_lib.ring_slots(select) if select.block else 1.0
   hosts = [d.process_index for d in mesh.devices.flat]
   have = chip.hbm if chip else memory.available(mesh.local_devices[0]) / chips.GIB
 
@@ -194,12 +197,15 @@ def _programs(found, mesh, chip, select, filled):
     start = time.monotonic()
     with jax.set_mesh(mesh):  # which belongs to a thread
       compiled, facts = programs.need(program, have)
-    facts |= {"compile_s": None, "ms_estimate": None, "collectives": None}
+    facts |= dict.fromkeys(UNCOMPILED)
     if compiled is None:
       return facts
     facts["compile_s"] = round(time.monotonic() - start, 1)
     text, known = hlo.Text(compiled.as_text()), lambda file: trips[program.name].get(file, 0)
     ms = hlo.milliseconds(text, chip.ghz, known) if chip else None
+    if ms and (calls := hlo.kernels(text, known)):  # they say what they do at a full ring
+      own = sum(share * n * chips.milliseconds(chip, [(size, flops)]) for size, flops, n in calls)
+      facts["ms_kernel"], ms = round(own, 2), ms + own
     facts["ms_estimate"] = ms and round(ms, 2)
     facts["collectives"] = [row._asdict() for row in hlo.collectives(text, hosts, known)]
     return facts
@@ -210,7 +216,7 @@ def _programs(found, mesh, chip, select, filled):
 
 def _uncompiled(found, chip):
   """The same where no compiler is there for the chip."""
-  unknown = dict.fromkeys(("compile_s", "ms_estimate", "collectives"))
+  unknown = dict.fromkeys(UNCOMPILED)
   size = lambda p: round(p.bytes() / chips.GIB, 6)
   return {
     n: programs.memory_facts(size(p), None, None, chip.hbm) | unknown for n, p in found.items()

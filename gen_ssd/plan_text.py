@@ -25,6 +25,10 @@ def text(found: dict[str, typing.Any]) -> str:
   ]
   rows += [_row(name, p) for name, p in found["programs"].items()]
   for name, p in found["programs"].items():
+    if p["ms_kernel"]:
+      rows.append(
+        f"  {name}: {p['ms_kernel']:,.1f} ms of the estimate are attention at its roofline"
+      )
     for c in (p["collectives"] or ())[:LISTED]:
       where = ", across hosts" if c["crosses_hosts"] else ""
       rows.append(f"  {name}: {c['times']:,} x {c['kind']} of {c['bytes'] / 2**20:,.2f} MiB{where}")

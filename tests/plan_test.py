@@ -102,7 +102,7 @@ def test_a_slice_without_its_compiler_is_planned_as_far_as_sizes_say():
   assert plain["kept_tok_s"] > 0 and "hours" in plain
   assert "jax[tpu]==" in plain["advice"][0]
   for p in plain["programs"].values():
-    unknown = ("temporaries_gib", "peak_gib", "compile_s", "ms_estimate", "collectives", "fits")
+    unknown = ("temporaries_gib", "peak_gib", "fits", *plan.UNCOMPILED)
     assert {name: p[name] for name in unknown} == dict.fromkeys(unknown)
     assert p["arguments_gib"] > 0 and p["ms_roofline"] > 0 and p["hbm_gib"] == 96
   text = found(topology, "--config.select.slots=1600000")
@@ -302,6 +302,17 @@ def test_loops_multiply_what_is_inside(trips, times):
   assert hlo.milliseconds(text, 1.0, known) == pytest.approx(100 * times / 1e6)
   for hosts, crosses in (((0, 0), False), ((0, 1), True)):
     assert hlo.collectives(text, hosts, known) == [("all-reduce", 16, times, crosses)]
+
+
+def test_kernels_say_what_they_cost():
+  call = (
+    '  %k = f32[4]{0} custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"custom_'
+    'call_config":{"body":"TUw=","cost_estimate":{"flops":"80","transcendentals":"5",'
+    '"bytes_accessed":"32","remote_bytes_transferred":"0"},"needs_layout_passes":true}}'
+  )
+  text = hlo.Text(PROGRAM.replace("  ROOT %r", f"{call}\n  ROOT %r"))
+  assert hlo.kernels(text, lambda file: 0) == [(32, 80, 7)]
+  assert hlo.kernels(hlo.Text(PROGRAM), lambda file: 0) == []
 
 
 def test_rooflines_are_those_worked_out_by_hand():

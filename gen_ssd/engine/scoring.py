@@ -67,7 +67,10 @@ def _read_candidates(student, ring, candidates, prefix):
   last = jnp.broadcast_to(ring.last[:, None, None], (b, k, 1))
   inputs = jnp.concatenate([last, candidates.tokens[..., :-1]], -1)
   # Scores that are in memory: of a block of the ring, or by the kernel of the chunk alone.
-  wide = c if attention.by_kernel(student.spec) else prefix.block
+  kernel = attention.by_kernel(
+    student.layout.attention, student.arch.head, prefix.position.shape[1]
+  )
+  wide = c if kernel else prefix.block
   size = _tile(student, candidates.tokens, wide)
 
   def tile(cache, at):

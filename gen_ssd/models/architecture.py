@@ -52,7 +52,9 @@ class Layout:
   tensor_axis: str | None = "model"  # mesh axis that splits heads, hidden and vocabulary
   fsdp_axes: Axes = None  # mesh axes that split the width of weights while training
   unroll: bool = False
-  attention: str = "einsum"  # or by a GPU's kernels: kernel, cudnn; or interpret, for tests
+  # einsum; by kernels for a GPU (kernel, cudnn) or for a TPU (tpu_kernel); for tests on a CPU,
+  # interpret or tpu_interpret
+  attention: str = "einsum"
 
 
 class Spec(typing.NamedTuple):

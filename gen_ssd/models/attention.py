@@ -26,6 +26,9 @@ from gen_ssd.models.architecture import Spec
 
 NEVER = -1e30  # a masked score: finite, so that an all-masked block stays NaN-free
 KERNEL_HEADS = (16, 32, 64, 128, 256)  # head dimensions that the kernels for GPUs take
+TPU_HEADS = (64, 128, 256)  # and the kernel for TPUs: less leaves most of a register empty
+LANES = 128  # of a TPU: the number of ring slots must be a multiple of it for the kernel
+GPU = ("kernel", "cudnn", "interpret")  # values of Layout.attention with kernels for GPUs
 
 
 @pytree
@@ -127,13 +130,21 @@ _dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 def implementation(setting: str) -> str:
   """The Layout.attention that a config's setting means for the devices of the current mesh."""
-  device = jax.sharding.get_mesh().devices.flat[0]
-  return setting if setting != "auto" else "kernel" if device.platform == "gpu" else "einsum"
+  platform = jax.sharding.get_mesh().devices.flat[0].platform
+  kernel = {"gpu": "kernel", "tpu": "tpu_kernel"}.get(platform, "einsum")
+  return {"auto": kernel, "kernel": kernel}.get(setting, setting)
 
 
-def by_kernel(spec: Spec) -> bool:
-  """Do branches attend to the shared prefix by the kernel, which keeps no scores in memory?"""
-  return spec.layout.attention != "einsum" and spec.arch.head in KERNEL_HEADS
+def by_kernel(kind: str, h: int, s: int) -> bool:
+  """Do branches attend to a prefix of `s` ring slots by a kernel, which keeps no scores in memory?
+
+  Args:
+    kind: Layout.attention.
+    h: head dimension.
+  """
+  if kind == "tpu_kernel":
+    return h in TPU_HEADS and s % LANES == 0
+  return kind != "einsum" and h in KERNEL_HEADS
 
 
 def attend_branches(
@@ -160,8 +171,8 @@ def attend_branches(
     causal &= causal.sum(-1, keepdims=True) - 1 - jnp.arange(causal.shape[1]) < near[0]
   # Batch axes first and in the order of the cache: any other order transposes the cache.
   s = jnp.where(causal[:, None, :], _dot("bktngh,bknhc->bkntgc", q, own.k), NEVER)
-  if implementation != "einsum" and q.shape[-1] in KERNEL_HEADS:
-    return _by_kernel(q, own, shared, s, near, implementation == "interpret")
+  if by_kernel(implementation, q.shape[-1], shared.prefix.position.shape[1]):
+    return _by_kernel(q, own, shared, s, near, implementation)
   if shared.prefix.position.shape[1] == shared.prefix.block:
     return _one_block(q, own, shared, s, near)
   return _many_blocks(q, own, shared, s, near)
@@ -232,14 +243,14 @@ def _many_blocks(q, own, shared, s, near):
   return jnp.moveaxis((o / z).astype(q.dtype), 1, 3)
 
 
-def _by_kernel(q, own, shared, s, near, interpret):
-  """The prefix by branch_kernel.py, and the own chunk here."""
-  from gen_ssd.models import branch_kernel  # only here: not every jax has Pallas for Triton
+def _by_kernel(q, own, shared, s, near, implementation):
+  """The prefix by a kernel, and the own chunk here."""
+  from gen_ssd.models import prefix_kernels  # only here: it imports this module
 
   kv, l, prefix = shared
   end = prefix.used * prefix.block
-  o, m, z = branch_kernel.attend(
-    q, (kv.k, kv.v), l, prefix.visible, prefix.position, end, near, interpret
+  o, m, z = prefix_kernels.attend(
+    q, (kv.k, kv.v), l, prefix.visible, prefix.position, end, near, implementation
   )
   top = jnp.maximum(_swap(s.max(-1)), m)
   e, r = jnp.exp(s - _swap(top)[..., None]), jnp.exp(m - top)
@@ -264,7 +275,7 @@ def attend_packed(
   `block` divides t. With a `window`, a query sees that many tokens, itself included.
   `implementation` is Layout.attention; what its kernel does not take is computed in blocks.
   """
-  if implementation != "einsum" and window is None:
+  if implementation in GPU and window is None:
     from gen_ssd.models import packed_kernel  # only here: as above
 
     if packed_kernel.takes(q, implementation):

@@ -16,15 +16,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Bool
-from jaxtyping import Float
-from jaxtyping import Int
 
-from gen_ssd.arrays import Array
 from gen_ssd.models.attention import NEVER
-
-UNSEEN = -(1 << 30)  # position of a ring slot that nobody attends to: out of every window
+from gen_ssd.models.prefix_kernels import UNSEEN
 
 ROWS = 64  # most rows of a program
 TILE_BYTES = 1 << 14  # of the keys, or of the values, of one tile
@@ -33,53 +27,13 @@ WARPS = 4
 STAGES = 3  # tiles in flight
 
 
-def attend(
-  q: Float[Array, "b k t n g h"],
-  kv: tuple[Float[Array, "*L b n h s"], Float[Array, "*L b n s h"]],
-  l: Int[Array, ""] | None,
-  visible: Bool[Array, "b s"],
-  position: Int[Array, "b s"],
-  end: Int[Array, ""],
-  near: tuple | None,
-  interpret: bool = False,
-) -> tuple[Float[Array, "b n k t g h"], Float[Array, "b n k t g"], Float[Array, "b n k t g"]]:
-  """Attention to the first `end` ring slots: (sums of values, maxima, sums of weights), float32.
-
-  Args:
-    q: scaled queries.
-    kv: keys and values; of all layers, of which `l` is read, or of one layer when `l` is None.
-    visible, position: of ring slots.
-    end: ring slots from here on are not read.
-    near: (window, positions of the queries [b,k,t], equal over k), or None: see attend_branches.
-    interpret: runs the kernel without a GPU, for tests.
-
-  Weights are exp(score - maximum). A query that sees nothing has the maximum NEVER; its sums are finite
-  and mean nothing.
-  """
-  if l is None:
-    kv, l = (kv[0][None], kv[1][None]), jnp.int32(0)
-  window, positions = near or (0, None)
-  numbers = jnp.stack([jnp.asarray(x, jnp.int32) for x in (end, l, window)])
-  places = jnp.where(visible, position, UNSEEN)
-  given = (q, *kv, numbers, places) + (() if positions is None else (positions[:, 0],))
-  spec = jax.typeof(q).sharding.spec
-  b, n = (spec[0], spec[3]) if len(spec) else (None, None)
-  rows = P(b, n, None, None, None)
-  return jax.shard_map(
-    functools.partial(_on_one_device, interpret=interpret),
-    in_specs=tuple(jax.typeof(x).sharding.spec for x in given),
-    out_specs=(P(*rows, None), rows, rows),
-    check_vma=False,
-  )(*given)
-
-
 def _power(x):
   """The smallest power of two that is at least x."""
   return 1 << (x - 1).bit_length()
 
 
-def _on_one_device(q, k, v, numbers, places, positions=None, *, interpret):
-  """`attend` of the slots and heads of one device; `positions` is [b,t]."""
+def on_one_device(q, k, v, numbers, places, positions=None, *, interpret):
+  """prefix_kernels.attend for the slots and heads of one device; `positions` is [b,t]."""
   b, branches, t, n, g, h = q.shape
   m, slots = branches * t * g, k.shape[-1]
   size = min(ROWS, max(16, _power(m)))

@@ -1,4 +1,4 @@
-"""Kernels for GPUs against plain attention: interpreted on a CPU, and lowered for CUDA without one."""
+"""Kernels against plain attention: interpreted on a CPU, and lowered for CUDA without a GPU."""
 
 import dataclasses
 import inspect
@@ -25,6 +25,7 @@ from tests import tiny
 from tests.training import train_test
 
 TRITON = "__gpu$xla.gpu.triton"
+KERNELS = pytest.mark.parametrize("kernel", ["interpret", "tpu_interpret"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,30 +93,33 @@ def branches(case, implementation):
   return attend, (q, own, kv, mesh.place(np.int32(c.L // 2)), places, *rest)
 
 
-def both(case):
-  """The case by plain attention and by the kernel."""
-  for implementation in ("einsum", "interpret"):
+def both(case, kernel="interpret"):
+  """The case by plain attention and by a kernel."""
+  for implementation in ("einsum", kernel):
     attend, arguments = branches(case, implementation)
     yield np.asarray(attend(*arguments), np.float32)
 
 
+@KERNELS
 @pytest.mark.parametrize("name", CASES)
-def test_the_kernel_is_plain_attention(name):
+def test_the_kernel_is_plain_attention(name, kernel):
   mesh.start(devices=jax.devices()[:1])
-  want, got = both(CASES[name])
+  want, got = both(CASES[name], kernel)
   np.testing.assert_allclose(got, want, atol=1e-5 if CASES[name].dtype == "float32" else 2e-2)
 
 
+@KERNELS
 @pytest.mark.parametrize("L", [0, 2])
-def test_the_kernel_on_eight_devices(L):
+def test_the_kernel_on_eight_devices(L, kernel):
   mesh.start(2)
-  want, got = both(Case(b=4, k=3, g=3, L=L, window=20))
+  want, got = both(Case(b=4, k=3, g=3, L=L, window=20), kernel)
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_head_sizes_that_the_kernel_does_not_take():
+@pytest.mark.parametrize(("kernel", "h"), [("interpret", 24), ("tpu_kernel", 16)])
+def test_head_sizes_that_the_kernel_does_not_take(kernel, h):
   mesh.start(devices=jax.devices()[:1])
-  want, got = both(Case(h=24))
+  want, got = both(Case(h=h), kernel)
   np.testing.assert_array_equal(got, want)
 
 
