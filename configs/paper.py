@@ -14,7 +14,6 @@ from configs.study import ARMS
 from gen_ssd import config
 from gen_ssd.errors import UserError
 
-STEP = ("\n\n", ".\n")  # a chunk ends with a paragraph or a line, at the latest after c tokens
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
@@ -28,8 +27,7 @@ def get_config(arg=""):
   c = config.default()
   c.name = "paper"
   c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)
-  long = dict(slots=64, prompt=2048, max_tokens=8192, block=2048, loop_window=256)
-  long |= dict(c=128, delimiters=STEP)
+  long = dict(c=128, slots=64, prompt=2048, max_tokens=8192, block=2048, loop_window=256)
   c.select.update(k=8, temperature=1.0, threshold="calibrated", **long)
   c.cold_start.update(temperature=0.6, **long)
   budget = dict(attempts=c.select.k)  # standard_kd_all: as many teacher tokens as the others
