@@ -171,7 +171,7 @@ def test_the_same_command_follows_a_run_and_another_does_not_disturb_it(stage, s
   again = stage.start(script, *OPTIONS[script])
   wait_until(lambda: len(stage.calls("worker.sh poll")) > before)
   (stage.home / "go").touch()
-  output, _ = again.communicate(timeout=60)
+  output, _ = again.communicate(timeout=240)
   assert again.returncode == 0 and "a line of worker 0" in output, output
   assert len(stage.calls("-m gen_ssd.main")) == 2
 

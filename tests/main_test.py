@@ -709,7 +709,7 @@ def test_students_answer_with_their_own_settings(tmp_path, monkeypatch):
     collecting.collect(
       config, select, tmp_path / "a", problems, collecting.Models(writer="student"), "evaluate"
     )
-  assert loaded == [(config.student, "student", inputs.ALONE)]
+  assert loaded == [(config.student, "student", inputs.placed(config, "student"))]
 
 
 @pytest.mark.parametrize("named", [True, False])

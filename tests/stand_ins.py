@@ -140,7 +140,7 @@ class Stage:
   def launch(self, script, *options, **more):
     process = self.start(script, *options, **more)
     try:
-      self.output, _ = process.communicate(timeout=60)
+      self.output, _ = process.communicate(timeout=240)
     finally:
       process.kill()
     return process.returncode

@@ -13,7 +13,7 @@ SETTINGS = [
   ("--config.arms.gen_ssd.k.x=3", "arms.gen_ssd.k.x is not a field: arms.gen_ssd.k is a single"),
   ("--config.tests.aime.samples=3", "tests.aime is not a field; known: none"),
   ("--config.select.k.x=3", "select.k.x is not a field: select.k is a single setting"),
-  ("--config.x=3", "x is not a field; known: arms, cold_start"),
+  ("--config.x=3", "x is not a field; known: arms, attention, cold_start"),
   ("--config.select['kk']=3", "--config.select['kk']=3: "),
   ("--kk=3", "--kk=3: Unknown command line flag 'kk'"),
   ("k=3", "k=3: there is no such argument; settings are --config.FIELD=VALUE"),
