@@ -12,7 +12,8 @@ import sys
 from tests import paths
 
 COMMON = r"""#!/usr/bin/env bash
-{ printf '%s' "$(basename "$0")"; printf ' %s' "${@//$'\n'/ }"; echo; } >>"$STAGE/calls"
+said=$(basename "$0")$(printf ' %s' "${@//$'\n'/ }")
+printf '%s\n' "$said" >>"$STAGE/calls"  # at once: two processes may write
 play() {  # NAME DEFAULT: the next line of a play; the default where it has ended
   local line
   line=$(head -n 1 "$STAGE/$1" 2>/dev/null)
