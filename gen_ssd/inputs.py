@@ -98,8 +98,8 @@ def sampling(config):
   They are sampled as `select` says, with the sizes of `cold_start`, whose problems they answer.
   """
   p, like = config.problems, config.select
-  count = min(p.held_out, p.held_out_samples) if config.arms else 0
-  if not count or "teacher" not in config.references or like.temperature == 0:
+  wanted = config.arms and p.held_out and p.held_out_samples
+  if not wanted or "teacher" not in config.references or like.temperature == 0:
     return None
   drawn = {name: getattr(like, name) for name in ("temperature", "top_k", "top_p", "seed")}
   return config_lib.alone(config.cold_start, attempts=p.held_out_samples, **drawn)
