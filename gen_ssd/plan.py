@@ -13,8 +13,8 @@ Usage: gen-ssd plan --config=FILE[:ARGUMENT] [--topology=v5p:2x2x1] [--config.FI
 
 The real programs are compiled from shapes alone: no weights are read, and only config.json of a
 model on the hub is downloaded, or a whole GGUF file. Times are lower bounds (roofline)
-and the TPU compiler's estimate, which counts no communication. It does not know our attention kernel,
-which is added at its own roofline. For example:
+and the TPU compiler's estimate, which counts no communication. It does not know our attention
+kernel, which is added at its own roofline. For example:
   gen-ssd plan --config=configs/r1_32b_1p5b.py --topology=v5p:2x2x1
 """
 
