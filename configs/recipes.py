@@ -2,8 +2,8 @@
 
 A recipe turns the config of a pair, which owns all sizes, into arms. The first stage of most is
 standard_kd, from which the others go on. Numbers are those of the papers; "ours" marks the others.
-`gen-ssd sweep --config=configs/recipes.py --workdir=runs/recipes` runs all of them and `baselines`,
-the arms of the quickstart.
+Arms of one name are the same arm in every recipe. Without a name, all recipes and the arms of the
+quickstart are compared in one run: `gen-ssd run --config=configs/recipes.py --workdir=runs/recipes`.
 
 What other libraries call the settings of `train`:
 
@@ -58,9 +58,10 @@ def redi(c):
   four = dict(PLAIN, attempts=4)  # ours
   rate = c.train.learning_rate / 50  # 5e-5 and 1e-6 there
   second = lambda alpha: dict(four, keep="all", train=dict(
-    start="standard_kd", credit="signed", alpha=alpha, steps=c.train.steps // 4, learning_rate=rate
+    start="standard_kd_all", credit="signed", alpha=alpha, steps=c.train.steps // 4, learning_rate=rate
   ))  # fmt: skip
-  return {"standard_kd": four, "redi_0": second(0.0), "redi": second(0.8), "redi_1": second(1.0)}
+  arms = {"redi_0": second(0.0), "redi": second(0.8), "redi_1": second(1.0)}
+  return {"standard_kd": PLAIN, "standard_kd_all": four, **arms}
 
 
 def tsd_kd(c):
@@ -95,8 +96,7 @@ def opd(c):
 def minillm(c):
   """MiniLLM (2306.08543): as opd, with what follows a token counted, too; without its regularisers."""
   return {
-    "standard_kd": PLAIN,
-    "discount_0": own(c, every=2, credit="gap"),
+    **opd(c),
     "minillm": own(c, every=2, credit="gap", discount=1.0),
   }
 
@@ -135,8 +135,8 @@ def rmd(c):
   go_on = lambda name, **terms: dict(PLAIN, train=dict(start=name, terms=terms))
   return {
     "standard_kd": PLAIN,
-    "first": dict(PLAIN, train=dict(terms={"teacher": dict(objective="fkl")})),
-    "second": go_on("first", teacher=teacher, last=last),
+    "fkl": dict(PLAIN, train=dict(terms={"kd": dict(objective="fkl")})),
+    "second": go_on("fkl", teacher=teacher, last=last),
     "third": go_on("second", teacher=teacher, last=last),
   }
 
@@ -144,18 +144,16 @@ def rmd(c):
 TABLE = {
   f.__name__: f for f in (gkd, redi, tsd_kd, curiosft, opd, minillm, grpo, fidelity, pld, rmd)
 }
-RUNS = ("baselines", *TABLE)
 
 
-def sweep():
-  return RUNS
-
-
-def get_config(arg="gkd"):
-  if arg not in RUNS:
-    raise UserError(f"configs/recipes.py:{arg}: the name must be one of {', '.join(RUNS)}")
+def get_config(arg="all"):
+  if arg not in ("all", *TABLE):
+    raise UserError(f"configs/recipes.py:{arg}: the name must be all or one of {', '.join(TABLE)}")
   c = quickstart.get_config()
   c.name = f"recipes-{arg}"
-  if arg in TABLE:
+  if arg == "all":
+    for recipe in TABLE.values():
+      c.arms = c.arms.to_dict() | recipe(c)
+  else:
     c.arms = TABLE[arg](c)
   return c

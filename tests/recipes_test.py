@@ -9,18 +9,25 @@ from configs import recipes
 from gen_ssd import checks
 from gen_ssd import config as config_lib
 from gen_ssd import config_checks
+from tests.benchmarks import recipes as expectations
 
 
 def arms(name):
   return dict(config_lib.parse(recipes.get_config(name)).arms)
 
 
-@pytest.mark.parametrize("name", recipes.RUNS)
+@pytest.mark.parametrize("name", ("all", *recipes.TABLE))
 def test_a_recipe_is_a_good_config(name):
   config = config_lib.parse(recipes.get_config(name))
   checks.check(config)
   traces = {config_lib.collection(arm.select) for arm in arms(name).values()}
-  assert len(traces) == (4 if name == "baselines" else 1)  # a teacher writes them once
+  assert len(traces) == {"all": 4, "redi": 2}.get(name, 1)  # a teacher writes them once
+
+
+def test_arms_of_one_name_are_one_arm():
+  together = arms("all")
+  for name in recipes.TABLE:
+    assert arms(name).items() <= together.items(), name
 
 
 @pytest.mark.parametrize("name", recipes.TABLE)
@@ -30,6 +37,26 @@ def test_a_recipe_is_short_and_fits_a_real_pair(name):
   config = config_lib.parse(qwen25_7b_1p5b.get_config(name))
   config_checks.check(config)
   assert "standard_kd" in dict(config.arms)
+
+
+def test_expectations_are_of_arms_that_exist():
+  for recipe, kind, _, order in expectations.EXPECTATIONS:
+    assert kind in ("must", "paper") and {*order} <= arms(recipe).keys()
+
+
+@pytest.mark.parametrize(
+  "values, verdict",
+  [
+    ((1.0, 2.0), "holds"),
+    ((1.0, 1.1), "holds, not certain"),
+    ((2.0, 1.0), "DOES NOT HOLD"),
+    ((1.0, None), "not measured"),
+  ],
+)
+def test_an_order_is_judged_by_values_and_intervals(values, verdict):
+  arms = {name: {"kl_own": x and {"value": x, "ci": [x - 0.2, x + 0.2]}}
+          for name, x in zip("ab", values)}  # fmt: skip
+  assert expectations.judge(arms, "kl_own", ("a", "b"))[0] == verdict
 
 
 def test_numbers_of_the_papers():

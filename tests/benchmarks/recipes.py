@@ -1,0 +1,76 @@
+"""Says what held of the expectations of recipes, from the results of a run of configs/recipes.py.
+
+  gen-ssd run --config=configs/recipes.py --workdir=runs/recipes --config.seeds=5
+  python tests/benchmarks/recipes.py runs/recipes
+
+An expectation is an order: a figure of results.json must rise from arm to arm. `must` are those
+without which the recipe would not do what it is for; `paper` are findings of the papers, which may
+turn out otherwise here. An order is certain where the intervals of neighbours do not overlap.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+# (recipe, kind, figure, arms from the lowest to the highest)
+EXPECTATIONS = (
+  ("gkd", "must", "kl_data", ("kd_offline", "longer")),
+  ("gkd", "must", "kl_own", ("on_policy_rkl", "kd_offline", "standard_kd")),
+  ("gkd", "paper", "accuracy", ("longer", "on_policy_rkl")),
+  ("redi", "must", "wrong_minus_right", ("standard_kd_all", "redi")),
+  ("redi", "must", "wrong_minus_right", ("redi_0", "redi", "redi_1")),
+  ("redi", "paper", "accuracy", ("redi_0", "redi")),
+  ("tsd_kd", "must", "own_entropy", ("tsd_kd", "direct_order")),
+  ("tsd_kd", "paper", "accuracy", ("gkd_09", "direct", "tsd_kd")),
+  ("curiosft", "must", "own_entropy", ("standard_kd", "curiosft")),
+  ("opd", "must", "kl_own", ("opd", "standard_kd")),
+  ("minillm", "must", "kl_own", ("minillm", "standard_kd")),
+  ("grpo", "paper", "accuracy", ("standard_kd", "grpo")),
+  ("fidelity", "must", "kl_data", ("fkl", "standard_kd")),
+  ("fidelity", "must", "kl_own", ("rkl", "standard_kd")),
+  ("pld", "paper", "accuracy", ("standard_kd", "pld")),
+  ("rmd", "must", "kl_data", ("third", "second", "fkl")),
+)
+
+
+def figure(arms, arm, name):
+  """(value, lowest, highest) of a figure of an arm; None where it was not measured."""
+  found = arms.get(arm, {})
+  found = (
+    {"value": found.get(name), "ci": found.get("ci")} if name == "accuracy" else found.get(name)
+  )
+  return None if not found or found["value"] is None else (found["value"], *found["ci"])
+
+
+def judge(arms, name, order):
+  """A verdict on one order, and its figures."""
+  figures = [figure(arms, arm, name) for arm in order]
+  if None in figures:
+    return "not measured", figures
+  pairs = [*zip(figures, figures[1:])]
+  if all(a[2] < b[1] for a, b in pairs):
+    return "holds", figures
+  return ("holds, not certain" if all(a[0] < b[0] for a, b in pairs) else "DOES NOT HOLD"), figures
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("workdir", type=pathlib.Path, help="of a run that is done")
+  file = parser.parse_args().workdir / "results.json"
+  if not file.exists():
+    parser.error(f"{file} does not exist: run configs/recipes.py to its end first")
+  arms, broken = json.loads(file.read_text())["arms"], 0
+  for recipe, kind, name, order in EXPECTATIONS:
+    verdict, figures = judge(arms, name, order)
+    broken += kind == "must" and verdict == "DOES NOT HOLD"
+    shown = " < ".join(
+      f"{arm} {'-' if x is None else f'{x[0]:.3f} ({x[1]:.3f} to {x[2]:.3f})'}"
+      for arm, x in zip(order, figures)
+    )
+    print(f"{recipe:9} {kind:6} {verdict:19} {name}: {shown}")
+  sys.exit(f"{broken} expectations that must hold do not" if broken else 0)
+
+
+if __name__ == "__main__":
+  main()
