@@ -43,11 +43,10 @@ def table(run: reading.Run) -> dict[str, Any] | None:
   """{"heads", "rows", "notes": what each column is}; None where nothing of it was measured."""
   rows = [_row(label, None, results) for label, results in run.models.items()]
   rows += [_row(arm.label, arm.look, arm.results) for arm in run.arms]
-  dash = fixed(None)
-  if all(cell in (dash, "0") for row in rows for cell in row["cells"]):
+  columns, nothing = [KEPT, ANSWERS, *FIGURES.values(), PASSED, WRITTEN], (fixed(None), "0")
+  used = [i for i in range(len(columns)) if any(row["cells"][i] not in nothing for row in rows)]
+  if not used:
     return None
-  columns = [KEPT, ANSWERS, *FIGURES.values(), PASSED, WRITTEN]
-  used = [i for i in range(len(columns)) if i > 1 or any(row["cells"][i] != dash for row in rows)]
   for row in rows:
     row["cells"] = [row["cells"][i] for i in used]
   notes = [columns[i] for i in used]
