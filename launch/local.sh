@@ -59,5 +59,7 @@ if [ "$what" = test ]; then
   fi
   exec "$venv/bin/python" -m pytest "$@"
 fi
+# Large memory pages: an update of the bundled student takes about a fifth less time.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
 workdir=${WORKDIR:-runs/quickstart-$(date +%Y%m%d-%H%M%S)-$$}
 exec "$venv/bin/python" -m gen_ssd.main --config=configs/quickstart.py --workdir="$workdir" "$@"
