@@ -97,8 +97,11 @@ def _check_terms(t, where):
     fail(f"{where}.lag", t.lag, "at least 1")
 
 
-def check_credit(arm, where):
-  """Raises UserError when the traces that an arm keeps give its credit nothing to compare."""
+def check_credit(arm, where, attempts):
+  """Raises UserError when the traces that an arm keeps give its credit nothing to compare.
+
+  attempts: traces of a problem that its collection begins with.
+  """
   s, t = arm.select, arm.train
   if t.credit in credit.VERDICTS and t.samples < 1:
     if s.keep != "all":
@@ -107,7 +110,7 @@ def check_credit(arm, where):
         s.keep,
         f"all, because {where}.train.credit, {t.credit}, needs wrong traces",
       )
-    if s.granularity == "trace" or s.attempts == 1:
+    if s.granularity == "trace" or attempts == 1:
       fail(
         f"{where}.train.credit",
         t.credit,
