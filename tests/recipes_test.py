@@ -20,7 +20,8 @@ def test_a_recipe_is_a_good_config(name):
   config = config_lib.parse(recipes.get_config(name))
   checks.check(config)
   traces = {config_lib.collection(arm.select) for arm in arms(name).values()}
-  assert len(traces) == (4 if name == "baselines" else 1)  # a teacher writes them once
+  # Most are of one collection: a teacher writes them once.
+  assert len(traces) == {"baselines": 4, "dasd": 5}.get(name, 1)
 
 
 @pytest.mark.parametrize("name", recipes.TABLE)
@@ -38,6 +39,12 @@ def test_numbers_of_the_papers():
   assert (tsd["direct"].beta, tsd["direct"].gate, tsd["order"].top_k) == (0.9, "entropy_gap", 10)
   assert (tsd["order"].scale, tsd["order"].share, tsd["sure"].share) == (0.1, 0.1, 0.1)
   assert arms("redi")["redi"].train.alpha == 0.8
+  dasd = {name: arm.select for name, arm in arms("dasd").items()}
+  assert (dasd["t06"].temperature, dasd["t10"].temperature, dasd["mixed"].cut) == (
+    0.6,
+    1.0,
+    (0.5, 1.0),
+  )
   assert arms("curiosft")["curiosft"].train.lag == 5
   assert (
     arms("minillm")["minillm"].train.discount == 1.0 and arms("grpo")["grpo"].train.answers == 8
