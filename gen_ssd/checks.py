@@ -116,6 +116,9 @@ def _check_given(config, pair, differ):
   for name, arm in config.arms:
     if not (after := arm.select.after):
       continue
+    if differ and arm.select.writer == "teacher" and arm.train.given == "mask":
+      why = "because the text of traces is encoded again for the student"
+      fail(f"arms.{name}.train.given", "mask", f"learn when the tokenizers differ, {why}")
     if (arm.select.writer == "teacher") == (by_name[after].select.writer == "teacher"):
       continue
     if differ or begin[0] != begin[1]:

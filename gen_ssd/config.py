@@ -142,6 +142,7 @@ class Train:
   log_every: int = 10  # updates between lines of metrics.jsonl
   start: str = "base"  # initial weights: base, cold_start, or an arm (its student of the same seed)
   cold_traces: bool = False  # train on the traces of the cold start too
+  given: str = "learn"  # the given part of traces, for arms with `after`: learn or mask
   seed: int = 0  # of the order of the examples
 
 

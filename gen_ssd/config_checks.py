@@ -93,7 +93,7 @@ def check(config):
   for name, arm in config.arms:
     attempts = config_lib.attempts(arm.select, config.arms)
     train_checks.check_credit(arm, f"arms.{name}", attempts)
-  for name in ("start", "cold_traces", "samples"):
+  for name in ("start", "cold_traces", "given", "samples"):
     plain = getattr(type(config.warm_up)(), name)
     if getattr(config.warm_up, name) != plain:
       fail(

@@ -47,6 +47,8 @@ def check(t, where):
     fail(f"{where}.alpha", t.alpha, "0 to 1000")
   if t.too_long not in ("cut", "drop", "refuse"):
     fail(f"{where}.too_long", t.too_long, "cut, drop or refuse")
+  if t.given not in ("learn", "mask"):
+    fail(f"{where}.given", t.given, "learn or mask")
   for name, high in (("learning_rate", 1e3), ("clip", 1e30)):
     if not 1e-30 <= getattr(t, name) <= high:
       fail(f"{where}.{name}", getattr(t, name), f"above 0 and at most {high:g}")
@@ -98,11 +100,13 @@ def _check_terms(t, where):
 
 
 def check_credit(arm, where, attempts):
-  """Raises UserError when the traces that an arm keeps give its credit nothing to compare.
+  """Raises UserError when an arm's traces have nothing to mask, or nothing that its credit compares.
 
   attempts: traces of a problem that its collection begins with.
   """
   s, t = arm.select, arm.train
+  if t.given != "learn" and not s.after:
+    fail(f"{where}.train.given", t.given, f"learn unless {where}.after is set")
   if t.credit in credit.VERDICTS and t.samples < 1:
     if s.keep != "all":
       fail(

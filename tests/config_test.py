@@ -324,6 +324,12 @@ WRONG = [
     (dict(select__cut=cut), f"select.cut is {cut!r}: it must be two numbers from 0 to 1")
     for cut in ((0.6, 0.5), (0.5, 1.5), (-0.1, 0.5), (0.5,), ("0", 1.0))
   ],
+  (dict(train__given="skip"), "train.given is 'skip': it must be learn or mask"),
+  (
+    dict(arms={"a": {}, "b": dict(train=dict(given="mask"))}),
+    "arms.b.train.given is 'mask': it must be learn unless arms.b.after is set",
+  ),
+  (dict(warm_up__given="mask"), "warm_up.given is 'mask': it must be learn: warm_up trains"),
   (dict(cold_start__after="gen_ssd"), "cold_start.after is 'gen_ssd': it must be empty: in the"),
   (dict(arms={"base": {}}), "arms.base is 'base': it must be another name than teacher, base,"),
   (dict(train__credit="grpo"), "train.credit is 'grpo': it must be one of one, signed, advantage"),

@@ -4,6 +4,7 @@ Long, because its tests share one finished run.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -496,7 +497,18 @@ def test_an_arm_goes_on_from_the_traces_of_a_student_also_when_killed(
     assert len(r["teacher_nlls"]) == len(r["student_nlls"]) == len(r["ids"]) - n
   assert sum(r["given_tokens"] for r in rows) > len(rows)
   pairs = inputs.training_pairs(config, kept)  # the given part is learned, too
-  assert all(len(response) >= len(r["ids"]) for r, (_, response) in zip(kept, pairs, strict=True))
+  train = config.train
+  learned, masked = (
+    students._weighted(config, kept, dataclasses.replace(train, given=given), "teacher")
+    for given in ("learn", "mask")
+  )
+  assert learned.pairs == pairs
+  for r, both, (prompt, response) in zip(kept, pairs, masked.pairs, strict=True):
+    assert [*prompt, *response] == [*both[0], *both[1]]  # the same text is read
+    assert len(response) == r["num_tokens"] - r["given_tokens"] <= len(both[1])
+  signed = dataclasses.replace(train, given="mask", credit="support")
+  found = students._weighted(config, kept, signed, "teacher")
+  assert [*map(len, found.columns["weights"])] == [len(response) for _, response in found.pairs]
 
 
 OWN = {  # students that write while they learn
