@@ -155,6 +155,7 @@ def dasd(c):
     "t10": dict(rich, temperature=1.0, train=dict(start="t06")),
     "own": dict(PLAIN, writer="t10", keep="all", train=last),  # ours: what it learns is a control
     "mixed": dict(PLAIN, after="own", cut=(0.5, 1.0), train=last),
+    "mixed_masked": dict(PLAIN, after="own", cut=(0.5, 1.0), train=dict(last, given="mask")),
   }
 
 

@@ -393,7 +393,10 @@ def collection(s):
 
 
 def attempts(s, arms):
-  """Traces of a problem that the collection of Select `s` begins with; `arms` as in Config."""
+  """Traces of a problem in the collection of Select `s`, at most and without those written again.
+
+  arms: as in Config.
+  """
   source = dict(arms).get(s.after)
   if not source:
     return collection(s).attempts

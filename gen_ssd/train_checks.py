@@ -102,7 +102,7 @@ def _check_terms(t, where):
 def check_credit(arm, where, attempts):
   """Raises UserError when an arm's traces have nothing to mask, or nothing that its credit compares.
 
-  attempts: traces of a problem that its collection begins with.
+  attempts: traces of a problem in its collection.
   """
   s, t = arm.select, arm.train
   if t.given != "learn" and not s.after:
