@@ -21,6 +21,7 @@ from configs import quickstart
 from gen_ssd.errors import UserError
 
 PLAIN = dict(k=1, threshold="off")
+WHOLE = dict(granularity="trace", threshold="off")  # the best of k traces
 
 
 def asked(c, every, share=1.0, answers=1):
@@ -141,8 +142,25 @@ def rmd(c):
   }
 
 
+def dasd(c):
+  """DASD (2601.09088): teacher sentences, at 0.6 and then 1.0, then traces that the student began.
+
+  Ours: k, and the right traces only; all of the student's are cut, not those alone that are too long.
+  """
+  rich = dict(WHOLE, scorer="teacher_count", step_delimiters=(".",))
+  last = dict(start="t10", steps=c.train.steps // 4)  # ours
+  return {
+    "standard_kd": PLAIN,
+    "t06": dict(rich, temperature=0.6),
+    "t10": dict(rich, temperature=1.0, train=dict(start="t06")),
+    "own": dict(PLAIN, writer="t10", keep="all", train=last),  # ours: what it learns is a control
+    "mixed": dict(PLAIN, after="own", cut=(0.5, 1.0), train=last),
+    "mixed_masked": dict(PLAIN, after="own", cut=(0.5, 1.0), train=dict(last, given="mask")),
+  }
+
+
 TABLE = {
-  f.__name__: f for f in (gkd, redi, tsd_kd, curiosft, opd, minillm, grpo, fidelity, pld, rmd)
+  f.__name__: f for f in (gkd, redi, tsd_kd, curiosft, opd, minillm, grpo, fidelity, pld, rmd, dasd)
 }
 
 

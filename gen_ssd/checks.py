@@ -53,6 +53,7 @@ def _check_models(config):
   parts = [("cold_start", config.cold_start), *((f"arms.{n}", a.select) for n, a in config.arms)]
   for where, select in parts:
     _check_words(select, where, pair, vocab, differ)
+  _check_given(config, pair, differ)
   for field, train in config_lib.trainings(config).items():
     _check_terms(train, field, vocab, differ)
     if train.credit == "gap" and differ:
@@ -103,6 +104,28 @@ def _check_words(s, where, pair, vocab, differ):
     writer_lib.closing(own, s)
   except UserError as error:
     raise UserError(f"{where}.covers is 'thinking': {error}; set it to everything") from None
+
+
+def _check_given(config, pair, differ):
+  """Traces that arms go on from must be such as the new writers could have begun themselves."""
+  system, begin = config.problems.system or None, []
+  for own in pair:
+    prompt = tokenization.chat_prompt(own, "1 + 0?", system)
+    begin.append(own.decode(tokenization.opening(own, prompt)))
+  by_name = dict(config.arms)
+  for name, arm in config.arms:
+    if not (after := arm.select.after):
+      continue
+    if differ and arm.select.writer == "teacher" and arm.train.given == "mask":
+      why = "because the text of traces is encoded again for the student"
+      fail(f"arms.{name}.train.given", "mask", f"learn when the tokenizers differ, {why}")
+    if (arm.select.writer == "teacher") == (by_name[after].select.writer == "teacher"):
+      continue
+    if differ or begin[0] != begin[1]:
+      why = "tokenizers of teacher and student differ"
+      if not differ:
+        why = "chat templates of teacher and student begin the thinking part differently"
+      fail(f"arms.{name}.after", after, f"an arm with the same kind of writer, because the {why}")
 
 
 def _check_problems(config, models):
@@ -174,10 +197,7 @@ def _check_traces(config, split, problems, e):
     rows = [("cold_start.attempts", config.cold_start.attempts)]
   else:
     selects = [(name, arm.select) for name, arm in config.arms]
-    rows = [
-      (f"arms.{n}.attempts", s.attempts * (s.k if s.granularity == "trace" else 1))
-      for n, s in selects
-    ]
+    rows = [(f"arms.{n}.attempts", config_lib.attempts(s, config.arms)) for n, s in selects]
     rows += [(f"arms.{n}.retries", s.retries) for n, s in selects if s.pruned == "retry"]
   for field, each in rows:
     if problems * each > MOST_TRACES:

@@ -22,18 +22,19 @@ from gen_ssd.problems import answers
 
 
 class Models(typing.NamedTuple):
-  """Who takes part in a collection: paths of models, and what every prompt shows."""
+  """Who takes part in a collection: paths of models, and what they are given."""
 
   writer: str | None = None  # None: the teacher
   chooser: str | None = None  # the student that scores; None: nobody
-  examples: tuple[tuple[str, str], ...] = ()
+  examples: tuple[tuple[str, str], ...] = ()  # what every prompt shows
+  given: writer_lib.Given = None  # see continued
 
 
 def collect(config, select, folder, problems, models, title, threshold=math.inf):
   """Rows of one collection; its models are loaded if there is work left."""
-  if (rows := loop.finished(problems, select, folder)) is not None:
+  path, student, examples, given = models
+  if (rows := loop.finished(problems, select, folder, given)) is not None:
     return rows
-  path, student, examples = models
   if path is None:
     path = hf.locate(config.teacher.path)
     teacher, tokenizer = inputs.load(config.teacher, path, **inputs.placed(config, "teacher"))
@@ -57,11 +58,27 @@ def collect(config, select, folder, problems, models, title, threshold=math.inf)
     system=config.problems.system or None,
     examples=examples,
     translate=differ and bool(tokenization.differences(tokenizer, its_tokenizer)),
+    given=given,
   )
   with answers.Grader() as grader:
     return loop.collect(
       writer, problems, select, folder, grader=grader, threshold=threshold, title=title
     )
+
+
+def continued(config, workdir, select):
+  """(Select, Given) of a collection that goes on from all traces of the arm `select.after`.
+
+  Where that arm has n attempts on disk, attempt a goes on from its attempt a modulo n.
+  """
+  arms = dict(config.arms)
+  if not select.after:
+    return select, None
+  source = workdir_lib.collection_hash(arms[select.after].select, config.arms)
+  rows = workdir_lib.finished_rows(workdir / "traces" / source)
+  n = 1 + max((r["attempt"] for r in rows), default=0)
+  given = {(r["uuid"], r["attempt"] + i * n): r for i in range(select.attempts) for r in rows}
+  return dataclasses.replace(select, attempts=n * select.attempts), given
 
 
 def threshold_of(config, workdir, select, models):
@@ -93,6 +110,8 @@ def _calibrate(config, workdir, select, models):
     refresh=0,
     keep=config_lib.Select.keep,
     quantile=config_lib.Select.quantile,
+    after="",
+    cut=config_lib.Select.cut,
   )
   base = select.chooser == "base"
   home = workdir / "cold_start" if base else folders.path(models.chooser).parent
@@ -101,7 +120,7 @@ def _calibrate(config, workdir, select, models):
     plain,
     home / f"calibration-{workdir_lib.short_hash(plain)}",
     problems,
-    models,
+    models._replace(given=None),
     "calibrate",
   )
   found = [c["score"] for r in rows for c in r["chunks"] if c["score"] is not None]

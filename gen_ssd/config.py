@@ -64,6 +64,8 @@ class Select:
   delimiters: tuple = ()  # texts that end a candidate early, for example "\n\n"; () for none
   granularity: str = "chunk"  # chunk: choose in each round. trace: best of k whole traces
   writer: str = "teacher"  # who writes: teacher, base, cold_start, or an arm (its first student)
+  after: str = ""  # go on from the traces of this arm: all that it wrote, `attempts` times each
+  cut: tuple = (0.5, 1.0)  # with `after`, the given part: uniform between these shares of a trace
   chooser: str = "cold_start"  # the student that scores: cold_start, base, or an arm (its first)
   scorer: str = "perplexity"  # the name of a function in engine/scores.py
   step_delimiters: tuple = ()  # texts that end a step, for drop_first and teacher_*; (): chunks
@@ -140,6 +142,7 @@ class Train:
   log_every: int = 10  # updates between lines of metrics.jsonl
   start: str = "base"  # initial weights: base, cold_start, or an arm (its student of the same seed)
   cold_traces: bool = False  # train on the traces of the cold start too
+  given: str = "learn"  # the given part of traces, for arms with `after`: learn or mask
   seed: int = 0  # of the order of the examples
 
 
@@ -318,7 +321,8 @@ def _typed(value, hint, path):
 def references(arm):
   """{field: the model or arm that it names} of an Arm's settings that may name another arm."""
   select, train = arm.select, arm.train
-  return {"writer": select.writer, "chooser": select.chooser, "train.start": train.start}
+  models = {"writer": select.writer, "chooser": select.chooser, "train.start": train.start}
+  return {**models, "after": select.after}
 
 
 def ordered(arms):
@@ -332,7 +336,7 @@ def ordered(arms):
     if not free:
       name, arm = next(iter(left.items()))
       field, other = next((f, x) for f, x in references(arm).items() if x in left)
-      fail(f"arms.{name}.{field}", other, "an arm that does not need the student of this one first")
+      fail(f"arms.{name}.{field}", other, "an arm that does not need this one first")
     done |= free
     left = {n: a for n, a in left.items() if n not in free}
   return tuple(done.items())
@@ -379,6 +383,8 @@ def collection(s):
     plain |= dict(pruned=Select.pruned, retries=Select.retries)
   if s.selector != "softmin":
     plain |= dict(beta=Select.beta)
+  if not s.after:
+    plain |= dict(cut=Select.cut)
   if s.k == 1 or s.granularity == "trace":
     plain |= dict(teacher_share=Select.teacher_share, branch_entropy=Select.branch_entropy)
   if (s.k == 1 or s.granularity == "trace") and s.threshold == s.running_margin == "off":
@@ -386,11 +392,24 @@ def collection(s):
   return dataclasses.replace(s, **plain)
 
 
+def attempts(s, arms):
+  """Traces of a problem in the collection of Select `s`, at most and without those written again.
+
+  arms: as in Config.
+  """
+  source = dict(arms).get(s.after)
+  if not source:
+    return collection(s).attempts
+  again = source.select.retries if source.select.pruned == "retry" else 0
+  return s.attempts * attempts(source.select, arms) * (1 + again)
+
+
 def alone(s, **changes):
   """Select `s` with `changes`, for a model that writes alone: nothing is chosen, pruned or cut."""
   plain = dict(
     granularity="chunk",
     k=1,
+    after="",
     threshold="off",
     margin="off",
     running_margin="off",

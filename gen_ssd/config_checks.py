@@ -72,6 +72,7 @@ def check(config):
     ("covers", "everything"),
     ("refresh", 0),
     ("writer", "teacher"),
+    ("after", ""),
     ("threshold", "off"),
     ("margin", "off"),
     ("running_margin", "off"),
@@ -79,18 +80,20 @@ def check(config):
     ("branch_entropy", 0.0),
   ):
     if getattr(config.cold_start, name) != plain:
+      able = "empty" if plain == "" else plain
       fail(
         f"cold_start.{name}",
         getattr(config.cold_start, name),
-        f"{plain}: in the cold start there is no student yet that could choose",
+        f"{able}: in the cold start there is no student yet that could choose",
       )
   shared = {"warm_up": config.warm_up, "train": config.train}
   for where, train in (shared | config_lib.trainings(config)).items():
     train_checks.check(train, where)
   _check_names(config)
   for name, arm in config.arms:
-    train_checks.check_credit(arm, f"arms.{name}")
-  for name in ("start", "cold_traces", "samples"):
+    attempts = config_lib.attempts(arm.select, config.arms)
+    train_checks.check_credit(arm, f"arms.{name}", attempts)
+  for name in ("start", "cold_traces", "given", "samples"):
     plain = getattr(type(config.warm_up)(), name)
     if getattr(config.warm_up, name) != plain:
       fail(
@@ -119,10 +122,23 @@ def _check_names(config):
     for field, value in config_lib.references(arm).items():
       _check_model(f"arms.{name}.{field}", field, value, others)
   config_lib.ordered(config.arms)
+  by_name = dict(config.arms)
+  for name, arm in config.arms:
+    source = by_name.get(arm.select.after)
+    if source and arm.select.max_tokens < (most := source.select.max_tokens):
+      able = f"at least {most}, the most tokens of the traces of {arm.select.after}"
+      fail(f"arms.{name}.max_tokens", arm.select.max_tokens, able)
 
 
 def _check_model(where, field, value, arms):
-  """A field that names a model: one that no arm trains, or that of one of `arms`."""
+  """A field that names a model: one that no arm trains, or that of one of `arms`.
+
+  `after` names an arm, or nothing.
+  """
+  if field == "after":
+    if value not in ("", *arms):
+      fail(where, value, " or ".join(["empty", *[f"one of {', '.join(arms)}"] * bool(arms)]))
+    return
   models = REFERENCES if field == "writer" else REFERENCES[1:]  # the teacher only writes
   if value not in (able := [*models, *arms]):
     fail(where, value, f"one of {', '.join(able)}")

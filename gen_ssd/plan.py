@@ -246,7 +246,8 @@ def _price_times(found, config, select, pair, chip, shape, price):
   plain = {config_lib.collection(arm.select) for _, arm in config.arms}
   for s in plain:  # what is not compiled is as much slower than its bound as what is
     ms = sum(chips.round_ms(chip, s, models, shape, filled))
-    rounds = problems * s.attempts * tokens / (s.slots * s.c)
+    written = tokens * (1 - sum(s.cut) / 2 if s.after else 1)
+    rounds = problems * config_lib.attempts(s, config.arms) * written / (s.slots * s.c)
     hours += rounds * ms * max(1.0, slower("step")) / 3.6e6
   updates = sum(arm.train.steps for _, arm in config.arms) * config.seeds + config.warm_up.steps
   hours += updates * p["train"]["ms_roofline"] * max(1.0, slower("train")) / 3.6e6

@@ -49,7 +49,11 @@ class Lost(Candidate):
 
 
 class Row(typing.TypedDict):
-  """A row of a traces shard: a finished trace. Lists hold one number per kept token."""
+  """A row of a traces shard: a finished trace.
+
+  Lists of nlls and ranks hold one number per kept token, and the two means are of these. Given tokens
+  come first in `ids`, `text` and `chunks`; they have no such numbers and no step starts.
+  """
 
   schema: int
   uuid: str
@@ -63,6 +67,7 @@ class Row(typing.TypedDict):
   opened: str  # the start of text that the prompt wrote (tokenization.opening): not among the ids
   ids: list[int]
   num_tokens: int
+  given_tokens: int  # of them: those that `after` gave
   stop: str  # ended, pruned or length
   verdict: str  # right, wrong or unverifiable
   graded_by: str  # rule, math-verify, or what ended math-verify: timeout or crash
@@ -89,16 +94,17 @@ def is_lost(x: Any) -> bool:
 
 def is_trace(x: Any) -> bool:
   """Do the lists of a trace go together? x: a Row, or the fields of traces.Trace, of their types."""
-  n, chunks = len(x["ids"]), x["chunks"]
+  chunks, given = x["chunks"], x["given_tokens"]
+  n = len(x["ids"]) - given
   return (
-    x["attempt"] >= 0
+    min(x["attempt"], given, n) >= 0
     and len(x["teacher_nlls"]) == n
     and len(x["student_nlls"]) in (0, n)  # without a student there are none
     and len(x["student_ranks"]) in (0, n)
-    and max(x["step_starts"], default=-1) < n
+    and max(x["step_starts"], default=-1) < n + given
     and all(c["count"] >= 0 and c["resamples"] >= 0 for c in chunks)
     and all(0 <= c["choice"] < len(c["scores"]) for c in chunks)
-    and sum(c["count"] for c in chunks) == n
+    and sum(c["count"] for c in chunks) == n + given
   )
 
 
@@ -113,14 +119,17 @@ def are_candidates(lost: Sequence[Candidate], chunks: float = float("inf")) -> b
 
 
 def fits(x: Any, kind: type) -> bool:
-  """Has x, of JSON, every annotated field of the class `kind`, each of its type?
+  """Has x, of JSON, every annotated field of the class `kind` that must be there, each of its type?
 
   An integer is also a float. Text is Unicode, without lone surrogates. The integers of a list are
   token ids, ranks or places: from 0 to 2^31 - 1.
   """
   if type(x) is not dict:
     return False
-  return all(name in x and check(x[name]) for name, check in _checks(kind).items())
+  optional = getattr(kind, "__optional_keys__", ())
+  return all(
+    check(x[name]) if name in x else name in optional for name, check in _checks(kind).items()
+  )
 
 
 @functools.cache

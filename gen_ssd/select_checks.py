@@ -15,6 +15,7 @@ def check(s, where):
   _check_sampling(s, where)
   _check_words(s, where)
   _check_choice(s, where)
+  _check_cut(s, where)
   if s.granularity == "trace":
     _check_whole_traces(s, where)
 
@@ -115,6 +116,19 @@ def _check_choice(s, where):
   if not 0 <= s.beta <= 1e6:
     fail(f"{where}.beta", s.beta, "0 (uniform) to 1000000")
   _check_scorer(s, where)
+
+
+def _check_cut(s, where):
+  numbers = [x for x in s.cut if type(x) in (int, float) and 0 <= x <= 1]
+  if len(s.cut) != 2 or len(numbers) != 2 or s.cut[0] > s.cut[1]:
+    fail(f"{where}.cut", s.cut, "two numbers from 0 to 1, the smaller one first")
+  for name, off in (("granularity", "chunk"), ("running_margin", "off")):
+    if s.after and getattr(s, name) != off:
+      fail(
+        f"{where}.{name}",
+        getattr(s, name),
+        f"{off} when {where}.after is set, because the given part of a trace has no scores",
+      )
 
 
 def _check_scorer(s, where):

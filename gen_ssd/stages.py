@@ -109,7 +109,8 @@ def collect(config, workdir):
   for name, arm in config_lib.ordered(config.arms):
     select, folder = arm.select, workdir / "arms" / name
     plain = config_lib.collection(select)
-    home, done = workdir_lib.short_hash(plain), (folder / "kept.json").exists()
+    home = workdir_lib.collection_hash(select, config.arms)
+    done = (folder / "kept.json").exists()
     mesh_lib.barrier(f"{name} looked for")  # before anybody writes it
     rows, thresholds = _write(config, workdir, plain, workdir / "traces" / home, name)
     if done:
@@ -146,10 +147,11 @@ def _write(config, workdir, select, folder, name):
   problems = inputs.problems(config, "train")
   student = students.student(config, workdir, select.chooser)
   writer = None if select.writer == "teacher" else students.student(config, workdir, select.writer)
+  select, given = collecting.continued(config, workdir, select)
   size = select.refresh or len(problems)
   for end in range(size, len(problems) + size, size):
     fresh = folder / f"refresh-{end}"
-    models = collecting.Models(writer=writer, chooser=student)
+    models = collecting.Models(writer=writer, chooser=student, given=given)
     threshold = collecting.threshold_of(config, workdir, select, models)
     thresholds += [threshold] * math.isfinite(threshold)
     rows = collecting.collect(

@@ -47,6 +47,8 @@ def check(t, where):
     fail(f"{where}.alpha", t.alpha, "0 to 1000")
   if t.too_long not in ("cut", "drop", "refuse"):
     fail(f"{where}.too_long", t.too_long, "cut, drop or refuse")
+  if t.given not in ("learn", "mask"):
+    fail(f"{where}.given", t.given, "learn or mask")
   for name, high in (("learning_rate", 1e3), ("clip", 1e30)):
     if not 1e-30 <= getattr(t, name) <= high:
       fail(f"{where}.{name}", getattr(t, name), f"above 0 and at most {high:g}")
@@ -97,9 +99,14 @@ def _check_terms(t, where):
     fail(f"{where}.lag", t.lag, "at least 1")
 
 
-def check_credit(arm, where):
-  """Raises UserError when the traces that an arm keeps give its credit nothing to compare."""
+def check_credit(arm, where, attempts):
+  """Raises UserError when an arm's traces have nothing to mask, or nothing that its credit compares.
+
+  attempts: traces of a problem in its collection.
+  """
   s, t = arm.select, arm.train
+  if t.given != "learn" and not s.after:
+    fail(f"{where}.train.given", t.given, f"learn unless {where}.after is set")
   if t.credit in credit.VERDICTS and t.samples < 1:
     if s.keep != "all":
       fail(
@@ -107,7 +114,7 @@ def check_credit(arm, where):
         s.keep,
         f"all, because {where}.train.credit, {t.credit}, needs wrong traces",
       )
-    if s.granularity == "trace" or s.attempts == 1:
+    if s.granularity == "trace" or attempts == 1:
       fail(
         f"{where}.train.credit",
         t.credit,

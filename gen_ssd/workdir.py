@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import dataclasses
 import hashlib
 import json
 import re
@@ -27,6 +28,18 @@ def short_hash(s):
     name: x for name, x in config_lib.plain(s).items() if x != getattr(config_lib.Select(), name)
   }
   return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def collection_hash(s, arms):
+  """The folder name of the collection of Select `s`; `arms` as in Config.
+
+  A collection that goes on from another one depends on what that is, not on an arm's name.
+  """
+  plain = config_lib.collection(s)
+  if plain.after:
+    source = collection_hash(dict(arms)[plain.after].select, arms)
+    plain = dataclasses.replace(plain, after=source)
+  return short_hash(plain)
 
 
 # ---------------------------------------------------------------- what a run reads back

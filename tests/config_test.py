@@ -99,9 +99,11 @@ def test_arms_come_after_those_that_they_name():
     "c": dict(writer="b"),
     "d": {},
     "e": dict(train=dict(start="c")),
+    "f": dict(after="g"),
+    "g": {},
   }
   found = parse(made(arms=arms))
-  assert [name for name, _ in config.ordered(found.arms)] == ["d", "a", "b", "c", "e"]
+  assert [name for name, _ in config.ordered(found.arms)] == ["d", "g", "a", "f", "b", "c", "e"]
   assert config.trained_early(found.arms) == {"a", "b", "d"}
 
 
@@ -294,8 +296,41 @@ WRONG = [
   ),
   (
     dict(arms={"a": {}, "b": dict(writer="c"), "c": dict(train=dict(start="b"))}),
-    "arms.b.writer is 'c': it must be an arm that does not need the student of this one first",
+    "arms.b.writer is 'c': it must be an arm that does not need this one first",
   ),
+  (dict(arms={"a": dict(after="a")}), "arms.a.after is 'a': it must be empty"),
+  (
+    dict(arms={"a": {}, "b": dict(after="base")}),
+    "arms.b.after is 'base': it must be empty or one of a",
+  ),
+  (dict(select__after="c"), "select.after is 'c': it must be empty or one of gen_ssd"),
+  (
+    dict(arms={"a": dict(after="b"), "b": dict(chooser="c"), "c": dict(train=dict(start="a"))}),
+    "arms.a.after is 'b': it must be an arm that does not need this one first",
+  ),
+  (
+    dict(arms={"a": {}, "b": dict(after="a", max_tokens=64)}),
+    "arms.b.max_tokens is 64: it must be at least 128, the most tokens of the traces of a",
+  ),
+  (
+    dict(arms={"a": {}, "b": dict(after="a", granularity="trace")}),
+    "arms.b.granularity is 'trace': it must be chunk when arms.b.after is set, because",
+  ),
+  (
+    dict(arms={"a": {}, "b": dict(after="a", running_margin=0.5)}),
+    "arms.b.running_margin is 0.5: it must be off when arms.b.after is set, because",
+  ),
+  *[
+    (dict(select__cut=cut), f"select.cut is {cut!r}: it must be two numbers from 0 to 1")
+    for cut in ((0.6, 0.5), (0.5, 1.5), (-0.1, 0.5), (0.5,), ("0", 1.0))
+  ],
+  (dict(train__given="skip"), "train.given is 'skip': it must be learn or mask"),
+  (
+    dict(arms={"a": {}, "b": dict(train=dict(given="mask"))}),
+    "arms.b.train.given is 'mask': it must be learn unless arms.b.after is set",
+  ),
+  (dict(warm_up__given="mask"), "warm_up.given is 'mask': it must be learn: warm_up trains"),
+  (dict(cold_start__after="gen_ssd"), "cold_start.after is 'gen_ssd': it must be empty: in the"),
   (dict(arms={"base": {}}), "arms.base is 'base': it must be another name than teacher, base,"),
   (dict(train__credit="grpo"), "train.credit is 'grpo': it must be one of one, signed, advantage"),
   (dict(train__alpha=-1.0), "train.alpha is -1.0: it must be 0 to 1000"),
@@ -567,6 +602,27 @@ def test_arms_that_write_the_same_traces_share_one_collection():
     v=dict(selector="softmin", beta=2.0),
   )
   assert len({*other}) == len(other)
+
+
+def test_a_collection_that_goes_on_from_another_depends_on_it():
+  def names(first, **more):
+    arms = parse(made(arms={"a": first, "b": dict(k=1, **more)})).arms
+    return [workdir_lib.collection_hash(arm.select, arms) for _, arm in arms]
+
+  plain, _ = names(dict(k=1, keep="all"))
+  assert [plain, plain] == names(dict(k=1), cut=(0.1, 0.2))  # which is not used
+  first, after = names(dict(k=1), after="a")
+  assert first == plain != after
+  assert [first, after] == names(dict(k=1, keep="all"), after="a")
+  others = [
+    names(dict(k=1, seed=1), after="a"),
+    names(dict(k=1), after="a", cut=(0.5, 0.5)),
+  ]
+  assert len({after, *(b for _, b in others)}) == 3
+  arms = {"a": dict(attempts=3), "b": dict(after="a", attempts=2), "c": dict(after="b")}
+  arms["a"] |= dict(pruned="retry", retries=1)
+  found = parse(made(arms=arms)).arms
+  assert [config.attempts(arm.select, found) for _, arm in found] == [3, 12, 12]
 
 
 # ---------------------------------------------------------------- workdir

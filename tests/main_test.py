@@ -4,6 +4,7 @@ Long, because its tests share one finished run.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -449,6 +450,65 @@ def test_arms_that_name_arms_start_from_choose_and_write_with_their_students(fin
   logits = decoder.logits(model, hidden)[:, 0, :-1, : len(tokenizer)]  # it writes what it knows
   nlls = objectives.token_nll(logits, ids[:, 1:])[0, len(prompt) - 1 :]
   np.testing.assert_allclose(rows["own"][0]["teacher_nlls"], nlls, atol=1e-3)
+
+
+def test_an_arm_goes_on_from_the_traces_of_a_student_also_when_killed(
+  finished, tmp_path, monkeypatch
+):
+  plain = dict(k=1, threshold="off")
+  arms = {
+    "sft": plain,
+    "own": dict(plain, writer="sft", keep="all", attempts=2),
+    "mixed": dict(k=2, after="own", delimiters=(".",), keep="all", train=dict(start="sft")),
+  }
+  config = small(stages=("cold_start", "collect", "train"), arms=arms, seeds=1)
+  for name in ("whole", "killed"):
+    shutil.copytree(finished / "cold_start", tmp_path / name / "cold_start")
+  run(config, tmp_path / "whole")
+
+  class Killed(Exception):
+    pass
+
+  real, left = step_lib.select_step, [6]  # a fence is every four rounds
+
+  def step(*args, round, **kwargs):
+    left[0] -= round.k == 2
+    if not left[0]:
+      raise Killed
+    return real(*args, round=round, **kwargs)
+
+  monkeypatch.setattr(step_lib, "select_step", step)
+  with pytest.raises(Killed):
+    run(config, tmp_path / "killed")
+  monkeypatch.setattr(step_lib, "select_step", real)
+  run(config, tmp_path / "killed")
+  mine, theirs = products(tmp_path / "killed"), products(tmp_path / "whole")
+  assert mine.keys() == theirs.keys() and all(mine[x] == theirs[x] for x in mine)
+  rows, kept = workdir_lib.arm_rows(tmp_path / "whole", "mixed")
+  own, _ = workdir_lib.arm_rows(tmp_path / "whole", "own")
+  key = lambda r: (r["uuid"], r["attempt"])
+  sources = {key(r): r["ids"] for r in own}
+  assert sources.keys() == {key(r) for r in rows} and len(rows) == 2 * 12
+  tokenizer = inputs.tokenizer(config.teacher)
+  for r in rows:
+    n, old = r["given_tokens"], sources[key(r)]
+    assert r["ids"][:n] == old[:n] and n < len(old)
+    assert not n or tokenizer.decode(old[:n]).endswith(".")
+    assert len(r["teacher_nlls"]) == len(r["student_nlls"]) == len(r["ids"]) - n
+  assert sum(r["given_tokens"] for r in rows) > len(rows)
+  pairs = inputs.training_pairs(config, kept)  # the given part is learned, too
+  train = config.train
+  learned, masked = (
+    students._weighted(config, kept, dataclasses.replace(train, given=given), "teacher")
+    for given in ("learn", "mask")
+  )
+  assert learned.pairs == pairs
+  for r, both, (prompt, response) in zip(kept, pairs, masked.pairs, strict=True):
+    assert [*prompt, *response] == [*both[0], *both[1]]  # the same text is read
+    assert len(response) == r["num_tokens"] - r["given_tokens"] <= len(both[1])
+  signed = dataclasses.replace(train, given="mask", credit="support")
+  found = students._weighted(config, kept, signed, "teacher")
+  assert [*map(len, found.columns["weights"])] == [len(response) for _, response in found.pairs]
 
 
 OWN = {  # students that write while they learn

@@ -1,14 +1,19 @@
 """Recipes: good configs for the bundled pair and for real ones, and what they say of the papers."""
 
 import inspect
+import json
 
+import jax
 import pytest
 
+from configs import quickstart
 from configs import qwen25_7b_1p5b
 from configs import recipes
 from gen_ssd import checks
 from gen_ssd import config as config_lib
 from gen_ssd import config_checks
+from gen_ssd import stages
+from gen_ssd import workdir as workdir_lib
 from tests.benchmarks import recipes as expectations
 
 
@@ -21,7 +26,8 @@ def test_a_recipe_is_a_good_config(name):
   config = config_lib.parse(recipes.get_config(name))
   checks.check(config)
   traces = {config_lib.collection(arm.select) for arm in arms(name).values()}
-  assert len(traces) == {"all": 4, "redi": 2}.get(name, 1)  # a teacher writes them once
+  # A teacher writes most of them once.
+  assert len(traces) == {"all": 8, "redi": 2, "dasd": 5}.get(name, 1)
 
 
 def test_arms_of_one_name_are_one_arm():
@@ -65,7 +71,32 @@ def test_numbers_of_the_papers():
   assert (tsd["direct"].beta, tsd["direct"].gate, tsd["order"].top_k) == (0.9, "entropy_gap", 10)
   assert (tsd["order"].scale, tsd["order"].share, tsd["sure"].share) == (0.1, 0.1, 0.1)
   assert arms("redi")["redi"].train.alpha == 0.8
+  dasd = {name: arm.select for name, arm in arms("dasd").items()}
+  assert (dasd["t06"].temperature, dasd["t10"].temperature, dasd["mixed"].cut) == (
+    0.6,
+    1.0,
+    (0.5, 1.0),
+  )
   assert arms("curiosft")["curiosft"].train.lag == 5
   assert (
     arms("minillm")["minillm"].train.discount == 1.0 and arms("grpo")["grpo"].train.answers == 8
   )
+
+
+@pytest.mark.slow
+def test_arms_of_dasd_build_on_each_other_to_the_page(tmp_path):
+  c = quickstart.get_config()
+  c.problems.update(train=12, cold_start=16, held_out=4, test=8)
+  c.select.update(slots=16, keep="all")  # students of a few updates are never right
+  c.cold_start.update(slots=16)
+  for train in (c.warm_up, c.train):
+    train.update(steps=8, batch_size=4, warmup_steps=1)
+  c.evaluate.slots, c.arms = 16, recipes.dasd(c)
+  stages.run(config_lib.parse(c), tmp_path, jax.devices()[:1])
+  found = json.loads((tmp_path / "results.json").read_text())
+  assert {*found["arms"]} == {*c.arms} and (tmp_path / "report.html").exists()
+  own, _ = workdir_lib.arm_rows(tmp_path, "own")
+  mixed, _ = workdir_lib.arm_rows(tmp_path, "mixed")
+  begun = {r["uuid"]: r["ids"] for r in own}
+  assert len(mixed) == len(own) == 12 and any(r["given_tokens"] for r in mixed)
+  assert all(r["ids"][: r["given_tokens"]] == begun[r["uuid"]][: r["given_tokens"]] for r in mixed)

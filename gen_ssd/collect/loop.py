@@ -13,6 +13,7 @@ from gen_ssd import mesh as mesh_lib
 from gen_ssd import progress
 from gen_ssd import times
 from gen_ssd import trackers
+from gen_ssd.collect import prefixes
 from gen_ssd.collect import traces as traces_lib
 from gen_ssd.collect import translate
 from gen_ssd.collect import writer as writer_lib
@@ -27,15 +28,18 @@ from gen_ssd.problems.problem import Problem
 
 
 def finished(
-  problems: list[Problem], select: Select, folder: folders.Path
+  problems: list[Problem],
+  select: Select,
+  folder: folders.Path,
+  given: writer_lib.Given = None,
 ) -> list[traces_lib.Row] | None:
   """The rows of a collection in `folder` that has nothing left to do, as `collect` returns them.
 
-  None when something is left to do: then models are needed.
+  None when something is left to do: then models are needed. `given` is that of the Writer.
   """
   rows, in_flight = traces_lib.Shards(folder).resume(select.slots)
   done = {(r["uuid"], r["attempt"]) for r in rows}
-  jobs = _jobs(problems, select, rows)
+  jobs = _jobs(problems, select, rows, given)
   under_way = {(t.uuid, t.attempt) for t in in_flight or () if t}  # maybe of other problems
   if not under_way.isdisjoint(jobs) or not done.issuperset(jobs):
     return None
@@ -53,6 +57,8 @@ def collect(
   title: str = "collect",
 ) -> list[traces_lib.Row]:
   """Writes `select.attempts` traces for every problem and returns their rows.
+
+  With `writer.given`, only those that go on from a trace there.
 
   With `select.pruned` = "retry" a pruned trace is written again, at most `select.retries` times, as
   attempt n + attempts, after every problem has had its first attempts.
@@ -72,10 +78,11 @@ def collect(
   return _ordered(problems, loop.finished)
 
 
-def _jobs(problems, select, rows):
+def _jobs(problems, select, rows, given):
   """[(uuid, attempt)]: the traces that problems need, also because of those that ended as `rows`."""
   wanted = {p.uuid for p in problems}
   first = [(p.uuid, a) for p in problems for a in range(select.attempts)]
+  first = [job for job in first if given is None or job in given]
   again = (_retry(select, r["uuid"], r["attempt"], r["stop"]) for r in rows if r["uuid"] in wanted)
   return [*first, *(job for jobs in again for job in jobs)]
 
@@ -117,7 +124,8 @@ class _Loop:
     found, in_flight = self.shards.resume(select.slots)
     self.finished = [r for r in found if r["uuid"] in self.problems]
     self.right = sum(r["verdict"] == "right" for r in self.finished)
-    jobs = _jobs(problems, select, self.finished)
+    self.prefixes = writer.given and prefixes.Prefixes(writer, select)
+    jobs = _jobs(problems, select, self.finished, writer.given)
     taken = {(r["uuid"], r["attempt"]) for r in self.finished}
     self.slots = _going_on(in_flight, select, {*jobs} - taken)
     taken |= {(t.uuid, t.attempt) for t in self.slots if t}
@@ -199,9 +207,16 @@ class _Loop:
     new = [i for i, t in enumerate(self.slots) if t and (fence or i in self.full)]
     if self.pending and (fence or len(free) >= max(1, self.select.slots // 4)):
       for i in free[: len(self.pending)]:
-        self.slots[i] = traces_lib.Trace(*self.pending.pop())
+        self.slots[i] = self._begun(*self.pending.pop())
         new.append(i)
     return new
+
+  def _begun(self, uuid, attempt):
+    """A trace that starts, with the tokens that it is given."""
+    if not self.prefixes:
+      return traces_lib.Trace(uuid, attempt)
+    source = self.writer.given[uuid, attempt % self.select.attempts]
+    return self.prefixes.begun(source, attempt)
 
   def _admission(self, new):
     """The Admission of slots `new`, on the mesh."""

@@ -48,7 +48,7 @@ def best(
   rows = sorted(rows, key=lambda r: (r["uuid"], r["attempt"]))
   scored = score(rows, scorer, seed=seed, difficulty=difficulty)
   if beta is not None:
-    u = [_uniform(f"softmin {seed} {r['uuid']} {r['attempt']}") for r in rows]
+    u = [problem_lib.uniform(f"softmin {seed} {r['uuid']} {r['attempt']}") for r in rows]
     with np.errstate(divide="ignore"):  # a uniform of 0 never wins
       scored = beta * np.float64(scored) + np.log(-np.log(u))
   for r, s in zip(rows, scored):
@@ -94,10 +94,10 @@ def _candidates(rows, longest, seed, difficulty):
     rank=table(lambda r: r["student_ranks"]),
     teacher_nll=table(lambda r: r["teacher_nlls"]),
     step_start=table(lambda r: np.isin(np.arange(r["num_tokens"]), r["step_starts"]), bool),
-    long=per_trace(lambda r: _uniform(r["uuid"]) < 0.2, bool),
+    long=per_trace(lambda r: problem_lib.uniform(r["uuid"]) < 0.2, bool),
     difficulty=difficulty and per_trace(lambda r: difficulty[r["uuid"], r["attempt"]]),
   )
-  noise = per_trace(lambda r: _uniform(f"{seed} {r['uuid']} {r['attempt']}"))
+  noise = per_trace(lambda r: problem_lib.uniform(f"{seed} {r['uuid']} {r['attempt']}"))
   return statistics, table(lambda r: True, bool), noise
 
 
@@ -224,8 +224,3 @@ def _forward_nll(student, tokens, length):
   )
   nll = scores.token_statistics(student, hidden, jnp.roll(tokens, -1, 1)[:, None]).nll[:, 0]
   return jax.sharding.reshard(jnp.roll(nll, 1, 1).at[:, 0].set(0), P(None, None))
-
-
-def _uniform(text):
-  """A number in [0, 1) that depends on the text alone."""
-  return int(problem_lib.digest(text)[:8], 16) / 2**32

@@ -35,13 +35,13 @@ TRACES = pa.schema([
   ("correctness_math_verify", pa.list_(pa.bool_())), ("correctness_llama", pa.list_(pa.bool_())),
   ("correctness_count", number), ("is_reasoning_complete", pa.list_(pa.bool_())),
   ("finish_reasons", pa.list_(text)), ("num_tokens", pa.list_(number)),
-  ("student_nll", pa.list_(nats)), ("teacher_nll", pa.list_(nats)),
+  ("given_tokens", pa.list_(number)), ("student_nll", pa.list_(nats)), ("teacher_nll", pa.list_(nats)),
   ("teacher_tokens", pa.list_(number)), ("chunks", pa.list_(pa.list_(CHUNK))),
 ])  # fmt: skip
 KEPT = pa.schema([
   *PROBLEM, ("attempt", number), ("prompt", MESSAGES), ("completion", MESSAGES),
   ("messages", MESSAGES), ("verdict", text), ("finish_reason", text), ("num_tokens", number),
-  ("student_nll", nats), ("teacher_nll", nats), ("teacher_tokens", number),
+  ("given_tokens", number), ("student_nll", nats), ("teacher_nll", nats), ("teacher_tokens", number),
 ])  # fmt: skip
 PREFERENCES = pa.schema([
   ("uuid", text), ("attempt", number), ("prompt", MESSAGES), ("chosen", MESSAGES),
@@ -95,6 +95,7 @@ def _problem(group, kept, system):
     "correctness_count": sum(right),
     "is_reasoning_complete": [r["stop"] == "ended" for r in group],
     "finish_reasons": [_finish(r) for r in group],
+    "given_tokens": [r["given_tokens"] for r in group],
     **{
       n: each(n) for n in ("num_tokens", "student_nll", "teacher_nll", "teacher_tokens", "chunks")
     },
@@ -102,7 +103,8 @@ def _problem(group, kept, system):
 
 
 def _kept(r, system):
-  return {**r, **_conversation(r, system), "finish_reason": _finish(r)}
+  own = {"given_tokens": r["given_tokens"], "finish_reason": _finish(r)}
+  return {**r, **_conversation(r, system), **own}
 
 
 def _conversation(r, system):

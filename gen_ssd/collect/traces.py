@@ -27,6 +27,7 @@ class Trace:
   uuid: str
   attempt: int
   ids: list[int] = dataclasses.field(default_factory=list)
+  given_tokens: int = 0  # of ids; the others were written here
   teacher_nlls: list[float] = dataclasses.field(default_factory=list)
   student_nlls: list[float] = dataclasses.field(default_factory=list)
   student_ranks: list[int] = dataclasses.field(default_factory=list)
@@ -106,6 +107,7 @@ def row(
     "opened": opened,
     "ids": trace.ids,
     "num_tokens": len(trace.ids),
+    "given_tokens": trace.given_tokens,
     "stop": stop,
     "verdict": grade.verdict,
     "graded_by": grade.graded_by,

@@ -1,5 +1,6 @@
 """Who writes traces, and the settings of a collection as the compiled step takes them."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import math
@@ -22,6 +23,10 @@ from gen_ssd.errors import UserError
 from gen_ssd.models import decoder
 from gen_ssd.models import tokenization
 from gen_ssd.problems.problem import Problem
+from gen_ssd.rows import Row
+
+# By uuid and first attempt of the new trace; it is written again from the same one.
+Given = Mapping[tuple[str, int], Row] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,7 @@ class Writer:
   system: str | None = None  # system message of every prompt
   examples: tuple[tuple[str, str], ...] = ()  # (problem, solution) that every prompt shows
   translate: bool = False  # their tokenizers differ: see translate.py
+  given: Given = None  # traces to go on from; None: every trace starts at its prompt
 
   @property
   def tokenizers(self) -> tuple:

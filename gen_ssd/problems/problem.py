@@ -24,3 +24,8 @@ def normal(text: str) -> str:
 def digest(text: str) -> str:
   """SHA-256 of a text, 64 hexadecimal digits."""
   return hashlib.sha256(text.encode()).hexdigest()
+
+
+def uniform(text: str) -> float:
+  """A number in [0, 1) that depends on the text alone."""
+  return int(digest(text)[:8], 16) / 2**32

@@ -127,8 +127,8 @@ def collected(
 ) -> dict[str, Any]:
   """What a collection cost and gave, of all its rows and the kept ones, for results.json.
 
-  `student_nll` is in nats per token, mean over all kept tokens. `kept_tokens` are the tokens that
-  one pass of training learns, those of the cold start not included.
+  `student_nll` is in nats per token, mean over all kept tokens that were not given. `kept_tokens` are
+  the tokens that one pass of training learns, those of the cold start not included.
 
   `kl_bound` bounds the KL divergence of selected traces from the teacher's, in nats per trace.
   Selecting one of K moves a distribution by at most log K - (K-1)/K (Beirami et al., "Theoretical
@@ -143,8 +143,9 @@ def collected(
     for r in kept
   ]
   scored = [r for r in kept if r["student_nll"] is not None]
-  tokens = sum(r["num_tokens"] for r in scored)
-  nll = sum(r["student_nll"] * r["num_tokens"] for r in scored)
+  written = [r["num_tokens"] - r["given_tokens"] for r in scored]
+  tokens = sum(written)
+  nll = sum(r["student_nll"] * n for r, n in zip(scored, written))
   return {
     "student_nll": nll / tokens if tokens else None,
     "kept": len(kept),

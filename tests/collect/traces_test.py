@@ -233,7 +233,7 @@ def put(name, value):
 
 
 BAD_ROWS = {
-  **{f"no {name}": drop(name) for name in traces.Row.__annotations__},
+  **{f"no {name}": drop(name) for name in sorted(traces.Row.__required_keys__)},
   "a text for a number": put("level", "2"),
   "true for a number": put("attempt", True),
   "a number for a text": put("uuid", 7),
@@ -246,6 +246,9 @@ BAD_ROWS = {
   "an id beyond 32 bits": put("ids", [4, 5, 2**31]),
   "an id too few": put("ids", [4, 5]),
   "a count too many": put("num_tokens", 4),
+  "given tokens with an nll": put("given_tokens", 1),
+  "more given tokens than there are": lambda r: r.update(EMPTY, given_tokens=4),
+  "a text for given tokens": put("given_tokens", "0"),
   "an nll too few": put("teacher_nlls", [0.5, 1.0]),
   "an nll that is none": put("teacher_nlls", [0.5, None, 1.0]),
   "an nll too many of the student": put("student_nlls", [1.0] * 4),
@@ -275,6 +278,8 @@ def test_what_a_run_writes_is_well_formed():
   assert rows_lib.is_row({**row("a"), "ids": [], "num_tokens": 0} | EMPTY)
   one = {**FLIGHT[0].lost[0], "uuid": "a", "attempt": 0, "text": ""}
   assert rows_lib.is_row(row("tränen 👩")) and rows_lib.is_lost(one)
+  earlier = {name: x for name, x in row("a").items() if name != "given_tokens"}
+  assert rows_lib.is_row(earlier)
   for name in one:
     assert not rows_lib.is_lost({k: v for k, v in one.items() if k != name})
     assert not rows_lib.is_lost({**one, name: {}})

@@ -28,6 +28,7 @@ from gen_ssd import stages
 from gen_ssd import students
 from gen_ssd import workdir as workdir_lib
 from gen_ssd.collect import loop
+from gen_ssd.collect import prefixes
 from gen_ssd.collect import traces
 from gen_ssd.collect import translate
 from gen_ssd.collect import writer as writer_lib
@@ -241,6 +242,18 @@ def test_a_killed_run_continues_to_the_same_files(foreign, tail, tmp_path, monke
     run(foreign, tmp_path / "part", select)
   run(foreign, tmp_path / "part", select)
   assert read(tmp_path / "part") == read(tmp_path / "whole")
+
+
+def test_a_trace_continued_from_a_prefix_of_itself_is_itself(foreign, tmp_path, monkeypatch):
+  rows = run(foreign, tmp_path / "whole")
+  half = lambda ids, *_: len(ids) // 2 // SELECT.c * SELECT.c  # at the end of a chunk
+  monkeypatch.setattr(prefixes, "cut", half)
+  given = {(r["uuid"], 0): r for r in rows}
+  found = run(dataclasses.replace(foreign, given=given), tmp_path / "again")
+  for r, old in zip(found, rows, strict=True):
+    n = r["given_tokens"]
+    assert n == half(old["ids"]) and r["ids"] == old["ids"]
+    np.testing.assert_allclose(r["student_nlls"], old["student_nlls"][n:], atol=2e-3)
 
 
 def test_a_small_ring_is_emptied_and_read_again(foreign, tmp_path, monkeypatch):

@@ -199,6 +199,7 @@ def trace(rng, arm, number, branches, ease):
     "text": "\n".join(texts),
     "ids": [1] * count,
     "num_tokens": count,
+    "given_tokens": 0,
     "stop": "pruned" if prunes else "ended",
     "verdict": "unverifiable" if prunes else "wrong" if wrong else "right",
     "student_nll": sum(known) / len(known) if known else None,

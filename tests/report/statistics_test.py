@@ -9,7 +9,7 @@ from gen_ssd.report import statistics
 def rows(*verdicts, stop="ended", size=10):
   """One row per verdict; a verdict is (uuid, verdict), or the verdict on a problem of its own."""
   pairs = [v if isinstance(v, tuple) else (f"p{i}", v) for i, v in enumerate(verdicts)]
-  more = {"stop": stop, "num_tokens": size, "graded_by": "rule"}
+  more = {"stop": stop, "num_tokens": size, "given_tokens": 0, "graded_by": "rule"}
   return [{"uuid": u, "verdict": v, **more} for u, v in pairs]
 
 
