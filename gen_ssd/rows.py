@@ -119,17 +119,14 @@ def are_candidates(lost: Sequence[Candidate], chunks: float = float("inf")) -> b
 
 
 def fits(x: Any, kind: type) -> bool:
-  """Has x, of JSON, every annotated field of the class `kind` that must be there, each of its type?
+  """Has x, of JSON, every annotated field of the class `kind`, each of its type?
 
   An integer is also a float. Text is Unicode, without lone surrogates. The integers of a list are
   token ids, ranks or places: from 0 to 2^31 - 1.
   """
   if type(x) is not dict:
     return False
-  optional = getattr(kind, "__optional_keys__", ())
-  return all(
-    check(x[name]) if name in x else name in optional for name, check in _checks(kind).items()
-  )
+  return all(name in x and check(x[name]) for name, check in _checks(kind).items())
 
 
 @functools.cache

@@ -72,7 +72,7 @@ def _weighted(config, rows, train, writer):
   some = [i for i, w in enumerate(weights) if np.any(w)]
   if writer == OWN and not some:
     some = [*range(len(rows))]
-  some = [i for i in some if train.given == "learn" or _given(rows[i]) < rows[i]["num_tokens"]]
+  some = [i for i in some if train.given == "learn" or rows[i]["given_tokens"] < rows[i]["num_tokens"]]
   pairs = inputs.training_pairs(config, [rows[i] for i in some], writer=writer)
   if train.given == "mask":
     pairs = [_masked(pair, rows[i]) for pair, i in zip(pairs, some)]
@@ -82,14 +82,11 @@ def _weighted(config, rows, train, writer):
   return packing.Rows(pairs, train.length, {"weights": column})
 
 
-def _given(row):
-  return row["given_tokens"]
-
-
 def _masked(pair, row):
   """(prompt ids, response ids) with the given part of a trace in the prompt: it is not learned."""
   prompt, response = pair
-  at = len(response) - row["num_tokens"] + _given(row) if _given(row) else 0
+  given = row["given_tokens"]
+  at = len(response) - row["num_tokens"] + given if given else 0
   return [*prompt, *response[:at]], response[at:]
 
 
