@@ -258,8 +258,8 @@ def _price_times(found, config, select, pair, chip, shape, price):
 
 def _models(config, pair, split):
   """Teacher and student as the roofline sees them, where `split` devices share the teacher."""
-  teacher = chips.model(pair.teacher, config.teacher.dtype, split)
-  return teacher, chips.model(pair.student, config.student.dtype)
+  teacher, student = programs.specs(config, pair)
+  return chips.model(teacher, split), chips.model(student)
 
 
 def _problems(config):
@@ -298,7 +298,7 @@ def _best(found, config, select, pair, devices, chip):
 
   found["kept_tok_s_roofline"] = round(speed(select, config.model_parallel), 1)
   splits = [n for n in (1, 2, 4, 8) if not len(devices) % n and not pair.teacher.kv_heads % n]
-  models = (pair.teacher, config.teacher.dtype), (pair.student, config.student.dtype)
+  models = programs.specs(config, pair)
   spare = 1.15  # temporaries of the compiled step
   for split in splits:
     for slots in _doubled(len(devices), 1024):

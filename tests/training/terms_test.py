@@ -9,6 +9,7 @@ import pytest
 
 from gen_ssd import config
 from gen_ssd import mesh
+from gen_ssd.models.architecture import Spec
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
 from gen_ssd.training import terms
@@ -289,7 +290,8 @@ def test_numbers_of_a_term_are_not_another_program():
 def test_no_model_has_logits_of_all_positions_in_memory():
   train_test.start()
   settings = dataclasses.replace(train_test.TRAIN, terms=ALL, block=8)
-  others = {"teacher": (tiny.TEACHER, "float32"), "start": (tiny.STUDENT, "float32")}
+  pair = {"teacher": tiny.TEACHER, "start": tiny.STUDENT}
+  others = {whom: Spec(arch, train.layout(arch)) for whom, arch in pair.items()}
   text = lambda settings: train.train_step.lower(
     *train.shapes(tiny.STUDENT, settings, others), config=train.static(settings)
   ).as_text()
