@@ -157,8 +157,9 @@ def _devices(topology):
 
   for key, value in ENVIRONMENT.items():
     os.environ.setdefault(key, value)
+  alone = dict(chips_per_host_bounds=(1, 1, 1)) if shape == "1x1" else {}  # a host with one chip
   try:
-    found = topologies.get_topology_desc(platform="tpu", topology_name=topology.lower())
+    found = topologies.get_topology_desc(topology.lower(), "tpu", **alone)
   except Exception as error:  # of any kind; the name of the slice is all that libtpu is given
     raise UserError(
       f"--topology is {topology!r}: {one_line(error, 160)}; choose a slice that exists, and the "
