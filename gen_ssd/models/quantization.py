@@ -59,8 +59,8 @@ def product(
 ) -> Float[Array, "..."]:
   """`multiply(x, w)` with w in the dtype of x; the outputs of w are the last axes of the result.
 
-  All that is summed for an output has the same scale, so the result is scaled instead of w. No copy
-  of w in another dtype has to be in memory: the compiler casts within the product.
+  All that is summed for an output has the same scale, so the result is scaled instead of w. The TPU
+  compiler casts w within the product; on a CPU a copy of w as x.dtype is in memory meanwhile.
   """
   if not isinstance(w, Int8Weight):
     return multiply(x, w.astype(x.dtype))

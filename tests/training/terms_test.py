@@ -15,6 +15,8 @@ from gen_ssd.training import packing
 from gen_ssd.training import terms
 from gen_ssd.training import train
 from tests import tiny
+from tests.models.quantization_test import dequantised
+from tests.models.quantization_test import leaves_of
 from tests.training import train_test
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -210,6 +212,26 @@ def test_every_loss_is_the_same_however_it_is_computed(plain, options):
 def test_the_loss_is_the_sum_of_its_terms(plain):
   parts = [x for name, x in plain[1].items() if name.startswith("loss_")]
   assert len(parts) == len(ALL) and np.isclose(sum(parts), plain[1]["loss"], rtol=1e-5)
+
+
+def test_a_second_model_may_have_int8_weights():
+  train_test.start(8)
+  settings = dataclasses.replace(
+    train_test.TRAIN, terms=(("kd", config.Term("fkl", whom="teacher")),)
+  )
+  layout = train.layout(tiny.TEACHER, quantization="int8")
+  int8, plain = tiny.stacked(tiny.TEACHER, layout), placed(tiny.TEACHER, 1)
+  rounded = {name: dequantised(name, w) for name, w in leaves_of(int8).items()}
+  same = tiny.stacked(tiny.TEACHER, train.layout(tiny.TEACHER), lambda name, x: rounded[name])
+  rows = packing.Rows(train_test.pairs(), 24)
+  batch = next(packing.batches(rows, batch_size=8, length=24, seed=1))
+  (got, row), (want, its), (_, far) = (
+    train_test.update(batch, settings, {"teacher": teacher}) for teacher in (int8, same, plain)
+  )
+  assert np.isclose(row["loss"], its["loss"], rtol=2e-5)
+  assert not np.isclose(row["loss"], far["loss"], rtol=1e-4)
+  for a, b in zip(got, want):
+    np.testing.assert_allclose(a, b, atol=3e-6)
 
 
 def fitted(folder, settings, others=None):
