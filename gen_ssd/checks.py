@@ -18,6 +18,7 @@ from gen_ssd.models import hf
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
+from gen_ssd.models.architecture import Spec
 from gen_ssd.problems import problem as problem_lib
 from gen_ssd.training import terms
 
@@ -261,7 +262,7 @@ def _needs(config, mesh):
   models = {}
   for who in ("teacher", "student"):
     model = getattr(config, who)
-    models[who] = hf.read_architecture(hf.locate(model.path)), model.dtype
+    models[who] = Spec(hf.read_architecture(hf.locate(model.path)), inputs.layout(model))
   collecting = ("slots", "k", "c", "prompt", "max_tokens", "resamples", "loop_window")
   training = ("batch_size", "length", "accumulate")
   named = lambda where, s, names: ", ".join(f"{where}.{n} ({getattr(s, n)})" for n in names)
@@ -281,9 +282,9 @@ def _needs(config, mesh):
         rows.append((where, need, named(where, e, ("slots", "max_tokens"))))
   for name, train in _trainings(config).items():
     own = models["student"]
-    read = {"teacher": models["teacher"], "lagged": (own[0], "float32")}
+    read = {"teacher": models["teacher"], "lagged": Spec(own.arch, Layout())}
     others = [read.get(whom, own) for whom in terms.models(train.terms)]
-    need = memory.training(train, own[0], others, mesh.size)
+    need = memory.training(train, own.arch, others, mesh.size)
     rows.append((name, need, named(name, train, training)))
   return rows
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from gen_ssd import config as config_lib
 from gen_ssd.models import architecture
 from gen_ssd.models.architecture import Architecture
+from gen_ssd.models.architecture import Layout
+from gen_ssd.models.architecture import Spec
 
 GIB = 1 << 30
 
@@ -41,14 +43,16 @@ class Model(typing.NamedTuple):
   attention: float  # flops of one query with one cached token
 
 
-def model(arch: Architecture, dtype: str, parts: int = 1) -> Model:
+def model(spec: Spec, parts: int = 1) -> Model:
   """`parts` devices share the model's weights, heads and cache."""
-  size = jnp.dtype(dtype).itemsize
-  embedding = arch.vocab * arch.width  # a lookup: not read, but for the output layer
-  used = architecture.parameters(arch) - (0 if arch.tied else embedding)
+  arch, size = spec.arch, jnp.dtype(spec.layout.dtype).itemsize
+  read, used = architecture.leaf_bytes(spec), architecture.parameters(arch)
+  if not arch.tied:  # the embedding is a lookup, and not read for the output layer
+    del read["embed"]
+    used -= arch.vocab * arch.width
   heads = arch.kv_heads * arch.groups * arch.head
   return Model(
-    weights=used * size / parts,
+    weights=sum(read.values()) / parts,
     flops=2 * used / parts,
     cache=2 * arch.layers * arch.kv_heads * arch.head * size / parts,
     attention=4 * arch.layers * heads / parts,
@@ -112,7 +116,7 @@ def admit_ms(
 
 def update_ms(chip: Chip, train: config_lib.Train, arch: Architecture, devices: int) -> float:
   """ms of one update: forward and backward, and the forward once more with `remat`."""
-  m = model(arch, train.dtype)
+  m = model(Spec(arch, Layout(dtype=train.dtype)))
   tokens = train.batch_size * train.length * train.accumulate / devices
   passes = 4 if train.remat else 3
   flops = passes * tokens * (m.flops + train.length / 2 * m.attention)

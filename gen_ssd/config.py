@@ -22,6 +22,7 @@ class Model:
 
   path: str = ""  # a directory, a .gguf file, or on the hub: ORG/NAME[@REVISION][:FILE.gguf]
   dtype: str = "float32"  # of weights and caches in generation: float32 or bfloat16
+  quantization: str = "off"  # int8: weight matrices take a byte per number in generation; or off
   unroll: bool = False  # compile each layer separately: faster on a CPU, slower to compile
   chat_template: str = ""  # a Jinja file that replaces the tokenizer's chat template
   thinking: str = ""  # on or off, if the chat template has this switch; empty: its default

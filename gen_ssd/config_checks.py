@@ -47,6 +47,8 @@ def check(config):
     model = getattr(config, who)
     if model.dtype not in ("float32", "bfloat16"):
       fail(f"{who}.dtype", model.dtype, "float32 or bfloat16")
+    if model.quantization not in ("off", "int8"):
+      fail(f"{who}.quantization", model.quantization, "off or int8")
     if model.thinking not in ("", "on", "off"):
       fail(f"{who}.thinking", model.thinking, "on, off or empty")
     if model.chat_template and not pathlib.Path(model.chat_template).is_file():

@@ -23,6 +23,12 @@ from gen_ssd.problems import sets
 ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
 
 
+def layout(model, **placement):
+  """The Layout of a config's Model in generation; see `placed` for the rest."""
+  own = dict(dtype=model.dtype, quantization=model.quantization, unroll=model.unroll)
+  return Layout(**own, **placement)
+
+
 def placed(config, who):
   """The options of `load` for the config's teacher, or for a student."""
   kernels = dict(attention=attention.implementation(config.attention))
@@ -170,9 +176,8 @@ def tokenizer(model, path=None):
 
 
 def load(model, path, **placement):
-  """Weights and tokenizer at `path`. `model` gives dtype and unrolling; see `placed` for the rest."""
-  layout = Layout(dtype=model.dtype, unroll=model.unroll, **placement)
-  return weights.load(hf.locate(path), layout), tokenizer(model, path)
+  """Weights and tokenizer at `path`, as `layout` says."""
+  return weights.load(hf.locate(path), layout(model, **placement)), tokenizer(model, path)
 
 
 def training_pairs(config, rows, writer="teacher"):

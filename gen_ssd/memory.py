@@ -12,28 +12,29 @@ import jax.numpy as jnp
 from gen_ssd import config as config_lib
 from gen_ssd.models import architecture
 from gen_ssd.models.architecture import Architecture
+from gen_ssd.models.architecture import Spec
 
 
 def collecting(
   select: config_lib.Select,
-  teacher: tuple[Architecture, str],
-  student: tuple[Architecture, str] | None,
+  teacher: Spec,
+  student: Spec | None,
   devices: int,
   model_parallel: int,
 ) -> int:
   """Bytes per device of weights, caches and one position's logits while traces are collected.
 
-  `teacher` and `student` are (Architecture, dtype); the student is None where nothing is scored.
+  The student is None where nothing is scored.
   """
   total = 0
-  for (arch, dtype), copies in ((teacher, model_parallel), (student or teacher, 1)):
-    size = jnp.dtype(dtype).itemsize
-    total += architecture.parameters(arch) * size // copies
+  for spec, copies in ((teacher, model_parallel), (student or teacher, 1)):
+    arch, size = spec.arch, jnp.dtype(spec.layout.dtype).itemsize
+    total += sum(architecture.leaf_bytes(spec).values()) // copies
     tokens = select.slots * (config_lib.ring_slots(select) + select.k * select.c)
     total += tokens * arch.layers * 2 * arch.kv_heads * arch.head * size // devices
     if student is None:
       break
-  logits = select.slots * select.k * teacher[0].vocab * 4
+  logits = select.slots * select.k * teacher.arch.vocab * 4
   recent = select.slots * select.loop_window * 4
   return total + (logits + recent) // devices
 
@@ -41,17 +42,17 @@ def collecting(
 def training(
   train: config_lib.Train,
   arch: Architecture,
-  others: Sequence[tuple[Architecture, str]],
+  others: Sequence[Spec],
   devices: int,
 ) -> int:
   """Bytes per device of float32 weights, gradients, two moments, batches and what layers keep.
 
-  `others` are (Architecture, dtype) of the second models of the loss.
+  `others` are the second models of the loss.
   """
   tokens = train.batch_size * train.length
   kept = tokens * arch.width * arch.layers * jnp.dtype(train.dtype).itemsize
   batches = 4 * 4 * tokens * train.accumulate
-  read = sum(architecture.parameters(its) * jnp.dtype(dtype).itemsize for its, dtype in others)
+  read = sum(sum(architecture.leaf_bytes(spec).values()) for spec in others)
   return (4 * 4 * architecture.parameters(arch) + read + kept + batches) // devices
 
 

@@ -157,8 +157,9 @@ def _devices(topology):
 
   for key, value in ENVIRONMENT.items():
     os.environ.setdefault(key, value)
+  alone = dict(chips_per_host_bounds=(1, 1, 1)) if shape == "1x1" else {}  # a host with one chip
   try:
-    found = topologies.get_topology_desc(platform="tpu", topology_name=topology.lower())
+    found = topologies.get_topology_desc(topology.lower(), "tpu", **alone)
   except Exception as error:  # of any kind; the name of the slice is all that libtpu is given
     raise UserError(
       f"--topology is {topology!r}: {one_line(error, 160)}; choose a slice that exists, and the "
@@ -259,8 +260,8 @@ def _price_times(found, config, select, pair, chip, shape, price):
 
 def _models(config, pair, split):
   """Teacher and student as the roofline sees them, where `split` devices share the teacher."""
-  teacher = chips.model(pair.teacher, config.teacher.dtype, split)
-  return teacher, chips.model(pair.student, config.student.dtype)
+  teacher, student = programs.specs(config, pair)
+  return chips.model(teacher, split), chips.model(student)
 
 
 def _problems(config):
@@ -299,7 +300,7 @@ def _best(found, config, select, pair, devices, chip):
 
   found["kept_tok_s_roofline"] = round(speed(select, config.model_parallel), 1)
   splits = [n for n in (1, 2, 4, 8) if not len(devices) % n and not pair.teacher.kv_heads % n]
-  models = (pair.teacher, config.teacher.dtype), (pair.student, config.student.dtype)
+  models = programs.specs(config, pair)
   spare = 1.15  # temporaries of the compiled step
   for split in splits:
     for slots in _doubled(len(devices), 1024):

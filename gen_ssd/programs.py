@@ -25,7 +25,7 @@ from gen_ssd.models import decoder
 from gen_ssd.models import hf
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Architecture
-from gen_ssd.models.architecture import Layout
+from gen_ssd.models.architecture import Spec
 from gen_ssd.training import terms
 from gen_ssd.training import train as train_lib
 
@@ -66,15 +66,19 @@ def architectures(config: Config) -> Pair:
   return Pair(read(config.teacher), read(config.student))
 
 
+def specs(config: Config, pair: Pair) -> tuple[Spec, Spec]:
+  """Teacher and student on the current mesh, as a collection uses them."""
+
+  def spec(who):
+    layout = inputs.layout(getattr(config, who), **inputs.placed(config, who))
+    return Spec(getattr(pair, who), layout)
+
+  return spec("teacher"), spec("student")
+
+
 def models(config: Config, pair: Pair) -> tuple[decoder.Transformer, decoder.Transformer]:
-  """Teacher and student as shapes on the current mesh, as a collection uses them."""
-
-  def shapes(who):
-    model, options = getattr(config, who), inputs.placed(config, who)
-    layout = Layout(dtype=model.dtype, unroll=model.unroll, **options)
-    return weights.shapes(getattr(pair, who), layout)
-
-  made = shapes("teacher"), shapes("student")
+  """The models of `specs` as shapes."""
+  made = tuple(weights.shapes(*spec) for spec in specs(config, pair))
   return mesh_lib.shapes(lambda pair: tuple(map(decoder.unstacked, pair)), made)
 
 
@@ -109,15 +113,15 @@ def training(config: Config, train: config_lib.Train, pair: Pair, field: str = "
     f"{field}.batch_size ({train.batch_size}), {field}.length ({train.length}) or {field}.block "
     f"({train.block})" + f", or set {field}.remat" * (not train.remat)
   )
-  models = {
-    "teacher": (pair.teacher, config.teacher.dtype),
-    "student": (pair.student, config.student.dtype),
-  }
-  others = {
-    whom: models["teacher" if whom == "teacher" else "student"]
-    for whom in terms.frozen(train.terms)
-  }
   kind = attention.implementation(config.attention)
+
+  def second(whom):
+    who = "teacher" if whom == "teacher" else "student"
+    model, arch = getattr(config, who), getattr(pair, who)
+    options = train.unroll, kind, model.quantization
+    return Spec(arch, train_lib.layout(arch, model.dtype, *options))
+
+  others = {whom: second(whom) for whom in terms.frozen(train.terms)}
   shapes = train_lib.shapes(pair.student, train, others, kind)
   static = train_lib.static(train)
   return Program("train", train_lib.train_step, shapes, dict(config=static), smaller)

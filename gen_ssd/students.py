@@ -158,9 +158,9 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
   kind = attention.implementation(config.attention)
   model = weights.load(start, train_lib.layout(hf.read_architecture(path), attention=kind))
   others = {
-    "teacher": (hf.locate(config.teacher.path), config.teacher.dtype),
-    "base": (path, config.student.dtype),
-    "start": (start, config.student.dtype),
+    "teacher": (hf.locate(config.teacher.path), config.teacher),
+    "base": (path, config.student),
+    "start": (start, config.student),
   }
   read = {whom: others[whom] for whom in terms.frozen(settings.terms)}
   known = [tokenizer, *[inputs.tokenizer(config.teacher)] * ("teacher" in read)]
@@ -190,6 +190,7 @@ def _export(config, model, folder, card=""):
   )
 
 
-def _reader(path, dtype, unroll, kind):
-  """A second model of the loss, placed for training."""
-  return weights.load(path, train_lib.layout(hf.read_architecture(path), dtype, unroll, kind))
+def _reader(path, model, unroll, kind):
+  """A second model of the loss, placed for training, with the dtype of a config's Model."""
+  options = model.dtype, unroll, kind, model.quantization
+  return weights.load(path, train_lib.layout(hf.read_architecture(path), *options))

@@ -157,6 +157,8 @@ WRONG = [
   (dict(teacher__path=""), "teacher.path is '': it must be a Hugging Face directory"),
   (dict(student__path=""), "student.path is '': it must be a Hugging Face directory"),
   (dict(teacher__dtype="fp16"), "teacher.dtype is 'fp16': it must be float32 or bfloat16"),
+  (dict(teacher__quantization="int4"), "teacher.quantization is 'int4': it must be off or int8"),
+  (dict(student__quantization="on"), "student.quantization is 'on': it must be off or int8"),
   (dict(teacher__thinking="yes"), "teacher.thinking is 'yes': it must be on, off or empty"),
   (
     dict(student__chat_template="no.jinja"),
@@ -663,6 +665,13 @@ def test_a_workdir_made_before_a_setting_existed_has_its_default(tmp_path):
   path.write_text(json.dumps({**json.loads(path.read_text()), "gone": 1}))
   with pytest.raises(ValueError, match="gone is 1 there"):
     tiny.claim(tmp_path, parse(made()))
+
+
+def test_a_workdir_belongs_to_the_precision_of_its_models(tmp_path):
+  tiny.claim(tmp_path, parse(made()))
+  for field, value, old in (("quantization", "int8", "off"), ("dtype", "bfloat16", "float32")):
+    with pytest.raises(ValueError, match=f"teacher.{field} is '{old}' there and '{value}' here"):
+      tiny.claim(tmp_path, parse(made(**{f"teacher__{field}": value})))
 
 
 def test_a_folder_is_named_by_what_is_not_default():

@@ -24,6 +24,8 @@ from gen_ssd import stages
 from gen_ssd.errors import UserError
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Architecture
+from gen_ssd.models.architecture import Layout
+from gen_ssd.models.architecture import Spec
 from tests import paths
 
 NEEDS_LIBTPU = pytest.mark.skipif(
@@ -318,7 +320,7 @@ def test_kernels_say_what_they_cost():
 def test_rooflines_are_those_worked_out_by_hand():
   chip = chips.Chip(hbm=1, flops=1e-3, bandwidth=1, ghz=1)  # 1e9 flops and bytes per second
   assert chips.milliseconds(chip, [(1e6, 5), (5, 2e6)]) == pytest.approx(3.0)  # bytes, then flops
-  m = chips.model(ARCH, "float32", 2)
+  m = chips.model(Spec(ARCH, Layout()), 2)
   count = 1000 * 64 + 3 * (2 * 64 + 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128) + 64
   assert (m.weights, m.flops) == (count * 4 / 2, 2 * count / 2)
   assert m.cache == 2 * 3 * 2 * 16 * 4 / 2 and m.attention == 4 * 3 * 64 / 2

@@ -19,6 +19,7 @@ from gen_ssd.engine import step as step_lib
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
+from gen_ssd.models import quantization
 from gen_ssd.models import tokenization
 from gen_ssd.models.architecture import Architecture
 from gen_ssd.models.architecture import Layout
@@ -60,9 +61,11 @@ def build(arch, layout=None, change=lambda name, x: x):
 def stacked(arch, layout=None, change=lambda name, x: x):
   """The tiny model on the current mesh, ready to train."""
   layout = layout or (SHARED if arch == TEACHER else ALONE)
-  place = lambda name, dims: mesh.place(
-    change(name, arrays(arch)[name]), architecture.partition_spec(layout, name)
-  )
+
+  def place(name, dims):
+    spec = architecture.partition_spec(layout, name)
+    return quantization.stored(layout, name, mesh.place(change(name, arrays(arch)[name]), spec))
+
   return decoder.Transformer(arch, layout, place)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import typing
 
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 Axes = str | tuple[str, ...] | None  # names of mesh axes; None for replicated
@@ -48,6 +49,7 @@ class Layout:
   """
 
   dtype: str = "float32"  # of activations and caches, and of weights that are not norms
+  quantization: str = "off"  # or int8, of matrices: see quantization.py
   batch_axes: Axes = "data"  # mesh axes that split the batch
   tensor_axis: str | None = "model"  # mesh axis that splits heads, hidden and vocabulary
   fsdp_axes: Axes = None  # mesh axes that split the width of weights while training
@@ -158,7 +160,33 @@ def partition_spec(layout: Layout, name: str) -> P:
   return P(*([None] if name in LAYER_LEAVES else []), *parts)
 
 
+def summed(name: str) -> tuple[int, ...]:
+  """The axes of a matrix, counted from the last, that a product sums over; () for other leaves."""
+  leaf = LEAVES[name]
+  _, *inputs = leaf.file_axes.split()  # a file has a matrix as [outputs, inputs]
+  return tuple(leaf.axes.index(axis) - len(leaf.axes) for axis in "".join(inputs))
+
+
+def is_quantised(layout: Layout, name: str) -> bool:
+  """Does the layout keep leaf `name` as int8?"""
+  return layout.quantization == "int8" and bool(summed(name))
+
+
 def parameters(arch: Architecture) -> int:
   """Number of parameters; a tied head counts once."""
   top, layer = leaves(arch)
   return sum(map(math.prod, top.values())) + arch.layers * sum(map(math.prod, layer.values()))
+
+
+def leaf_bytes(spec: Spec) -> dict[str, int]:
+  """Bytes of each leaf as the layout keeps it, of all layers, over all devices that split it."""
+  top, layer = leaves(spec.arch)
+  stacked = {name: (spec.arch.layers, *dims) for name, dims in layer.items()}
+
+  def size(name, dims):
+    if not is_quantised(spec.layout, name):
+      dtype = "float32" if name in NORMS else spec.layout.dtype
+      return math.prod(dims) * jnp.dtype(dtype).itemsize
+    return math.prod(dims) + 4 * math.prod(dims) // math.prod(dims[axis] for axis in summed(name))
+
+  return {name: size(name, dims) for name, dims in {**top, **stacked}.items()}

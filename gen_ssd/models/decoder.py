@@ -22,10 +22,12 @@ from jaxtyping import Key
 from gen_ssd.arrays import Array
 from gen_ssd.models import architecture
 from gen_ssd.models import attention
+from gen_ssd.models import quantization
 from gen_ssd.models import rope
 from gen_ssd.models.architecture import Architecture
 from gen_ssd.models.architecture import Layout
 from gen_ssd.models.architecture import Spec
+from gen_ssd.models.quantization import Int8Weight
 
 
 class Blocks(nnx.Module):
@@ -80,7 +82,7 @@ def initialise(arch: Architecture, layout: Layout, key: Key[Array, ""]) -> Trans
       if name in ("o", "down"):
         x = x / math.sqrt(2 * arch.layers)
       x = x.astype(layout.dtype)
-    return reshard(x, architecture.partition_spec(layout, name))
+    return quantization.stored(layout, name, reshard(x, architecture.partition_spec(layout, name)))
 
   return jax.jit(lambda: Transformer(arch, layout, make))()
 
@@ -160,12 +162,13 @@ def _scanned_sliding(arch):
 
 
 def embed(
-  spec: Spec, table: Float[Array, "v d"], tokens: Int[Array, "b k t"]
+  spec: Spec, table: Float[Array, "v d"] | Int8Weight, tokens: Int[Array, "b k t"]
 ) -> Float[Array, "b k t d"]:
   """Token embeddings in the layout's dtype, times the scale, which is rounded to it first."""
   arch, layout = spec
-  x = table.at[tokens].get(out_sharding=P(layout.batch_axes, None, None, None))
-  x = x.astype(layout.dtype)
+  split = lambda x: P(layout.batch_axes, *[None] * (x.ndim + 1))
+  look_up = lambda x: x.at[tokens].get(out_sharding=split(x))
+  x = quantization.rows(look_up, table).astype(layout.dtype)
   return x if arch.embed_scale == 1 else x * jnp.asarray(arch.embed_scale, x.dtype)
 
 
@@ -183,7 +186,10 @@ def layer(
   """
   arch, layout = spec
   replicated = P(layout.batch_axes, None, None, None)
-  dot = lambda eq, a, b: jnp.einsum(eq, a, b.astype(a.dtype))
+
+  def dot(equation, x, w, **options):
+    return quantization.product(functools.partial(jnp.einsum, equation, **options), x, w)
+
   y = rms_norm(arch, x, w["ln1"]) if arch.pre_norms else x
   q = dot("bktd,dngh->bktngh", y, w["q"])
   k, v = (dot("bktd,dnh->bktnh", y, w[name]) for name in ("k", "v"))
@@ -197,21 +203,20 @@ def layer(
     q = q * jnp.asarray(arch.query_scale, q.dtype)
   out, extra = attend(rope.rotate(q, *angles), rope.rotate(k, *angles), v)
   # Not einsum, which orders the contracted axes in its own way and transposes the weight.
-  y = lax.dot_general(
-    out, w["o"].astype(x.dtype), (((3, 4, 5), (0, 1, 2)), ((), ())), out_sharding=replicated
-  )
+  over = (((3, 4, 5), (0, 1, 2)), ((), ()))
+  multiply = lambda x, w: lax.dot_general(x, w, over, out_sharding=replicated)
+  y = quantization.product(multiply, out, w["o"])
   x = x + (rms_norm(arch, y, w["ln1b"]) if arch.post_norms else y)
   y = rms_norm(arch, x, w["ln2"]) if arch.pre_norms else x
   y = ACTS[arch.act](dot("bktd,df->bktf", y, w["gate"])) * dot("bktd,df->bktf", y, w["up"])
-  y = jnp.einsum("bktf,fd->bktd", y, w["down"].astype(x.dtype), out_sharding=replicated)
+  y = dot("bktf,fd->bktd", y, w["down"], out_sharding=replicated)
   return x + (rms_norm(arch, y, w["ln2b"]) if arch.post_norms else y), extra
 
 
 def logits(model: Transformer, x: Float[Array, "b k t d"]) -> Float[Array, "b k t v"]:
   """f32 logits of normed hidden states."""
-  if model.arch.tied:
-    return _output("vd", x, model.embed[...].astype(x.dtype))
-  return _output("dv", x, model.head[...].astype(x.dtype))
+  axes, head = ("vd", model.embed) if model.arch.tied else ("dv", model.head)
+  return quantization.product(functools.partial(_output, axes), x, head[...])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -61,6 +61,8 @@ def save(
   Raises UserError when `source` describes another model or `path` holds something else, and
   FloatingPointError when a weight is not finite; what was at `path` is still there then.
   """
+  if model.layout.quantization != "off":
+    raise ValueError("a quantised model is not exported: its files are at its source")
   path, kind = os.fspath(path), jnp.dtype(dtype or model.layout.dtype)
   first, partial = jax.process_index() == 0, ""
   if not folders.in_bucket(path):

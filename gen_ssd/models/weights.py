@@ -15,6 +15,7 @@ from gen_ssd.errors import clip
 from gen_ssd.models import architecture
 from gen_ssd.models import decoder
 from gen_ssd.models import hf
+from gen_ssd.models import quantization
 from gen_ssd.models import safetensors_io
 from gen_ssd.models import stored
 from gen_ssd.models.architecture import Architecture
@@ -78,7 +79,7 @@ def load(
   Its Architecture is `arch`, or what config.json says. Norms are float32, all else `layout.dtype`;
   leaves lie on the current mesh as architecture.partition_spec says. Beside the arrays the host
   holds about one tensor at a time: layers go to the devices a few tensors at a time, where they
-  join their stacked leaf.
+  join their stacked leaf. Matrices that become int8 are read as float32, as many at a time.
 
   Raises UserError, before any weight is read, with the name, shape found and shape wanted of every
   tensor that is missing, unexpected or mis-shaped, and while reading for one that is not finite.
@@ -87,20 +88,26 @@ def load(
   entries = check_files(path, arch)
   if arch.tied and "lm_head.weight" in entries:
     _check_tied(path, entries, arch.vocab)
-  size = jnp.dtype(layout.dtype).itemsize
+  size = 4 if layout.quantization == "int8" else jnp.dtype(layout.dtype).itemsize
   most = max(PIECE, max(math.prod(dims) for *_, dims in file_tensors(arch)) * size)
 
   def make(leaf, dims):
-    dtype = jnp.dtype("float32" if leaf in architecture.NORMS else layout.dtype)
-    spec = architecture.partition_spec(layout, leaf)
-    reader = functools.partial(_read_leaf, entries, architecture.file_name(arch, leaf), leaf, dtype)
-    sharding = _sharding(path, arch, leaf, dims, spec)
+    name, dtype = architecture.file_name(arch, leaf), _read_as(layout, leaf)
+    sharding = _sharding(path, arch, leaf, dims, architecture.partition_spec(layout, leaf))
+
+    def read(dims, first):
+      x = _read_leaf(entries, name, leaf, dtype, dims, sharding, first)
+      return quantization.stored(layout, leaf, x)
+
     if leaf not in architecture.LAYER_LEAVES or math.prod(dims) * size <= most:
-      return reader(dims, sharding, 0)
+      return read(dims, 0)
     some = max(1, most // 4 // (math.prod(dims[1:]) * size))  # both copies stay below a half
-    out = jnp.zeros(dims, dtype, out_sharding=spec)
+    out = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding),
+      mesh_lib.shapes(lambda: _blank(layout, leaf, dims)),
+    )
     for l in range(0, dims[0], some):
-      piece = reader((min(some, dims[0] - l), *dims[1:]), sharding, l)
+      piece = read((min(some, dims[0] - l), *dims[1:]), l)
       out = jax.block_until_ready(_put(out, piece, jnp.int32(l)))
     return out
 
@@ -109,12 +116,22 @@ def load(
 
 def shapes(arch: Architecture, layout: Layout) -> decoder.Transformer:
   """What `load` returns for such a model, as shapes on the current mesh: it reads nothing."""
-
-  def make(name, dims):
-    dtype = jnp.float32 if name in architecture.NORMS else layout.dtype
-    return jnp.zeros(dims, dtype, out_sharding=architecture.partition_spec(layout, name))
-
+  make = functools.partial(_blank, layout)
   return mesh_lib.shapes(lambda: decoder.Transformer(arch, layout, make))
+
+
+def _read_as(layout, leaf):
+  """The dtype that a leaf is read in: float32 for norms and for what becomes int8."""
+  as_float32 = leaf in architecture.NORMS or architecture.is_quantised(layout, leaf)
+  return jnp.dtype("float32" if as_float32 else layout.dtype)
+
+
+def _blank(layout, leaf, dims):
+  """Zeros for a leaf as the layout keeps it."""
+  spec = architecture.partition_spec(layout, leaf)
+  return quantization.stored(
+    layout, leaf, jnp.zeros(dims, _read_as(layout, leaf), out_sharding=spec)
+  )
 
 
 def check_split(path: hf.PathLike, arch: Architecture, layout: Layout) -> None:
@@ -159,7 +176,8 @@ def _read_leaf(entries, name, leaf, dtype, dims, sharding, first):
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(stack, piece, l):
-  return lax.dynamic_update_slice_in_dim(stack, piece, l, 0)
+  put = lambda all, some: lax.dynamic_update_slice_in_dim(all, some, l, 0)
+  return jax.tree.map(put, stack, piece)
 
 
 def _fill(out, entry, leaf, bounds, dims):

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from gen_ssd.arrays import Array
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
+from gen_ssd.models import quantization
 
 
 class Reader(typing.NamedTuple):
@@ -52,8 +53,8 @@ def reader(
 
 
 def _replicated(weights, dtype):
-  """Weights cast to `dtype` and gathered from all devices."""
-  return jax.tree.map(lambda x: reshard(x.astype(dtype), P()), weights)
+  """Weights cast to `dtype`, unless they are int8, and gathered from all devices."""
+  return jax.tree.map(lambda x: reshard(x, P()), quantization.cast(weights, dtype))
 
 
 def _with_replicated_head(model):

@@ -29,6 +29,7 @@ from gen_ssd.models import decoder
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Architecture
 from gen_ssd.models.architecture import Layout
+from gen_ssd.models.architecture import Spec
 from gen_ssd.training import checkpoints
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
@@ -184,22 +185,30 @@ def static(config: config_lib.Train) -> config_lib.Train:
 
 
 def layout(
-  arch: Architecture, dtype: str = "float32", unroll: bool = False, attention: str = "einsum"
+  arch: Architecture,
+  dtype: str = "float32",
+  unroll: bool = False,
+  attention: str = "einsum",
+  quantization: str = "off",
 ) -> Layout:
-  """How training places a model: its weights are split over every device where they can be."""
+  """How training places a model: its weights are split over every device where they can be.
+
+  Only a second model, which is not trained, may be quantised.
+  """
   split = dict(batch_axes=AXES, tensor_axis=None, fsdp_axes=fsdp_axes(arch))
-  return Layout(**split, dtype=dtype, unroll=unroll, attention=attention)
+  own = dict(dtype=dtype, unroll=unroll, attention=attention, quantization=quantization)
+  return Layout(**split, **own)
 
 
 def shapes(
   arch: Architecture,
   config: config_lib.Train,
-  others: Mapping[str, tuple[Architecture, str]] | None = None,
+  others: Mapping[str, Spec] | None = None,
   attention: str = "einsum",
 ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], Others, terms_lib.Knobs]:
   """The arguments of `train_step` as shapes on the current mesh, for a student without weights.
 
-  `others` are (architecture, dtype) of the second models, by Term.whom; `attention` is that of Layout.
+  `others` are the second models, placed as `layout` says, by Term.whom; `attention` is that of Layout.
   """
   model = weights.shapes(arch, layout(arch))
   own = layout(arch, config.dtype, config.unroll, attention)
@@ -210,10 +219,7 @@ def shapes(
   batch: dict[str, jax.ShapeDtypeStruct] = {name: part for name in names}
   if config.credit != "one":
     batch["weights"] = mesh_lib.shape(dims, jnp.float32, P(None, AXES, None))
-  read = {
-    whom: weights.shapes(its, layout(its, dtype, config.unroll, attention))
-    for whom, (its, dtype) in (others or {}).items()
-  }
+  read = {whom: weights.shapes(*spec) for whom, spec in (others or {}).items()}
   numbers = jax.tree.map(lambda x: mesh_lib.shape(x.shape, x.dtype), terms_lib.knobs(config.terms))
   return state, batch, read, numbers
 
@@ -246,6 +252,8 @@ def fit(
   column of the objective, when an update has no token to learn, and when no checkpoint of `folder` can
   be read. Raises OSError with `folder` when the machine is at fault, such as a full disk.
   """
+  if model.layout.quantization != "off":
+    raise ValueError("a quantised model cannot be trained: load it with quantization off")
   own = dataclasses.replace(
     model.layout, batch_axes=AXES, tensor_axis=None, dtype=config.dtype, unroll=config.unroll
   )

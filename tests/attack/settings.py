@@ -84,6 +84,7 @@ SETTINGS = [
   ("--config.student.path=configs", "configs: there is no config.json"),
   ("--config.student.path=README.md", "README.md: there is no config.json"),
   ("--config.teacher.dtype=int8", "teacher.dtype is 'int8': it must be float32 or bfloat16"),
+  ("--config.teacher.quantization=int4", "teacher.quantization is 'int4': it must be off or int8"),
   ("--config.student.thinking=yes", "student.thinking is 'yes': it must be on, off or empty"),
   ("--config.student.thinking=on", "has no enable_thinking switch"),
   (

@@ -49,6 +49,7 @@ from gen_ssd.models import architecture  # noqa: E402
 from gen_ssd.models import attention  # noqa: E402
 from gen_ssd.models import decoder  # noqa: E402
 from gen_ssd.models.architecture import Layout  # noqa: E402
+from gen_ssd.models.architecture import Spec  # noqa: E402
 from gen_ssd.training import terms  # noqa: E402
 from gen_ssd.training import train  # noqa: E402
 from tests import tiny  # noqa: E402
@@ -193,7 +194,7 @@ def engine(args, found):
   pair, slots, k = Pair(args), args.slots, 8
   room = -(-max(args.prefixes) // args.c) * args.c + args.c * (args.rounds + 3)
   room = -(-room // args.block) * args.block
-  cost = chips.model(pair.teacher.arch, "bfloat16")
+  cost = chips.model(pair.teacher.spec)
   for prefix in args.prefixes:
     filled = prefix + args.c * (args.rounds // 2)
     own = (args.c + 1) / 2
@@ -256,7 +257,7 @@ def training(args, found):
 
   seconds = seconds_of(run, args.rounds)
   assert np.isfinite(float(run()["loss"]))
-  cost = chips.model(arch, "bfloat16")
+  cost = chips.model(Spec(arch, layout))
   flops = 3 * b * t * (cost.flops + t / 4 * cost.attention)
   return {
     "parameters": architecture.parameters(arch),

@@ -9,11 +9,14 @@ import pytest
 
 from gen_ssd import config
 from gen_ssd import mesh
+from gen_ssd.models.architecture import Spec
 from gen_ssd.training import objectives
 from gen_ssd.training import packing
 from gen_ssd.training import terms
 from gen_ssd.training import train
 from tests import tiny
+from tests.models.quantization_test import dequantised
+from tests.models.quantization_test import leaves_of
 from tests.training import train_test
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -211,6 +214,26 @@ def test_the_loss_is_the_sum_of_its_terms(plain):
   assert len(parts) == len(ALL) and np.isclose(sum(parts), plain[1]["loss"], rtol=1e-5)
 
 
+def test_a_second_model_may_have_int8_weights():
+  train_test.start(8)
+  settings = dataclasses.replace(
+    train_test.TRAIN, terms=(("kd", config.Term("fkl", whom="teacher")),)
+  )
+  layout = train.layout(tiny.TEACHER, quantization="int8")
+  int8, plain = tiny.stacked(tiny.TEACHER, layout), placed(tiny.TEACHER, 1)
+  rounded = {name: dequantised(name, w) for name, w in leaves_of(int8).items()}
+  same = tiny.stacked(tiny.TEACHER, train.layout(tiny.TEACHER), lambda name, x: rounded[name])
+  rows = packing.Rows(train_test.pairs(), 24)
+  batch = next(packing.batches(rows, batch_size=8, length=24, seed=1))
+  (got, row), (want, its), (_, far) = (
+    train_test.update(batch, settings, {"teacher": teacher}) for teacher in (int8, same, plain)
+  )
+  assert np.isclose(row["loss"], its["loss"], rtol=2e-5)
+  assert not np.isclose(row["loss"], far["loss"], rtol=1e-4)
+  for a, b in zip(got, want):
+    np.testing.assert_allclose(a, b, atol=3e-6)
+
+
 def fitted(folder, settings, others=None):
   train_test.start()
   folder.mkdir()
@@ -289,7 +312,8 @@ def test_numbers_of_a_term_are_not_another_program():
 def test_no_model_has_logits_of_all_positions_in_memory():
   train_test.start()
   settings = dataclasses.replace(train_test.TRAIN, terms=ALL, block=8)
-  others = {"teacher": (tiny.TEACHER, "float32"), "start": (tiny.STUDENT, "float32")}
+  pair = {"teacher": tiny.TEACHER, "start": tiny.STUDENT}
+  others = {whom: Spec(arch, train.layout(arch)) for whom, arch in pair.items()}
   text = lambda settings: train.train_step.lower(
     *train.shapes(tiny.STUDENT, settings, others), config=train.static(settings)
   ).as_text()
