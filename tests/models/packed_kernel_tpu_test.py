@@ -13,6 +13,9 @@ from gen_ssd import mesh
 from gen_ssd import plan
 from gen_ssd.models import attention
 from gen_ssd.models import packed_kernel_tpu
+from gen_ssd.training import train
+from tests import tiny
+from tests.training import train_test
 
 NEEDS_LIBTPU = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -139,3 +142,16 @@ def test_a_tpu_compiles_the_kernel(name):
   product = 2 * case.b // 4 * case.n * case.g * blocks * size**2 * case.h
   flops = [flops for _, flops, times in hlo.kernels(text, lambda file: 0)]
   assert sorted(flops) == [2 * product, 3 * product, 4 * product]  # forward, and two backward
+
+
+@NEEDS_LIBTPU
+@pytest.mark.parametrize("remat", [False, True])
+def test_an_update_lowers_with_the_kernel(remat):
+  mesh.start(2, plan._devices("v5p:2x2x1")[0])
+  arch = dataclasses.replace(tiny.STUDENT, head=64)
+  settings = dataclasses.replace(
+    train_test.TRAIN, dtype="bfloat16", length=256, block=128, remat=remat
+  )
+  given = train.shapes(arch, settings, None, attention.implementation("auto"))
+  text = train.train_step.lower(*given, config=train.static(settings)).as_text()
+  assert "tpu_custom_call" in text and "splash_mqa_dkv" in text
