@@ -1,8 +1,8 @@
 """Reads compiled text (HLO): loops, the compiler's estimate of time, and collectives.
 
 Estimates come from `estimated_cycles` of the TPU compiler: a model without collectives and without
-custom calls, which nobody has calibrated. CPU and GPU compilers give none. Our kernels are custom calls
-that say their bytes and FLOPs themselves.
+custom calls, which nobody has calibrated. CPU and GPU compilers give none. Kernels are custom calls.
+Ours say their bytes and FLOPs themselves; those of SplashAttention are read from its operands.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,8 @@ COLLECTIVES = (
   "collective-permute",
   "collective-broadcast",
 )
+
+PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # of matrices, for a pair of blocks of SplashAttention
 
 Trips = Callable[[str], int]  # file of a loop -> its trips, where the text does not say them
 
@@ -52,7 +54,7 @@ class Text:
     self.computations: dict[str, list[Instruction]] = {}
     self.entry = ""
     name = None
-    for line in text.splitlines():
+    for line in re.sub(r'\n(?="|\}\})', "", text).splitlines():  # metadata of kernels has lines
       if line.endswith("{") and line.startswith(("%", "ENTRY")):
         name = line.removeprefix("ENTRY ").lstrip("%").split(" ")[0]
         self.entry = name if line.startswith("ENTRY") else self.entry
@@ -139,27 +141,60 @@ def milliseconds(text: Text, ghz: float, trips: Trips) -> float | None:
 
 
 def kernels(text: Text, trips: Trips) -> list[tuple[int, int, int]]:
-  """[(bytes, FLOPs, how often)] of the calls of kernels, as they say themselves."""
+  """[(bytes, FLOPs, how often)] of the calls of kernels."""
   found = []
   for ins, times, _ in text.walk(trips):
-    said = re.search(r'"cost_estimate":\{([^}]*)\}', ins.rest) if ins.op == "custom-call" else None
-    if said:
-      cost = {name: int(n) for name, n in re.findall(r'"(\w+)":"?(\d+)', said[1])}
-      found.append((cost.get("bytes_accessed", 0), cost.get("flops", 0), times))
+    if ins.op == "custom-call" and (cost := _said(ins) or _splash(ins)):
+      found.append((*cost, times))
   return found
+
+
+def _said(ins):
+  """(bytes, FLOPs) of a kernel as it says itself, or None."""
+  said = re.search(r'"cost_estimate":\{([^}]*)\}', ins.rest)
+  if not said:
+    return None
+  cost = {name: int(n) for name, n in re.findall(r'"(\w+)":"?(\d+)', said[1])}
+  return cost.get("bytes_accessed", 0), cost.get("flops", 0)
+
+
+def _splash(ins):
+  """(bytes, FLOPs) of a call of SplashAttention, or None: see models/packed_kernel_tpu.py.
+
+  The first operand is a table of pairs of blocks, [1, blocks of queries, blocks of keys]; a window
+  makes one of the two shorter. Pairs whose keys all come after the queries are not computed. The third
+  operand holds the queries, [b,n,g,t,h], but axes of one element may be missing.
+  """
+  kind = re.match(r"splash_mqa_(fwd|dq|dkv)_", ins.name)
+  operands = re.search(r"operand_layout_constraints=\{(.*?\})\}", ins.rest)
+  if not kind or not operands:
+    return None
+  shapes = [[int(d) for d in dims.split(",")] for _, dims in ARRAY.findall(operands[1])]
+  (*_, rows, columns), (*heads, t, h) = shapes[0], shapes[2]
+  side = max(rows, columns)
+  pairs = min(rows * columns, side * (side + 1) // 2) * (t // side) ** 2
+  return size(operands[1]) + size(ins.type), PRODUCTS[kind[1]] * 2 * math.prod(heads) * pairs * h
 
 
 def collectives(text: Text, hosts: Sequence[int], trips: Trips) -> list[Collective]:
   """The collectives of a program, largest first. `hosts[i]` is the host of the mesh's device i."""
   found: dict[tuple, int] = {}
   for ins, times, fused in text.walk(trips):
-    kind = ins.op.removesuffix("-start")
+    kind, rest = _communication(text, ins)
     if kind in COLLECTIVES and not fused:
-      crosses = any(len({hosts[i] for i in group}) > 1 for group in _groups(ins.rest, len(hosts)))
+      crosses = any(len({hosts[i] for i in group}) > 1 for group in _groups(rest, len(hosts)))
       key = kind, size(ins.type), crosses
       found[key] = found.get(key, 0) + times
   rows = [Collective(kind, n, times, crosses) for (kind, n, crosses), times in found.items()]
   return sorted(rows, key=lambda c: -c.bytes * c.times)
+
+
+def _communication(text, ins):
+  """(kind, attributes) of a collective. For a TPU, a reduce-scatter is an all-reduce in a fusion."""
+  called = _named(ins, "calls") if ins.op == "fusion" else ""
+  if called.startswith("all-reduce-scatter"):
+    return "reduce-scatter", next(x.rest for x in text.computations[called] if x.op == "all-reduce")
+  return ins.op.removesuffix("-start"), ins.rest
 
 
 def _groups(rest, devices):

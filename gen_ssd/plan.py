@@ -14,7 +14,7 @@ Usage: gen-ssd plan --config=FILE[:ARGUMENT] [--topology=v5p:2x2x1] [--config.FI
 The real programs are compiled from shapes alone: no weights are read, and only config.json of a
 model on the hub is downloaded, or a whole GGUF file. Times are lower bounds (roofline)
 and the TPU compiler's estimate, which counts no communication. It does not know our attention
-kernel, which is added at its own roofline. For example:
+kernels, which are added at their own roofline. For example:
   gen-ssd plan --config=configs/r1_32b_1p5b.py --topology=v5p:2x2x1
 """
 
@@ -204,8 +204,9 @@ def _programs(found, mesh, chip, select, filled):
     facts["compile_s"] = round(time.monotonic() - start, 1)
     text, known = hlo.Text(compiled.as_text()), lambda file: trips[program.name].get(file, 0)
     ms = hlo.milliseconds(text, chip.ghz, known) if chip else None
-    if ms and (calls := hlo.kernels(text, known)):  # they say what they do at a full ring
-      own = sum(share * n * chips.milliseconds(chip, [(size, flops)]) for size, flops, n in calls)
+    if ms and (calls := hlo.kernels(text, known)):
+      full = 1.0 if program.name == "train" else share  # others say what they do at a full ring
+      own = sum(full * n * chips.milliseconds(chip, [(size, flops)]) for size, flops, n in calls)
       facts["ms_kernel"], ms = round(own, 2), ms + own
     facts["ms_estimate"] = ms and round(ms, 2)
     facts["collectives"] = [row._asdict() for row in hlo.collectives(text, hosts, known)]

@@ -317,6 +317,49 @@ def test_kernels_say_what_they_cost():
   assert hlo.kernels(hlo.Text(PROGRAM), lambda file: 0) == []
 
 
+SPLASH = """
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %splash_mqa_KIND_segmented.1 = (bf16[2,3,1024,64]{3,2,1,0}, f32[8]{0}) custom-call(%x, %x, %x), \
+custom_call_target="tpu_custom_call", operand_layout_constraints={s8[1,WIDTHS]{2,1,0}, \
+s8[1,WIDTHS]{2,1,0}, bf16[2,3,1024,64]{3,2,1,0}}, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="pallas_call"}, backend_config={"custom_call_config":{"body":"TUw="}}
+  ROOT %r = f32[4]{0} fusion(%x), calls=%other, backend_config={"estimated_cycles":"100"}
+}
+"""
+
+
+@pytest.mark.parametrize("kind,products", [("fwd", 2), ("dq", 3), ("dkv", 4)])
+@pytest.mark.parametrize("widths,blocks", [("4,4", 10), ("4,2", 8), ("1,1", 1)])
+def test_what_splash_attention_costs(kind, products, widths, blocks):
+  text = hlo.Text(SPLASH.replace("KIND", kind).replace("WIDTHS", widths))
+  block = 1024 // int(widths[0])
+  tables = 2 * math.prod(map(int, widths.split(",")))
+  size = 2 * (2 * 2 * 3 * 1024 * 64) + 8 * 4 + tables
+  flops = products * 2 * 2 * 3 * blocks * block**2 * 64
+  assert hlo.kernels(text, lambda file: 0) == [(size, flops, 1)]
+  assert hlo.milliseconds(text, 1.0, lambda file: 0) == pytest.approx(1e-4)  # nothing is cut off
+
+
+def test_a_reduce_scatter_of_a_tpu():
+  text = """
+%all-reduce-scatter.1 (x: f32[8]) -> f32[4] {
+  %x = f32[8]{0} parameter(0)
+  %y = f32[8]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add
+  ROOT %s = f32[4]{0} dynamic-slice(%y, %x), dynamic_slice_sizes={4}
+}
+
+ENTRY %main (x: f32[8]) -> f32[4] {
+  %x = f32[8]{0} parameter(0)
+  ROOT %f = f32[4]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+  for hosts, crosses in (((0, 0), False), ((0, 1), True)):
+    found = hlo.collectives(hlo.Text(text), hosts, lambda file: 0)
+    assert found == [("reduce-scatter", 16, 1, crosses)]
+
+
 def test_rooflines_are_those_worked_out_by_hand():
   chip = chips.Chip(hbm=1, flops=1e-3, bandwidth=1, ghz=1)  # 1e9 flops and bytes per second
   assert chips.milliseconds(chip, [(1e6, 5), (5, 2e6)]) == pytest.approx(3.0)  # bytes, then flops

@@ -259,6 +259,18 @@ def _by_kernel(q, own, shared, s, near, implementation):
   return jnp.moveaxis((o / z[..., None]).astype(q.dtype), 1, 3)
 
 
+def _packed_kernel(implementation):
+  """The module with the kernel for packed sequences of this Layout.attention, or None."""
+  if implementation == "einsum":
+    return None
+  if implementation in GPU:  # imported only here: as above, and not every jax has Pallas for both
+    from gen_ssd.models import packed_kernel as kernel
+  else:
+    from gen_ssd.models import packed_kernel_tpu as kernel
+
+  return kernel
+
+
 def attend_packed(
   q: Float[Array, "b 1 t n g h"],
   k: Float[Array, "b 1 t n h"],
@@ -275,11 +287,12 @@ def attend_packed(
   `block` divides t. With a `window`, a query sees that many tokens, itself included.
   `implementation` is Layout.attention; what its kernel does not take is computed in blocks.
   """
-  if implementation in GPU and window is None:
-    from gen_ssd.models import packed_kernel  # only here: as above
-
-    if packed_kernel.takes(q, implementation):
-      return packed_kernel.attend(q, k, v, segments, implementation)
+  kernel = _packed_kernel(implementation)
+  if kernel is not None and kernel.takes(q, window, implementation):
+    given = (q, k, v, segments)
+    specs = tuple(jax.typeof(x).sharding.spec for x in given)
+    f = functools.partial(kernel.on_one_device, window=window, implementation=implementation)
+    return jax.shard_map(f, in_specs=specs, out_specs=specs[0], check_vma=False)(*given)
   t = q.shape[2]
   q, k, v = (x[:, 0] for x in (q, k, v))
   q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)

@@ -4,7 +4,6 @@
 Both have a backward pass, and memory that is linear in t, but for the mask of `cudnn`.
 """
 
-import functools
 import typing
 
 import jax
@@ -22,26 +21,27 @@ WARPS = None  # None: what the kernel thinks best
 STAGES = 2  # blocks in flight
 
 
-def takes(q: Float[Array, "b 1 t n g h"], implementation: str) -> bool:
+def takes(q: Float[Array, "b 1 t n g h"], window: typing.Any, implementation: str) -> bool:
   """Can the kernels of this Layout.attention compute it?"""
   t, h = q.shape[2], q.shape[-1]
-  if h not in KERNEL_HEADS or (h > 128 and implementation == "cudnn"):
+  if window is not None or h not in KERNEL_HEADS or (h > 128 and implementation == "cudnn"):
     return False
   return t % 16 == 0 and (q.dtype == jnp.bfloat16 or implementation == "interpret")
 
 
-def attend(
+def on_one_device(
   q: Float[Array, "b 1 t n g h"],
   k: Float[Array, "b 1 t n h"],
   v: Float[Array, "b 1 t n h"],
   segments: Int[Array, "b t"],
+  *,
+  window: None,
   implementation: str,
 ) -> Float[Array, "b 1 t n g h"]:
-  """Causal attention inside segments: attention.attend_packed without a window."""
-  given = (q, k, v, segments)
-  specs = tuple(jax.typeof(x).sharding.spec for x in given)
-  f = masked if implementation == "cudnn" else functools.partial(_pallas, implementation)
-  return jax.shard_map(f, in_specs=specs, out_specs=specs[0], check_vma=False)(*given)
+  """attention.attend_packed for the sequences of one device; there is no window."""
+  if implementation == "cudnn":
+    return masked(q, k, v, segments)
+  return _pallas(implementation, q, k, v, segments)
 
 
 def _pallas(implementation, q, k, v, segments):
