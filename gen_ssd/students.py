@@ -72,7 +72,9 @@ def _weighted(config, rows, train, writer):
   some = [i for i, w in enumerate(weights) if np.any(w)]
   if writer == OWN and not some:
     some = [*range(len(rows))]
-  some = [i for i in some if train.given == "learn" or rows[i]["given_tokens"] < rows[i]["num_tokens"]]
+  some = [
+    i for i in some if train.given == "learn" or rows[i]["given_tokens"] < rows[i]["num_tokens"]
+  ]
   pairs = inputs.training_pairs(config, [rows[i] for i in some], writer=writer)
   if train.given == "mask":
     pairs = [_masked(pair, rows[i]) for pair, i in zip(pairs, some)]
