@@ -118,8 +118,7 @@ def training(config: Config, train: config_lib.Train, pair: Pair, field: str = "
   def second(whom):
     who = "teacher" if whom == "teacher" else "student"
     model, arch = getattr(config, who), getattr(pair, who)
-    options = train.unroll, kind, model.quantization
-    return Spec(arch, train_lib.layout(arch, model.dtype, *options))
+    return Spec(arch, train_lib.second_layout(arch, model, train.unroll, kind))
 
   others = {whom: second(whom) for whom in terms.frozen(train.terms)}
   shapes = train_lib.shapes(pair.student, train, others, kind)

@@ -193,6 +193,6 @@ def _export(config, model, folder, card=""):
 
 
 def _reader(path, model, unroll, kind):
-  """A second model of the loss, placed for training, with the dtype of a config's Model."""
-  options = model.dtype, unroll, kind, model.quantization
-  return weights.load(path, train_lib.layout(hf.read_architecture(path), *options))
+  """A second model of the loss, placed for training; `model` is a config's Model."""
+  layout = train_lib.second_layout(hf.read_architecture(path), model, unroll, kind)
+  return weights.load(path, layout)

@@ -95,16 +95,13 @@ def _problem(group, kept, system):
     "correctness_count": sum(right),
     "is_reasoning_complete": [r["stop"] == "ended" for r in group],
     "finish_reasons": [_finish(r) for r in group],
-    "given_tokens": [r["given_tokens"] for r in group],
-    **{
-      n: each(n) for n in ("num_tokens", "student_nll", "teacher_nll", "teacher_tokens", "chunks")
-    },
+    **{n: each(n) for n in ("num_tokens", "given_tokens", "teacher_tokens", "chunks")},
+    **{n: each(n) for n in ("student_nll", "teacher_nll")},
   }
 
 
 def _kept(r, system):
-  own = {"given_tokens": r["given_tokens"], "finish_reason": _finish(r)}
-  return {**r, **_conversation(r, system), **own}
+  return {**r, **_conversation(r, system), "finish_reason": _finish(r)}
 
 
 def _conversation(r, system):

@@ -185,19 +185,19 @@ def static(config: config_lib.Train) -> config_lib.Train:
 
 
 def layout(
-  arch: Architecture,
-  dtype: str = "float32",
-  unroll: bool = False,
-  attention: str = "einsum",
-  quantization: str = "off",
+  arch: Architecture, dtype: str = "float32", unroll: bool = False, attention: str = "einsum"
 ) -> Layout:
-  """How training places a model: its weights are split over every device where they can be.
-
-  Only a second model, which is not trained, may be quantised.
-  """
+  """How training places a model: its weights are split over every device where they can be."""
   split = dict(batch_axes=AXES, tensor_axis=None, fsdp_axes=fsdp_axes(arch))
-  own = dict(dtype=dtype, unroll=unroll, attention=attention, quantization=quantization)
-  return Layout(**split, **own)
+  return Layout(**split, dtype=dtype, unroll=unroll, attention=attention)
+
+
+def second_layout(
+  arch: Architecture, model: config_lib.Model, unroll: bool, attention: str
+) -> Layout:
+  """How training places a second model of the loss, with the dtype and quantization of `model`."""
+  own = layout(arch, model.dtype, unroll, attention)
+  return dataclasses.replace(own, quantization=model.quantization)
 
 
 def shapes(
@@ -208,7 +208,8 @@ def shapes(
 ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], Others, terms_lib.Knobs]:
   """The arguments of `train_step` as shapes on the current mesh, for a student without weights.
 
-  `others` are the second models, placed as `layout` says, by Term.whom; `attention` is that of Layout.
+  `others` are the second models, placed as `second_layout` says, by Term.whom; `attention` is that of
+  Layout.
   """
   model = weights.shapes(arch, layout(arch))
   own = layout(arch, config.dtype, config.unroll, attention)

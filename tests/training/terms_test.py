@@ -219,7 +219,8 @@ def test_a_second_model_may_have_int8_weights():
   settings = dataclasses.replace(
     train_test.TRAIN, terms=(("kd", config.Term("fkl", whom="teacher")),)
   )
-  layout = train.layout(tiny.TEACHER, quantization="int8")
+  int8 = config.Model(quantization="int8")
+  layout = train.second_layout(tiny.TEACHER, int8, unroll=False, attention="einsum")
   int8, plain = tiny.stacked(tiny.TEACHER, layout), placed(tiny.TEACHER, 1)
   rounded = {name: dequantised(name, w) for name, w in leaves_of(int8).items()}
   same = tiny.stacked(tiny.TEACHER, train.layout(tiny.TEACHER), lambda name, x: rounded[name])
