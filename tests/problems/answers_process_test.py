@@ -53,18 +53,18 @@ def test_time_limit_kills_and_the_grader_goes_on(started, sigprof_ignored):
     Grader(workers=0)
 
 
-def _later(child, number):
-  """Stops the child now, as a busy machine does, and sends it a signal in half a second."""
+def _later(child, number, seconds=0.5):
+  """Stops the child now, as a busy machine does, and sends it a signal some seconds later."""
   child.send_signal(signal.SIGSTOP)
-  timer = threading.Timer(0.5, child.send_signal, [number])
+  timer = threading.Timer(seconds, child.send_signal, [number])
   timer.start()
   return timer
 
 
 def test_time_in_which_the_child_does_not_run_does_not_count(started):
-  with Grader(seconds=0.2) as v:
+  with Grader(seconds=1) as v:
     assert v.compare(r"\frac{\pi}{3}", r"2\pi/6") == "right"
-    timer = _later(started[0], signal.SIGCONT)
+    timer = _later(started[0], signal.SIGCONT, seconds=2)
     assert v.grade(*HALF) == RIGHT
     timer.join()
     assert v.counts == {"slow": 2} and len(started) == 1
