@@ -261,8 +261,8 @@ def _needs(config, mesh):
     return []
   models = {}
   for who in ("teacher", "student"):
-    model = getattr(config, who)
-    models[who] = Spec(hf.read_architecture(hf.locate(model.path)), inputs.layout(model))
+    arch = hf.read_architecture(hf.locate(getattr(config, who).path))
+    models[who] = Spec(arch, inputs.layout(config, who))
   collecting = ("slots", "k", "c", "prompt", "max_tokens", "resamples", "loop_window")
   training = ("batch_size", "length", "accumulate")
   named = lambda where, s, names: ", ".join(f"{where}.{n} ({getattr(s, n)})" for n in names)

@@ -35,24 +35,15 @@ def collect(config, select, folder, problems, models, title, threshold=math.inf)
   path, student, examples, given = models
   if (rows := loop.finished(problems, select, folder, given)) is not None:
     return rows
-  if path is None:
-    path = hf.locate(config.teacher.path)
-    teacher, tokenizer = inputs.load(config.teacher, path, **inputs.placed(config, "teacher"))
-  else:
-    path = hf.locate(path)
-    teacher, tokenizer = inputs.load(config.student, path, **inputs.placed(config, "student"))
-  chooser, its_tokenizer = (
-    (None, None)
-    if student is None
-    else inputs.load(config.student, student, **inputs.placed(config, "student"))
-  )
+  teacher, tokenizer = inputs.load(config, "student" if path else "teacher", path)
+  chooser, its_tokenizer = inputs.load(config, "student", student) if student else (None, None)
   differ = config.translate and bool(chooser)
   teacher = decoder.unstacked(teacher)  # in its place: nobody holds the stacked layers any more
   chooser = chooser and decoder.unstacked(chooser)
   writer = writer_lib.Writer(
     teacher=teacher,
     teacher_tokenizer=tokenizer,
-    ends=tokenization.eos_ids(path, tokenizer),
+    ends=tokenization.eos_ids(hf.locate(path or config.teacher.path), tokenizer),
     student=chooser,
     student_tokenizer=its_tokenizer,
     system=config.problems.system or None,
@@ -139,7 +130,7 @@ def best(config, chooser, select, rows):
   """
   options, difficulty = {}, None
   if posthoc.reads_again(select.scorer):
-    student, tokenizer = inputs.load(config.student, chooser, **inputs.placed(config, "student"))
+    student, tokenizer = inputs.load(config, "student", chooser)
     if select.scoring_prompt == "teacher":
       tokenizer = inputs.tokenizer(config.teacher)
     options = dict(batch=select.slots, system=config.problems.system or None)

@@ -23,16 +23,12 @@ from gen_ssd.problems import sets
 ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
 
 
-def layout(model, **placement):
-  """The Layout of a config's Model in generation; see `placed` for the rest."""
+def layout(config, who, **placement):
+  """The Layout of the config's teacher or student (`who`) in generation, with other placement."""
+  model = getattr(config, who)
   own = dict(dtype=model.dtype, quantization=model.quantization, unroll=model.unroll)
-  return Layout(**own, **placement)
-
-
-def placed(config, who):
-  """The options of `load` for the config's teacher, or for a student."""
-  kernels = dict(attention=attention.implementation(config.attention))
-  return kernels | (ALONE if who == "student" else {})
+  own |= dict(attention=attention.implementation(config.attention))
+  return Layout(**own | (ALONE if who == "student" else {}) | placement)
 
 
 def identities(config):
@@ -175,9 +171,14 @@ def tokenizer(model, path=None):
   return tokenization.load_tokenizer(hf.locate(path))
 
 
-def load(model, path, **placement):
-  """Weights and tokenizer at `path`, as `layout` says."""
-  return weights.load(hf.locate(path), layout(model, **placement)), tokenizer(model, path)
+def load(config, who, path=None, **placement):
+  """Weights and tokenizer of the config's teacher or student (`who`), laid out as `layout` says.
+
+  A `path` names others in its place, such as a student that was trained.
+  """
+  model = getattr(config, who)
+  path = hf.locate(path or model.path)
+  return weights.load(path, layout(config, who, **placement)), tokenizer(model, path)
 
 
 def training_pairs(config, rows, writer="teacher"):

@@ -53,7 +53,7 @@ def _read_held_out(config, held, students):
   todo = _missing(students, "held_out.json") if held else {}
   pairs = inputs.training_pairs(config, held) if todo else []
   for file, path in todo.items():
-    student, _ = inputs.load(config.student, hf.locate(path), **inputs.placed(config, "student"))
+    student, _ = inputs.load(config, "student", path)
     nlls = posthoc.mean_nlls(student, pairs, batch=_batch())
     _write(file, {r["uuid"]: nll for r, nll in zip(held, nlls)})
 
@@ -66,12 +66,12 @@ def _read_instruments(config, workdir, held, students):
   alike = not tokenization.differences(*tokenizers[::-1])
   pairs = _pairs(_samples(config, workdir))
   sampled = [r for pair in pairs for rows in pair for r in rows]
-  teacher = _placed(config, config.teacher, config.teacher.path) if alike else None
+  teacher = _split_up(config, "teacher") if alike else None
   given = inputs.training_pairs(config, [*held, *sampled])
   for file, path in todo.items():
     own = _own(config, file.parent)
     found = fidelity.read(
-      _placed(config, config.student, path),
+      _split_up(config, "student", path),
       teacher,
       [*inputs.training_pairs(config, own, writer="student"), *given],
       vocab=min(map(len, tokenizers[: 1 + alike])),
@@ -130,11 +130,11 @@ def _differences(pairs, nlls):
   return found
 
 
-def _placed(config, model, path):
-  """The weights of a config's Model at `path`, split over all devices as in training."""
-  path = hf.locate(path)
-  split = train_lib.fsdp_axes(hf.read_architecture(path))
-  return inputs.load(model, path, **inputs.placed(config, "student"), fsdp_axes=split)[0]
+def _split_up(config, who, path=None):
+  """The weights of the config's teacher or student, split over all devices as in training."""
+  arch = hf.read_architecture(hf.locate(path or getattr(config, who).path))
+  split = dict(inputs.ALONE, fsdp_axes=train_lib.fsdp_axes(arch))
+  return inputs.load(config, who, path, **split)[0]
 
 
 def _batch():

@@ -68,11 +68,7 @@ def architectures(config: Config) -> Pair:
 
 def specs(config: Config, pair: Pair) -> tuple[Spec, Spec]:
   """Teacher and student on the current mesh, as a collection uses them."""
-
-  def spec(who):
-    layout = inputs.layout(getattr(config, who), **inputs.placed(config, who))
-    return Spec(getattr(pair, who), layout)
-
+  spec = lambda who: Spec(getattr(pair, who), inputs.layout(config, who))
   return spec("teacher"), spec("student")
 
 

@@ -119,9 +119,7 @@ def _written(config, select, train, home, name, number, model):
 
 def _read_by_teacher(config, rows):
   """Rows that a student wrote, with the teacher's nll of their tokens as `student_nlls`."""
-  teacher, _ = inputs.load(
-    config.teacher, hf.locate(config.teacher.path), **inputs.placed(config, "student")
-  )
+  teacher, _ = inputs.load(config, "teacher", **inputs.ALONE)
   pairs = inputs.training_pairs(config, rows, writer=OWN)
   nlls = posthoc.nlls(teacher, pairs, batch=4 * jax.sharding.get_mesh().size)
   return [{**r, "student_nlls": nll[-len(r["ids"]) :].tolist()} for r, nll in zip(rows, nlls)]

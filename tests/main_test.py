@@ -161,7 +161,7 @@ def test_wrong_minus_right_is_the_nll_of_wrong_traces_minus_that_of_right_ones(f
   figures = json.loads((finished / "models" / "base" / "instruments.json").read_text())
   assert figures["wrong_minus_right"].keys() == both.keys() and both
   mesh.start(devices=jax.devices()[:1])
-  student, _ = inputs.load(small().student, "bundled/student", **inputs.ALONE)
+  student, _ = inputs.load(small(), "student")
   for uuid, found in both.items():
     right, wrong = (
       posthoc.mean_nlls(student, inputs.training_pairs(small(), rows), batch=4)
@@ -440,7 +440,7 @@ def test_arms_that_name_arms_start_from_choose_and_write_with_their_students(fin
   drawn = lambda name: [r["chunks"] for r in rows[name]]
   assert rows["after"] == rows["sft"] and drawn("by_sft") != drawn("by_base")
   student = str(home / "sft" / "seed-0" / "student")
-  model, tokenizer = inputs.load(config.student, student, **inputs.ALONE)
+  model, tokenizer = inputs.load(config, "student", student)
   ((prompt, response),) = inputs.training_pairs(config, rows["own"][:1], writer="sft")
   ids = jnp.array([[*prompt, *response]])
   attend = functools.partial(
@@ -562,7 +562,7 @@ def test_a_student_learns_from_what_it_writes_itself(own):
         assert len(weights) == len(response)
     if name == "opd":  # the teacher's log-probability less the student's
       pairs = inputs.training_pairs(config, raw, writer="student")
-      teacher, _ = inputs.load(config.teacher, config.teacher.path, **inputs.ALONE)
+      teacher, _ = inputs.load(config, "teacher", **inputs.ALONE)
       nlls = posthoc.nlls(teacher, pairs, batch=4)
       places = [rows.pairs.index(pair) for pair in pairs]
       for i, r, nll in zip(places, raw, nlls):
@@ -759,8 +759,8 @@ def test_students_answer_with_their_own_settings(tmp_path, monkeypatch):
   class Stop(Exception):
     pass
 
-  def load(model, path, **axes):
-    loaded.append((model, path, axes))
+  def load(config, who, path):
+    loaded.append((config, who, path))
     raise Stop
 
   monkeypatch.setattr(inputs, "load", load)
@@ -769,7 +769,7 @@ def test_students_answer_with_their_own_settings(tmp_path, monkeypatch):
     collecting.collect(
       config, select, tmp_path / "a", problems, collecting.Models(writer="student"), "evaluate"
     )
-  assert loaded == [(config.student, "student", inputs.placed(config, "student"))]
+  assert loaded == [(config, "student", "student")]
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -862,7 +862,7 @@ def test_the_command_says_what_is_wrong_in_one_message(flag, says, tmp_path):
 def test_the_bundled_teacher_solves_nine_in_ten_test_problems(tmp_path):
   mesh.start(devices=jax.devices()[:1])
   path = hf.locate("bundled/teacher")
-  net, tokenizer = inputs.load(small().teacher, path)
+  net, tokenizer = inputs.load(small(), "teacher", path)
   assert architecture.parameters(net.arch) <= 3e6
   writer = writer_lib.Writer(
     teacher=decoder.unstacked(net),

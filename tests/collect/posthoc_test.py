@@ -27,6 +27,7 @@ def row(uuid, attempt, nll, ranks=None, teacher=None, starts=(0,)):
   }
 
 
+BUNDLED = config.Config(student=config.Model("bundled/student"))
 EASY = -math.log(0.9)
 ROWS = [
   row("a", 0, [1.0, 1.0, 4.0], [1, 2, 300]),
@@ -77,8 +78,7 @@ def test_the_answer_is_the_sentence_with_the_last_box():
 def test_rationale_difficulty_is_a_ratio_of_perplexities():
   """Against a forward of one text at a time, for each answer with its rationale and without."""
   mesh.start(devices=jax.devices()[:1])
-  path = hf.locate("bundled/student")
-  student, tokenizer = inputs.load(config.Model(path), path)
+  student, tokenizer = inputs.load(BUNDLED, "student")
   one = bundled.problems("test", 1)[0].problem
   rows = [
     {
@@ -109,8 +109,7 @@ def test_rationale_difficulty_is_a_ratio_of_perplexities():
 
 def test_the_mean_nll_of_responses_is_that_of_a_plain_forward():
   mesh.start(devices=jax.devices()[:1])
-  path = hf.locate("bundled/student")
-  student, tokenizer = inputs.load(config.Model(path), path)
+  student, tokenizer = inputs.load(BUNDLED, "student")
   prompt = tokenization.chat_prompt(tokenizer, bundled.problems("test", 1)[0].problem)
   pairs = [(prompt, tokenizer.encode(text, add_special_tokens=False)) for text in TEXTS]
   found = posthoc.mean_nlls(student, pairs, batch=2)
@@ -124,8 +123,7 @@ def test_the_mean_nll_of_responses_is_that_of_a_plain_forward():
 @pytest.mark.parametrize("context", [3, 8, 1000])
 def test_local_reads_each_step_after_the_prompt_and_the_newest_tokens_only(context):
   mesh.start(devices=jax.devices()[:1])
-  path = hf.locate("bundled/student")
-  student, tokenizer = inputs.load(config.Model(path), path)
+  student, tokenizer = inputs.load(BUNDLED, "student")
   one = bundled.problems("test", 1)[0].problem
   prompt, rows = tokenization.chat_prompt(tokenizer, one), []
   for i, text in enumerate(TEXTS):

@@ -51,14 +51,15 @@ SELECT = config.Select(k=3, c=4, slots=8, prompt=88, max_tokens=40, shard_rounds
 def pair():
   """The bundled teacher, which writes clean text, and the bundled student."""
   mesh.start(devices=jax.devices()[:1])
-  path = hf.locate("bundled/teacher")
-  teacher, tokenizer = inputs.load(config.Model(path), path)
-  path = hf.locate("bundled/student")
-  student, own = inputs.load(config.Model(path), path)
+  both = config.Config(
+    teacher=config.Model("bundled/teacher"), student=config.Model("bundled/student")
+  )
+  teacher, tokenizer = inputs.load(both, "teacher")
+  student, own = inputs.load(both, "student")
   return writer_lib.Writer(
     teacher=teacher,
     teacher_tokenizer=tokenizer,
-    ends=tokenization.eos_ids(path, tokenizer),
+    ends=tokenization.eos_ids(hf.locate("bundled/teacher"), tokenizer),
     student=student,
     student_tokenizer=own,
   )
