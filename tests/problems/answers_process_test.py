@@ -31,15 +31,14 @@ def started(monkeypatch):
 
 
 @pytest.fixture
-def sigprof_ignored():
-  """As in a program that was started so: a child inherits it."""
-  before = signal.signal(signal.SIGPROF, signal.SIG_IGN)
-  yield
-  signal.signal(signal.SIGPROF, before)
+def sigprof_ignored(monkeypatch):
+  """Children start as those of a program that ignores SIGPROF do."""
+  ignore, real = ["env", "--ignore-signal=PROF"], children_lib.Popen
+  monkeypatch.setattr(children_lib, "Popen", lambda command, **k: real([*ignore, *command], **k))
 
 
-def test_time_limit_kills_and_the_grader_goes_on(started, sigprof_ignored):
-  with Grader(seconds=0.3) as v:
+def test_time_limit_kills_and_the_grader_goes_on(sigprof_ignored, started):
+  with Grader(seconds=1) as v:
     for n, gold in enumerate(["9^{9^{9^9}}", "7^{7^9}"], 1):
       for _ in range(2):
         assert v.grade(gold, r"\boxed{5}") == ("unverifiable", "timeout")
@@ -184,7 +183,7 @@ def test_one_bad_pair_does_not_hold_up_the_others(started):
 
 
 def test_timeouts_and_crashes_of_a_batch_are_those_of_their_pairs(started):
-  with Grader(seconds=0.3, workers=2) as v:
+  with Grader(seconds=1, workers=2) as v:
     v.grades([HALF])
     started[0].kill()
     started[0].wait()
