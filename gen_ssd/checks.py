@@ -283,7 +283,8 @@ def _needs(config, mesh):
   for name, train in _trainings(config).items():
     own = models["student"]
     read = {"teacher": models["teacher"], "lagged": Spec(own.arch, Layout())}
-    others = [read.get(whom, own) for whom in terms.models(train.terms)]
+    whose = {*terms.models(train.terms), *["teacher"] * (train.credit == "gap")}
+    others = [read.get(whom, own) for whom in whose]
     need = memory.training(train, own.arch, others, mesh.size)
     rows.append((name, need, named(name, train, training)))
   return rows

@@ -35,7 +35,7 @@ def student(config, workdir, name, seed=0):
   home, arm = workdir / "arms" / name / f"seed-{seed}", dict(config.arms)[name]
   if not workdir_lib.has_student(home):
     settings = dataclasses.replace(arm.train, seed=arm.train.seed + seed)
-    writes = functools.partial(_written, config, arm.select, settings, home, name)
+    writes = functools.partial(_written, config, arm.select, settings, home)
     train(
       config,
       examples(config, workdir, name, arm),
@@ -92,10 +92,11 @@ def _masked(pair, row):
   return [*prompt, *response[:at]], response[at:]
 
 
-def _written(config, select, train, home, name, number, model):
+def _written(config, select, train, home, number, model, teacher):
   """What the student `model` of an arm writes in round `number` of its training: packing.Rows.
 
-  Its traces stay in home/rounds; a finished round is read back.
+  Its traces stay in home/rounds; a finished round is read back. With credit `gap`, `teacher` reads
+  them.
   """
   folder, problems = home / "rounds" / f"{number:04d}", inputs.problems(config, "train")
   size = train.asked or len(problems)
@@ -106,23 +107,17 @@ def _written(config, select, train, home, name, number, model):
   if rows is None:
     if not workdir_lib.has_student(folder):
       _export(config, model, folder)
-    title = f"round {number} of {name}"
+    title = f"round {number} of {home.parent.name}"
     models = collecting.Models(writer=str(folder / "student"))
     rows = collecting.collect(config, select, folder / "traces", turn, models, title)
     mesh_lib.barrier(f"{title} written")
   if jax.process_index() == 0:
     folders.remove(folder / "student")
-  if train.credit == "gap":
-    rows = _read_by_teacher(config, rows)
+  if train.credit == "gap":  # the teacher's nll of their tokens stands for that of a chooser
+    pairs = inputs.training_pairs(config, rows, writer=OWN)
+    nlls = posthoc.nlls(teacher, pairs, batch=4 * jax.sharding.get_mesh().size)
+    rows = [{**r, "student_nlls": nll[-len(r["ids"]) :].tolist()} for r, nll in zip(rows, nlls)]
   return _weighted(config, rows, train, OWN)
-
-
-def _read_by_teacher(config, rows):
-  """Rows that a student wrote, with the teacher's nll of their tokens as `student_nlls`."""
-  teacher, _ = inputs.load(config, "teacher", **inputs.ALONE)
-  pairs = inputs.training_pairs(config, rows, writer=OWN)
-  nlls = posthoc.nlls(teacher, pairs, batch=4 * jax.sharding.get_mesh().size)
-  return [{**r, "student_nlls": nll[-len(r["ids"]) :].tolist()} for r, nll in zip(rows, nlls)]
 
 
 def train(config, given, settings, folder, *, title, source=None, field="warm_up", own=None):
@@ -131,7 +126,8 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
   Args:
     given: the examples as packing.Rows; None where `own` makes all of them.
     settings: a Train, which stands at `field` of the config.
-    own: makes the student's own examples of a round, from its number and the model.
+    own: makes the student's own examples of a round, from its number, the model, and the teacher,
+      which is None if neither a term nor the credit compares with it.
   """
   path, tokenizer = hf.locate(config.student.path), inputs.tokenizer(config.student)
 
@@ -151,7 +147,7 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
 
   def of_round(number, model):
     assert own
-    rows = fitting(own(number, model))
+    rows = fitting(own(number, model, read.get("teacher")))
     return packing.Mixed([(rows, share), (given, 1 - share)]) if given else rows
 
   start = hf.locate(source) if source else path
@@ -162,14 +158,16 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
     "base": (path, config.student),
     "start": (start, config.student),
   }
-  read = {whom: others[whom] for whom in terms.frozen(settings.terms)}
-  known = [tokenizer, *[inputs.tokenizer(config.teacher)] * ("teacher" in read)]
+  compared = terms.frozen(settings.terms)
+  needed = {*compared, *["teacher"] * (settings.credit == "gap")}
+  read = {whom: _reader(*others[whom], settings.unroll, kind) for whom in needed}
+  known = [tokenizer, *[inputs.tokenizer(config.teacher)] * ("teacher" in compared)]
   model = train_lib.fit(
     model,
     of_round if own else given,
     settings,
     folder / "checkpoints",
-    others={whom: _reader(*its, settings.unroll, kind) for whom, its in read.items()},
+    others={whom: read[whom] for whom in compared},
     vocab=min(map(len, known)),
     title=title,
     field=field,

@@ -553,7 +553,8 @@ def test_a_student_learns_from_what_it_writes_itself(own):
   for name in OWN:
     home = workdir / "arms" / name / "seed-0"
     train = arms[name].train
-    rows = students._written(config, arms[name].select, train, home, name, 1, None)
+    teacher = inputs.load(config, "teacher", **inputs.ALONE)[0] if name == "opd" else None
+    rows = students._written(config, arms[name].select, train, home, 1, None, teacher)
     raw = workdir_lib.finished_rows(home / "rounds" / "0001" / "traces")
     if name == "gkd":
       assert len(rows) == len(raw) and not rows.columns
@@ -562,7 +563,6 @@ def test_a_student_learns_from_what_it_writes_itself(own):
         assert len(weights) == len(response)
     if name == "opd":  # the teacher's log-probability less the student's
       pairs = inputs.training_pairs(config, raw, writer="student")
-      teacher, _ = inputs.load(config, "teacher", **inputs.ALONE)
       nlls = posthoc.nlls(teacher, pairs, batch=4)
       places = [rows.pairs.index(pair) for pair in pairs]
       for i, r, nll in zip(places, raw, nlls):

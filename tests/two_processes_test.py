@@ -26,7 +26,7 @@ def start(command, devices, place=None):
   """Starts a Python process with so many devices; `place` is (its index, port) as one of two."""
   env = {
     **os.environ,
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": re.sub(r"count=\d+", f"count={devices}", os.environ["XLA_FLAGS"]),
     "NPROC": "16",
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(paths.ROOT),
