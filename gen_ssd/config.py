@@ -423,6 +423,7 @@ def alone(s, **changes):
     pruned="drop",
     covers="everything",
     refresh=0,
+    cut=Select.cut,
   )
   return dataclasses.replace(s, **plain | changes)
 

@@ -18,7 +18,7 @@ class Drawn(typing.TypedDict):
   count: int  # tokens
   choice: int  # branch that was kept
   score: float | None  # of the chunk; None where nothing was chosen
-  scores: list[float | None]  # of every candidate; None where it was not valid
+  scores: list[float | None]  # of every candidate; None where it was not valid, or kept unscored
   resamples: int  # how often the chunk was drawn again
 
 

@@ -60,8 +60,9 @@ def _rounds(row, lost):
 
 def _candidates(candidates, choice=None):
   """(text, score or None) of every candidate on one line, the kept one bold."""
+  missing = lambda i: "not scored" if i == choice else "invalid"
   shown = [
-    f"{words.code(text.strip() or 'end', TEXT)} {'invalid' if score is None else f'{score:.2f}'}"
-    for text, score in candidates
+    f"{words.code(text.strip() or 'end', TEXT)} {missing(i) if score is None else f'{score:.2f}'}"
+    for i, (text, score) in enumerate(candidates)
   ]
   return " · ".join(f"**{w}**" if i == choice else w for i, w in enumerate(shown))

@@ -20,7 +20,7 @@ class Round:
 
   text: str  # of the kept candidate
   count: float | None  # its tokens
-  scores: list[float | None]  # one per candidate; None: not a valid candidate
+  scores: list[float | None]  # one per candidate; None: not valid, or kept without a score
   choice: int  # branch of the kept candidate; -1: none was suitable
   resamples: float | None  # times the round's candidates were drawn again
 

@@ -49,6 +49,20 @@ def test_equal_lost_candidates_share_a_card_but_not_with_an_invalid_one(tmp_path
   assert ">0.70</span>" in text
 
 
+def test_what_was_kept_without_a_score_is_not_called_invalid(tmp_path):
+  chunk = {
+    "count": 1,
+    "choice": 0,
+    "score": 0.1,
+    "scores": [0.1, 0.2],
+    "resamples": 0,
+    "text": "a.",
+  }
+  given = {**chunk, "score": None, "scores": [None]}
+  text = _tree(tmp_path, ["x", "y"], [0.1, 0.2], 0, chunks=[given, chunk])
+  assert "#1 · ✓ kept" in text and text.count("✕ invalid</span>") == 1, "the legend's"
+
+
 def test_candidates_whose_text_is_not_stored_stay_apart(tmp_path):
   made_run.make(tmp_path, problems=1)
   (tmp_path / "traces" / "genssd" / "candidates-00000.jsonl").unlink()
