@@ -23,7 +23,8 @@ def claimed(workdir, config, identities=None):
   """Claims `workdir` for this config: writes config.json, and holds the lock meanwhile.
 
   Raises UserError, in every process, when the workdir cannot be written, is in use, or belongs to
-  another config; the message names the field that differs. Only `stages` and `trackers` may differ.
+  another config; the message names the field that differs. Only `stages` and `trackers` may differ,
+  and there may be more `seeds`.
   `identities` maps fields to hashes of what they name, so that weights or problems replaced under the
   same path are noticed. A setting that is newer than the workdir counts as having its default there.
   """
@@ -106,7 +107,8 @@ def _write_config(workdir, config, identities):
           f"workdir {workdir} belongs to other files: what {field.removeprefix('identities.')} names "
           f"has the hash {theirs!r} there and {mine!r} here; restore it, or use another --workdir"
         )
-      if field not in ("stages", "trackers"):
+      more = field == "seeds" and isinstance(theirs, int) and mine > theirs
+      if field not in ("stages", "trackers") and not more:
         raise UserError(
           f"workdir {workdir} belongs to another config: {field} is {theirs!r} "
           f"there and {mine!r} here; use another --workdir"

@@ -56,6 +56,14 @@ def test_the_workdir_of_another_config_is_not_locked(tmp_path):
   tiny.claim(tmp_path, CONFIG)
 
 
+def test_a_run_may_get_more_seeds_and_not_fewer(tmp_path):
+  with_seeds = lambda n: config.parse(config.settings(CONFIG) | {"seeds": n})
+  tiny.claim(tmp_path, with_seeds(2))
+  tiny.claim(tmp_path, with_seeds(3))
+  with pytest.raises(UserError, match="belongs to another config: seeds is 3 there and 2 here"):
+    tiny.claim(tmp_path, with_seeds(2))
+
+
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
   def unsupported(*arguments):
     raise OSError(95, "Operation not supported")
