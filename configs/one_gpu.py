@@ -1,7 +1,8 @@
 """The pairs of configs/laptop.py on one GPU: --config=configs/one_gpu.py[:PAIR[,PROBLEMS,TEST ...]]
 
 Three seeds, 1,000 training questions and the whole test sets. The argument is that of
-configs/laptop.py; how the models write and learn is the same, too, but for more slots and bfloat16.
+configs/laptop.py; without it, the pair is smollm2. Prompts and chunks are those of configs/laptop.py.
+There are two more arms, a larger cold start, more slots, bfloat16 weights and more training.
 """
 
 from configs import laptop

@@ -1,8 +1,9 @@
-"""Systems of the literature as arms: --config=configs/recipes.py:gkd, or a pair's file with :gkd.
+"""Systems from the literature as arms: --config=configs/recipes.py:gkd, or a pair's file with :gkd.
 
-A recipe turns the config of a pair, which owns all sizes, into arms. The first stage of most is
-standard_kd, from which the others go on. Numbers are those of the papers; "ours" marks the others.
-Arms of one name are the same arm in every recipe. Without a name, all recipes and the arms of the
+Each function takes the config of a pair, which sets models, lengths and batch sizes, and returns the
+arms of one system. In most, standard_kd is trained first, and the other arms start from its student.
+Numbers are from the papers; those marked "ours" are our choice. Arms of one name are the same arm in
+every recipe. Without a name, all recipes and the arms of the
 quickstart are compared in one run: `gen-ssd run --config=configs/recipes.py --workdir=runs/recipes`.
 
 What other libraries call the settings of `train`:

@@ -1,4 +1,4 @@
-"""Runs commands as processes, some at a time, with a log each and one progress line for all."""
+"""Runs commands as processes, a few at a time, each with its own log, under one progress line."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping

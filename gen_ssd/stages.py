@@ -1,9 +1,9 @@
-"""The story of a run, one function a stage. Everything is under workdir; a finished part is kept.
+"""The stages of a run, one function each. All files are in workdir; a finished part is not made again.
 
 collecting.py, students.py and instruments.py do the work.
 
 workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
-workdir/traces/HASH/  traces of one way of writing; arms that only filter them differently share
+workdir/traces/HASH/  traces written with the same settings; arms that keep others of them share it
                       (and refresh-N/, with the student that chose after N problems)
 workdir/arms/NAME/    which traces are kept; a student and its answers in seed-0/, ...
 workdir/models/NAME/  answers of the models that are measured beside the arms

@@ -1,4 +1,4 @@
-"""Students: what an arm learns from, and its training, in which the student may write, too."""
+"""Trains students: makes the examples of an arm, with those that the student writes in training."""
 
 import dataclasses
 import functools

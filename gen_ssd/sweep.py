@@ -9,14 +9,14 @@ Usage: gen-ssd sweep --config=FILE[:ARGUMENT] --workdir=DIR [flags]
               sweep.json, examples.md and figures; the same command continues a stopped sweep
   --to        local: run here, then compare (the default); print: an item per line, its name,
               settings and command separated by tabs; tpu_vm, mig, xpk or slurm: call that script of
-              launch/ for every item, with the options after -- and a --name of the item
+              launch/ for every item, one after another, with the options after -- and a --name
   --parallel  how many items run at the same time with --to=local (default: 1)
   --collect   only compare the items that are finished
   --config.X  a setting of all items, such as --config.seeds=3
 
 For example:
   gen-ssd sweep --config=configs/ablation.py --workdir=runs/ablation
-  gen-ssd sweep --config=configs/ablation.py --workdir=/shared/a --to=slurm -- --nodes=2
+  gen-ssd sweep --config=configs/ablation.py --workdir=/shared/a --to=slurm -- --gpus-per-node=8
 """
 
 from collections.abc import Callable

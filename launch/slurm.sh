@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # A run on the GPUs of a Slurm cluster; start it on the login node, in tmux:
 #
-#   launch/slurm.sh --name=NAME --nodes=4 --gpus-per-node=8 [--processes=node|gpu] \
+#   launch/slurm.sh --name=NAME --nodes=2 --gpus-per-node=8 [--processes=node|gpu] \
 #     [--partition=NAME] [--account=NAME] [--time=1-00:00:00] [--cuda=13] [options] \
 #     -- --config=FILE --workdir=/FOLDER [flags of gen_ssd.main]
 #
 # It puts the committed files of this checkout, and their installation, beside the run in
 # WORKDIR/launch, submits a job that starts one process per node (or GPU), shows worker 0's log,
 # and submits again with the same workdir after a preemption or at the end of --time, but not after
-# a mistake (exit code 2) or a bug (1). Ctrl-C stops only the following.
+# a mistake (exit code 2) or a bug (1). Ctrl-C stops only the log.
 #
 #   --setup=COMMAND   run in the job before the processes, as to load modules
 #   --retries=20      new submissions at most
