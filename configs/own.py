@@ -34,7 +34,7 @@ def get_config(arg=""):
   c.problems.update(source=problems, test_source=(test or [problems])[0], system=SYSTEM)
   c.problems.update(train=0, test=0, cold_start=128, held_out=32)
 
-  chunk = config_dict.FieldReference(128)  # at most: see `step`
+  chunk = config_dict.FieldReference(128)  # the longest; `step` ends one earlier
   prompt = config_dict.FieldReference(512)
   max_tokens = config_dict.FieldReference(2048)
   lengths = dict(c=chunk, prompt=prompt, max_tokens=max_tokens, block=chunk * 4)

@@ -3,8 +3,8 @@
 Each function takes the config of a pair, which sets models, lengths and batch sizes, and returns the
 arms of one system. In most, standard_kd is trained first, and the other arms start from its student.
 Numbers are from the papers; those marked "ours" are our choice. Arms of one name are the same arm in
-every recipe. Without a name, all recipes and the arms of the
-quickstart are compared in one run: `gen-ssd run --config=configs/recipes.py --workdir=runs/recipes`.
+every recipe. Without a name, all recipes and the arms of the quickstart are
+compared in one run: `gen-ssd run --config=configs/recipes.py --workdir=runs/recipes`.
 
 What other libraries call the settings of `train`:
 

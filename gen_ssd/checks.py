@@ -283,8 +283,7 @@ def _needs(config, mesh):
   for name, train in _trainings(config).items():
     own = models["student"]
     read = {"teacher": models["teacher"], "lagged": Spec(own.arch, Layout())}
-    whose = {*terms.models(train.terms), *["teacher"] * (train.credit == "gap")}
-    others = [read.get(whom, own) for whom in whose]
+    others = [read.get(whom, own) for whom in terms.models(train)]
     need = memory.training(train, own.arch, others, mesh.size)
     rows.append((name, need, named(name, train, training)))
   return rows

@@ -24,7 +24,7 @@ ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
 
 
 def layout(config, who, **placement):
-  """The Layout of the config's teacher or student (`who`) in generation, with other placement."""
+  """The Layout of the config's teacher or student (`who`) in generation; `placement` changes it."""
   model = getattr(config, who)
   own = dict(dtype=model.dtype, quantization=model.quantization, unroll=model.unroll)
   own |= dict(attention=attention.implementation(config.attention))
@@ -174,7 +174,7 @@ def tokenizer(model, path=None):
 def load(config, who, path=None, **placement):
   """Weights and tokenizer of the config's teacher or student (`who`), laid out as `layout` says.
 
-  A `path` names others in its place, such as a student that was trained.
+  `path` names other weights, such as those of a trained student.
   """
   model = getattr(config, who)
   path = hf.locate(path or model.path)

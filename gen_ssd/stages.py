@@ -3,8 +3,8 @@
 collecting.py, students.py and instruments.py do the work.
 
 workdir/cold_start/   traces of the teacher, the warmed-up student that will choose
-workdir/traces/HASH/  traces written with the same settings; arms that keep others of them share it
-                      (and refresh-N/, with the student that chose after N problems)
+workdir/traces/HASH/  traces written with the same settings; arms that differ only in what they keep
+                      share it (refresh-N/: the student that chose after N problems)
 workdir/arms/NAME/    which traces are kept; a student and its answers in seed-0/, ...
 workdir/models/NAME/  answers of the models that are measured beside the arms
 workdir/results.json, report.html

@@ -1,4 +1,4 @@
-"""Trains students: makes the examples of an arm, with those that the student writes in training."""
+"""Trains students: makes the examples of an arm, including those that the student writes."""
 
 import dataclasses
 import functools
@@ -159,8 +159,11 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
     "start": (start, config.student),
   }
   compared = terms.frozen(settings.terms)
-  needed = {*compared, *["teacher"] * (settings.credit == "gap")}
-  read = {whom: _reader(*others[whom], settings.unroll, kind) for whom in needed}
+  read = {
+    whom: _reader(*others[whom], settings.unroll, kind)
+    for whom in terms.models(settings)
+    if whom != "lagged"
+  }
   known = [tokenizer, *[inputs.tokenizer(config.teacher)] * ("teacher" in compared)]
   model = train_lib.fit(
     model,

@@ -16,7 +16,7 @@ Usage: gen-ssd sweep --config=FILE[:ARGUMENT] --workdir=DIR [flags]
 
 For example:
   gen-ssd sweep --config=configs/ablation.py --workdir=runs/ablation
-  gen-ssd sweep --config=configs/ablation.py --workdir=/shared/a --to=slurm -- --gpus-per-node=8
+  gen-ssd sweep --config=configs/study.py --workdir=/s/a --to=slurm -- --nodes=1 --gpus-per-node=8
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@
 # It puts the committed files of this checkout, and their installation, beside the run in
 # WORKDIR/launch, submits a job that starts one process per node (or GPU), shows worker 0's log,
 # and submits again with the same workdir after a preemption or at the end of --time, but not after
-# a mistake (exit code 2) or a bug (1). Ctrl-C stops only the log.
+# a mistake (exit code 2) or a bug (1). Ctrl-C stops only the log here.
 #
 #   --setup=COMMAND   run in the job before the processes, as to load modules
 #   --retries=20      new submissions at most

@@ -66,14 +66,19 @@ def static(terms: Terms) -> Terms:
   )
 
 
-def models(terms: Terms) -> tuple[str, ...]:
-  """Whose distributions the terms use, beside the student's: values of Term.whom."""
-  return tuple(dict.fromkeys(t.whom for _, t in terms if needs_other(t)))
+def models(train: config_lib.Train) -> tuple[str, ...]:
+  """The models that training holds beside the student, by Term.whom, in the same order everywhere.
+
+  They are those of the terms, and with credit `gap` the teacher, which reads what the student writes.
+  """
+  used = [t.whom for _, t in train.terms if needs_other(t)]
+  return tuple(dict.fromkeys([*used, *["teacher"] * (train.credit == "gap")]))
 
 
 def frozen(terms: Terms) -> tuple[str, ...]:
-  """`models`, without those that training itself makes."""
-  return tuple(whom for whom in models(terms) if whom != "lagged")
+  """The second models that the terms compare with, without those that training itself makes."""
+  used = dict.fromkeys(t.whom for _, t in terms if needs_other(t))
+  return tuple(whom for whom in used if whom != "lagged")
 
 
 def needs_other(term: config_lib.Term) -> bool:

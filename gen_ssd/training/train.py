@@ -127,7 +127,7 @@ def loss_sum(
 @functools.partial(jax.jit, static_argnames="config")
 def start(model: decoder.Transformer, *, config: config_lib.Train) -> TrainState:
   """TrainState before the first update, built in one jit so that every leaf is committed."""
-  lagged = jax.tree.map(jnp.copy, model) if "lagged" in terms_lib.models(config.terms) else None
+  lagged = jax.tree.map(jnp.copy, model) if "lagged" in terms_lib.models(config) else None
   moments = optimizer(config).init(model)
   return TrainState(model=model, lagged=lagged, optimizer=moments, step=jnp.int32(0))
 

@@ -164,3 +164,4 @@ def test_tables_say_how_much_was_given(continued, whole):
   assert sum(sum(r["given_tokens"]) for r in file) == sum(r["given_tokens"] for r in rows) > 0
   assert tables._kept(kept[0], "")["given_tokens"] == kept[0]["given_tokens"]
   assert tables._kept(whole[0], "")["given_tokens"] == 0
+  assert not rows_lib.is_row({n: x for n, x in whole[0].items() if n != "given_tokens"})
