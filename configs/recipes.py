@@ -144,19 +144,20 @@ def rmd(c):
 
 
 def dasd(c):
-  """DASD (2601.09088): teacher sentences, at 0.6 and then 1.0, then traces that the student began.
+  """DASD (2601.09088): teacher sentences, at 0.6 and then 1.0, then some traces the student began.
 
   Ours: k, and the right traces only; all of the student's are cut, not those alone that are too long.
   """
   rich = dict(WHOLE, scorer="teacher_count", step_delimiters=(".",))
   last = dict(start="t10", steps=c.train.steps // 4)  # ours
+  mix = dict(also="t10", also_share=0.72)  # 20K traces of the teacher beside 7.7K
   return {
     "standard_kd": PLAIN,
     "t06": dict(rich, temperature=0.6),
     "t10": dict(rich, temperature=1.0, train=dict(start="t06")),
     "own": dict(PLAIN, writer="t10", keep="all", train=last),  # ours: what it learns is a control
-    "mixed": dict(PLAIN, after="own", cut=(0.5, 1.0), train=last),
-    "mixed_masked": dict(PLAIN, after="own", cut=(0.5, 1.0), train=dict(last, given="mask")),
+    "mixed": dict(PLAIN, after="own", cut=(0.5, 1.0), train=last | mix),
+    "mixed_masked": dict(PLAIN, after="own", cut=(0.5, 1.0), train=last | mix | dict(given="mask")),
   }
 
 

@@ -143,6 +143,8 @@ class Train:
   log_every: int = 10  # updates between lines of metrics.jsonl
   start: str = "base"  # initial weights: base, cold_start, or an arm (its student of the same seed)
   cold_traces: bool = False  # train on the traces of the cold start too
+  also: str = ""  # an arm whose kept traces are mixed with the arm's own; "": none
+  also_share: float = 0.5  # of the examples that are not the student's own: those of `also`
   given: str = "learn"  # the given part of traces, for arms with `after`: learn or mask
   seed: int = 0  # of the order of the examples
 
@@ -323,7 +325,7 @@ def references(arm):
   """{field: the model or arm that it names} of an Arm's settings that may name another arm."""
   select, train = arm.select, arm.train
   models = {"writer": select.writer, "chooser": select.chooser, "train.start": train.start}
-  return {**models, "after": select.after}
+  return {**models, "after": select.after, "train.also": train.also}
 
 
 def ordered(arms):

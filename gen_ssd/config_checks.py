@@ -82,11 +82,10 @@ def check(config):
     ("branch_entropy", 0.0),
   ):
     if getattr(config.cold_start, name) != plain:
-      able = "empty" if plain == "" else plain
       fail(
         f"cold_start.{name}",
         getattr(config.cold_start, name),
-        f"{able}: in the cold start there is no student yet that could choose",
+        f"{_said(plain)}: in the cold start there is no student yet that could choose",
       )
   shared = {"warm_up": config.warm_up, "train": config.train}
   for where, train in (shared | config_lib.trainings(config)).items():
@@ -95,18 +94,22 @@ def check(config):
   for name, arm in config.arms:
     attempts = config_lib.attempts(arm.select, config.arms)
     train_checks.check_credit(arm, f"arms.{name}", attempts)
-  for name in ("start", "cold_traces", "given", "samples"):
+  for name in ("start", "cold_traces", "also", "given", "samples"):
     plain = getattr(type(config.warm_up)(), name)
     if getattr(config.warm_up, name) != plain:
       fail(
         f"warm_up.{name}",
         getattr(config.warm_up, name),
-        f"{plain}: warm_up trains the student of the cold start",
+        f"{_said(plain)}: warm_up trains the student of the cold start",
       )
   for name, test in config.tests or (("", config.evaluate),):
     _check_evaluate(test, f"tests.{name}" if name else "evaluate", config)
   _check_calibrated(config)
   _check_pretrain(config.pretrain)
+
+
+def _said(value):
+  return "empty" if value == "" else value
 
 
 def _check_names(config):
@@ -117,7 +120,7 @@ def _check_names(config):
       fail(f"arms.{name}", name, f"another name than {', '.join(REFERENCES)}, which are models")
   shared = config_lib.Arm(config.select, config.train)
   for field, value in config_lib.references(shared).items():
-    _check_model(field if field == "train.start" else f"select.{field}", field, value, arms)
+    _check_model(field if field.startswith("train.") else f"select.{field}", field, value, arms)
   _check_model("cold_start.chooser", "chooser", config.cold_start.chooser, arms)
   for name, arm in config.arms:
     others = [x for x in arms if x != name]
@@ -135,9 +138,9 @@ def _check_names(config):
 def _check_model(where, field, value, arms):
   """A field that names a model: one that no arm trains, or that of one of `arms`.
 
-  `after` names an arm, or nothing.
+  `after` and `train.also` name an arm, or nothing.
   """
-  if field == "after":
+  if field in ("after", "train.also"):
     if value not in ("", *arms):
       fail(where, value, " or ".join(["empty", *[f"one of {', '.join(arms)}"] * bool(arms)]))
     return

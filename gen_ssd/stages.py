@@ -100,7 +100,7 @@ def cold_start(config, workdir):
     config, config.cold_start, home, problems, collecting.Models(), "cold start"
   )
   pairs = inputs.training_pairs(config, collecting.cold_kept(config, rows))
-  examples = packing.Rows(pairs, config.warm_up.length)
+  examples = [(packing.Rows(pairs, config.warm_up.length), 1.0)]
   students.train(config, examples, config.warm_up, folder, title="cold-start training")
 
 
@@ -161,7 +161,7 @@ def _write(config, workdir, select, folder, name):
       kept = traces.kept(rows, keep=select.keep, pruned=select.pruned)
       pairs = inputs.training_pairs(config, collecting.cold_rows(config, workdir))
       pairs += inputs.training_pairs(config, kept, writer=select.writer)
-      examples = packing.Rows(pairs, config.warm_up.length)
+      examples = [(packing.Rows(pairs, config.warm_up.length), 1.0)]
       students.train(config, examples, config.warm_up, fresh, title=f"refresh {name} after {end}")
     student = str(fresh / "student")
   return rows, thresholds

@@ -50,17 +50,23 @@ def student(config, workdir, name, seed=0):
 
 
 def examples(config, workdir, name, arm):
-  """What an arm learns from: packing.Rows of its kept traces, weighted by its credit.
+  """What an arm learns from: [(packing.Rows, their share)], its kept traces and those of train.also.
 
-  None where its student writes all examples itself.
+  Its own are weighted by its credit. There are none where its student writes all examples itself.
   """
-  if arm.train.samples == 1:
-    return None
-  found = _weighted(config, workdir_lib.arm_rows(workdir, name)[1], arm.train, arm.select.writer)
-  if not arm.train.cold_traces:
-    return found
-  cold = inputs.training_pairs(config, collecting.cold_rows(config, workdir))
-  return packing.Rows([*cold, *found.pairs], arm.train.length)
+  train = arm.train
+  if train.samples == 1:
+    return []
+  found = _weighted(config, workdir_lib.arm_rows(workdir, name)[1], train, arm.select.writer)
+  if train.cold_traces:
+    cold = inputs.training_pairs(config, collecting.cold_rows(config, workdir))
+    found = packing.Rows([*cold, *found.pairs], train.length)
+  if not train.also:
+    return [(found, 1.0)]
+  writer = dict(config.arms)[train.also].select.writer
+  pairs = inputs.training_pairs(config, workdir_lib.arm_rows(workdir, train.also)[1], writer=writer)
+  also = packing.Rows(pairs, train.length)
+  return [(found, 1 - train.also_share), (also, train.also_share)]
 
 
 def _weighted(config, rows, train, writer):
@@ -124,7 +130,7 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
   """Fine-tunes the base student, or weights at `source`, and exports it to folder/student.
 
   Args:
-    given: the examples as packing.Rows; None where `own` makes all of them.
+    given: the examples: [(packing.Rows, their share)]; none where `own` makes all of them.
     settings: a Train, which stands at `field` of the config.
     own: makes the student's own examples of a round, from its number, the model, and the teacher,
       which is None if neither a term nor the credit compares with it.
@@ -142,13 +148,12 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
       print(f"{title}: {note}")
     return rows
 
-  given = None if given is None else fitting(given)
-  share = settings.samples
+  given = [(fitting(rows), share) for rows, share in given]
 
   def of_round(number, model):
     assert own
-    rows = fitting(own(number, model, read.get("teacher")))
-    return packing.Mixed([(rows, share), (given, 1 - share)]) if given else rows
+    rows, others = fitting(own(number, model, read.get("teacher"))), 1 - settings.samples
+    return packing.Mixed([(rows, settings.samples), *[(x, others * y) for x, y in given]])
 
   start = hf.locate(source) if source else path
   kind = attention.implementation(config.attention)
@@ -167,7 +172,7 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
   known = [tokenizer, *[inputs.tokenizer(config.teacher)] * ("teacher" in compared)]
   model = train_lib.fit(
     model,
-    of_round if own else given,
+    of_round if own else packing.Mixed(given),
     settings,
     folder / "checkpoints",
     others={whom: read[whom] for whom in compared},
@@ -175,7 +180,8 @@ def train(config, given, settings, folder, *, title, source=None, field="warm_up
     title=title,
     field=field,
   )
-  _export(config, model, folder, cards.student(config, title, settings, len(given or ())))
+  count = sum(len(rows) for rows, _ in given)
+  _export(config, model, folder, cards.student(config, title, settings, count))
 
 
 def _export(config, model, folder, card=""):

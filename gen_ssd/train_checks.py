@@ -43,6 +43,14 @@ def check(t, where):
     fail(f"{where}.answers", 1, able)
   if t.credit != "one" and t.cold_traces:
     fail(f"{where}.cold_traces", True, f"False unless {where}.credit is one")
+  if t.credit != "one" and t.also:
+    fail(f"{where}.also", t.also, f"empty unless {where}.credit is one")
+  if t.samples == 1 and t.also:
+    fail(
+      f"{where}.also", t.also, f"empty when {where}.samples is 1: all examples are the student's"
+    )
+  if not 0 < t.also_share < 1:
+    fail(f"{where}.also_share", t.also_share, "above 0 and below 1")
   if not 0 <= t.alpha <= 1e3:
     fail(f"{where}.alpha", t.alpha, "0 to 1000")
   if t.too_long not in ("cut", "drop", "refuse"):

@@ -341,6 +341,24 @@ WRONG = [
     "train.cold_traces is True: it must be False unless train.credit is one",
   ),
   (
+    dict(arms={"a": {}, "b": dict(train=dict(also="a", credit="support"))}),
+    "arms.b.train.also is 'a': it must be empty unless arms.b.train.credit is one",
+  ),
+  (
+    dict(arms={"a": {}, "b": dict(train=dict(also="a", samples=1.0))}),
+    "arms.b.train.also is 'a': it must be empty when arms.b.train.samples is 1",
+  ),
+  (
+    dict(arms={"a": {}, "b": dict(train=dict(also="c"))}),
+    "arms.b.train.also is 'c': it must be empty or one of a",
+  ),
+  (
+    dict(arms={"a": dict(train=dict(also="b")), "b": dict(train=dict(start="a"))}),
+    "arms.a.train.also is 'b': it must be an arm that does not need this one first",
+  ),
+  (dict(train__also_share=1.0), "train.also_share is 1.0: it must be above 0 and below 1"),
+  (dict(warm_up__also="gen_ssd"), "warm_up.also is 'gen_ssd': it must be empty: warm_up"),
+  (
     dict(arms={"a": dict(attempts=2, train=dict(credit="signed"))}),
     "arms.a.keep is 'right': it must be all, because arms.a.train.credit, signed, needs wrong traces",
   ),

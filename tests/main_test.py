@@ -3,9 +3,11 @@
 Long, because its tests share one finished run.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
@@ -625,7 +627,10 @@ def test_what_an_arm_learns_is_weighted_by_its_credit(finished, monkeypatch):
     ),
   }
   config = small(arms=arms)
-  found = {name: students.examples(config, finished, name, arm) for name, arm in config.arms}
+  found = {}
+  for name, arm in config.arms:
+    [(found[name], share)] = students.examples(config, finished, name, arm)
+    assert share == 1
   assert len(found["sft"]) == 4 and not found["sft"].columns  # the compiled update is that of SFT
   assert found["redi"].pairs == found["sft"].pairs[:2]  # the others pull on nothing
   (right, wrong) = found["redi"].columns["weights"]
@@ -633,12 +638,34 @@ def test_what_an_arm_learns_is_weighted_by_its_credit(finished, monkeypatch):
   np.testing.assert_allclose(wrong, [-0.5 * 6 / 4] * 4)
 
 
+def test_traces_of_another_arm_are_mixed_in(finished):
+  mix = dict(also="random", also_share=0.75)
+  config = small(arms={"random": dict(selector="random"), "gen_ssd": dict(train=mix)})
+  find = lambda name: students.examples(config, finished, name, dict(config.arms)[name])
+  [(own, less), (other, more)] = find("gen_ssd")
+  assert (less, more) == (0.25, 0.75)
+  [(random, _)] = find("random")
+  assert other.pairs == random.pairs != own.pairs
+  taken = packing.batches(packing.Mixed(find("gen_ssd")), batch_size=4, length=128, seed=0)
+  known = {name: {tuple(p + r) for p, r in rows.pairs} for name, rows in
+           (("own", own), ("other", other))}  # fmt: skip
+  count = collections.Counter()
+  for batch in itertools.islice(taken, 20):
+    for tokens, segments in zip(batch["tokens"], batch["segments"]):
+      for s in range(1, segments.max() + 1):
+        text = tuple(tokens[segments == s].tolist())
+        count.update(name for name, texts in known.items() if text in texts)
+  share = count["other"] / count.total()
+  assert 0.65 < share < 0.85, count
+
+
 def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, monkeypatch):
   from gen_ssd.training import train
 
   mesh.start(devices=jax.devices()[:1])
   seen, found = [], []
-  monkeypatch.setattr(train, "fit", lambda net, source, *a, **k: seen.append(source.pairs) or net)
+  fit = lambda net, source, *a, **k: seen.append(source.parts[0][0].pairs) or net
+  monkeypatch.setattr(train, "fit", fit)
   for i, changes in enumerate(({}, dict(train__start="cold_start"), dict(train__cold_traces=True))):
     workdir = tmp_path / str(i)
     shutil.copytree(finished, workdir, ignore=shutil.ignore_patterns("seed-*"))
@@ -652,7 +679,7 @@ def test_students_start_from_and_learn_what_the_config_says(finished, tmp_path, 
   assert [pair[1][:-1] for pair in seen[2][: len(cold)]] == [r["ids"][:-1] for r in cold]
   prefix = {**cold[0], "ids": cold[0]["ids"][:5], "stop": "pruned"}
   rows = packing.Rows(inputs.training_pairs(config, [prefix, cold[0]]), 128)
-  students.train(config, rows, config.train, tmp_path / "prefix", title="prefix")
+  students.train(config, [(rows, 1.0)], config.train, tmp_path / "prefix", title="prefix")
   end = tokenization.load_tokenizer(hf.locate("bundled/student")).eos_token_id
   assert [pair[1] for pair in seen[3]] == [prefix["ids"], cold[0]["ids"][:-1] + [end]]
   shutil.rmtree(workdir / "cold_start" / "traces")

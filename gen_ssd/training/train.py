@@ -178,8 +178,8 @@ def train_step(
 def static(config: config_lib.Train) -> config_lib.Train:
   """The settings that the compiled program depends on; all others are at their defaults."""
   plain = config_lib.Train()
-  host = ("seed", "save_every", "log_every", "start", "cold_traces", "too_long", "credit", "alpha")
-  host += ("discount", "samples", "every", "asked", "answers")
+  host = ("seed", "save_every", "log_every", "start", "cold_traces", "also", "also_share")
+  host += ("too_long", "credit", "alpha", "discount", "samples", "every", "asked", "answers")
   others = {name: getattr(plain, name) for name in host}
   return dataclasses.replace(config, terms=terms_lib.static(config.terms), **others)
 
