@@ -107,7 +107,7 @@ def plan(
     tokens: tokens of a trace, on average; 0: half of its `max_tokens`.
     price: of one chip for one hour.
   """
-  devices, compiles = _devices(topology)
+  devices, compiles = devices_of(topology)
   mesh = mesh_lib.start(config.model_parallel, devices)
   pair, arms = programs.architectures(config), dict(config.arms)
   arm = arm or ("gen_ssd" if "gen_ssd" in arms else list(arms)[-1])
@@ -140,7 +140,7 @@ def plan(
   return found
 
 
-def _devices(topology):
+def devices_of(topology):
   """(devices, is there a compiler for them?) of a TPU slice that need not exist, or this machine.
 
   Where there is no compiler, as many CPU devices stand for those of the slice.

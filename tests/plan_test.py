@@ -225,7 +225,7 @@ def test_the_run_finds_the_programs_that_were_compiled_before_it(tmp_path):
 def compiled(request):
   """(Text of the step, Select, Pair) on eight devices that need not exist, four of a teacher each."""
   config = small(model_parallel=4, select__slots=8)
-  mesh.start(4, None if request.param == "cpu" else plan._devices(request.param)[0])
+  mesh.start(4, None if request.param == "cpu" else plan.devices_of(request.param)[0])
   arch = dataclasses.replace(ARCH, vocab=4 * 1511, layers=3, kv_heads=4)  # a size of nothing else
   pair = programs.Pair(arch, dataclasses.replace(arch, layers=2, width=32))
   select = config_lib.collection(dict(config.arms)["gen_ssd"].select)

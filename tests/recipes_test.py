@@ -47,7 +47,8 @@ def test_a_recipe_is_short_and_fits_a_real_pair(name):
 
 def test_expectations_are_of_arms_that_exist():
   for recipe, kind, _, order in expectations.EXPECTATIONS:
-    assert kind in ("must", "paper") and {*order} <= arms(recipe).keys()
+    together = arms(recipe).keys() | {"gen_ssd"}  # beside which all are compared
+    assert kind in ("must", "paper") and {*order} <= together
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,12 @@ def test_an_order_is_judged_by_values_and_intervals(values, verdict):
   arms = {name: {"kl_own": x and {"value": x, "ci": [x - 0.2, x + 0.2]}}
           for name, x in zip("ab", values)}  # fmt: skip
   assert expectations.judge(arms, "kl_own", ("a", "b"))[0] == verdict
+
+
+def test_shares_of_steps_have_no_interval():
+  arms = {name: {"ways": {"kept": {"fine": x}}} for name, x in zip("ab", (0.25, 0.75))}
+  verdict, (low, _) = expectations.judge(arms, "ways.kept.fine", ("a", "b"))
+  assert verdict == "holds, not certain" and expectations.shown(low) == "0.250"
 
 
 def test_numbers_of_the_papers():

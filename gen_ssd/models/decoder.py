@@ -102,13 +102,14 @@ def unstacked(model: Transformer) -> Transformer:
   if not model.layout.unroll or isinstance(model.blocks, nnx.List):
     return model
 
-  @jax.jit
-  def split(blocks):
-    return [{n: x[...][l] for n, x in _params(blocks).items()} for l in range(model.arch.layers)]
-
   other = replace(model)
-  other.blocks = nnx.List([Blocks(w) for w in split(model.blocks)])
+  other.blocks = nnx.List([Blocks(w) for w in _split(_arrays(model.blocks), model.arch.layers)])
   return other
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _split(blocks, layers):
+  return [{n: x[l] for n, x in blocks.items()} for l in range(layers)]
 
 
 def _params(blocks):
