@@ -46,9 +46,11 @@ def own(c, every=10, share=1.0, answers=1, **train):
 def policy(c, credit, answers=1, **train):
   """`own` with a policy gradient, which is noisy: four times the batch, a twentieth of the rate (ours).
 
-  With the batch and the rate of SFT, students of the bundled pair fell to 0 % right answers.
+  There are as many examples as in standard_kd. With the batch and the rate of SFT, students of the
+  bundled pair fell to 0 % right answers.
   """
   batch = dict(accumulate=4 * c.train.accumulate, asked=asked(c, 4, answers=answers))
+  batch |= dict(steps=c.train.steps // 4)
   rate = c.train.learning_rate / 20
   return own(c, every=1, answers=answers, credit=credit, learning_rate=rate, **batch, **train)
 
