@@ -28,7 +28,8 @@ COLLECTIVES = (
 
 PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # of matrices, for a pair of blocks of SplashAttention
 
-Trips = Callable[[str], int]  # file of a loop -> its trips, where the text does not say them
+# File of a loop -> its trips, where the text does not say them; 0: it does not run.
+Trips = Callable[[str], int | None]
 
 
 class Instruction(typing.NamedTuple):
@@ -73,7 +74,8 @@ class Text:
       for ins in self.computations.get(name, ()):
         yield ins, times, fused
         if ins.op == "while":
-          left.append((_named(ins, "body"), times * self._trips(ins, trips), fused))
+          if again := self._trips(ins, trips):
+            left.append((_named(ins, "body"), times * again, fused))
         elif ins.op == "conditional":
           branches = re.search(r"branch_computations=\{([^}]*)\}", ins.rest)
           names = branches[1].split(",") if branches else []
@@ -83,13 +85,15 @@ class Text:
           left.append((called, times, fused or ins.op == "fusion"))
 
   def _trips(self, ins, trips):
+    dynamic = trips(self.file(ins))
+    if dynamic == 0:
+      return 0
     known = re.search(r'known_trip_count":\{"n":"(\d+)"', ins.rest)
     if known:
       return int(known[1])
     condition = self.computations.get(_named(ins, "condition"), ())
     found = [re.match(r"(\d+)\)", x.rest) for x in condition if x.op == "constant"]
     numbers = [int(m[1]) for m in found if m]
-    dynamic = trips(self.file(ins))
     return min([dynamic, *numbers]) if dynamic else max(numbers, default=1)
 
   def file(self, ins: Instruction) -> str:

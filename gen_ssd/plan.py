@@ -185,8 +185,9 @@ def _stand_ins(topology, per_chip, shape):
 def _programs(found, mesh, chip, select, filled):
   """{name: what a Program needs, compiled}; several compile at once."""
   blocks = int(np.ceil(filled / select.block)) if select.block else 1
+  filters = {} if select.top_k or select.top_p < 1 else {"sampling.py": 0}  # they are searches
   trips = {  # of loops whose number of trips depends on the data
-    "step": {"attention.py": blocks, "step.py": select.c},
+    "step": {"attention.py": blocks, "step.py": select.c} | filters,
     "admit": {"attention.py": blocks, "ring.py": -(-select.prompt // select.c)},
     "train": {},
   }
@@ -202,7 +203,7 @@ def _programs(found, mesh, chip, select, filled):
     if compiled is None:
       return facts
     facts["compile_s"] = round(time.monotonic() - start, 1)
-    text, known = hlo.Text(compiled.as_text()), lambda file: trips[program.name].get(file, 0)
+    text, known = hlo.Text(compiled.as_text()), trips[program.name].get
     ms = hlo.milliseconds(text, chip.ghz, known) if chip else None
     if ms and (calls := hlo.kernels(text, known)):
       full = 1.0 if program.name == "train" else share  # others say what they do at a full ring

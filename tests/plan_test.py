@@ -260,7 +260,7 @@ def test_weights_and_rings_are_never_gathered_or_copied_whole(compiled):
 def test_a_teacher_layer_reduces_twice(compiled):
   text, select, pair = compiled
   hidden = select.slots // 2 * select.k * pair.teacher.width * 4  # on one device
-  once = lambda file: file in ("attention.py", "step.py")  # how often depends on the data
+  once = lambda file: 1 if file in ("attention.py", "step.py") else None  # as the data says
   rows = hlo.collectives(text, [0] * 8, once)
   times = sum(r.times for r in rows if r.kind == "all-reduce" and r.bytes == hidden)
   assert times == 2 * pair.teacher.layers
@@ -297,13 +297,18 @@ ENTRY %main (x: f32[4]) -> f32[4] {
 """
 
 
-@pytest.mark.parametrize("trips,times", [(0, 7), (3, 3), (9, 7)])
+@pytest.mark.parametrize("trips,times", [(None, 7), (3, 3), (9, 7)])
 def test_loops_multiply_what_is_inside(trips, times):
   text = hlo.Text(PROGRAM)
-  known = lambda file: trips if file == "loop.py" else 0
+  known = lambda file: trips if file == "loop.py" else None
   assert hlo.milliseconds(text, 1.0, known) == pytest.approx(100 * times / 1e6)
   for hosts, crosses in (((0, 0), False), ((0, 1), True)):
     assert hlo.collectives(text, hosts, known) == [("all-reduce", 16, times, crosses)]
+
+
+def test_a_loop_that_does_not_run_costs_nothing():
+  text, known = hlo.Text(PROGRAM), {"loop.py": 0}.get
+  assert hlo.milliseconds(text, 1.0, known) is None and not hlo.collectives(text, [0, 0], known)
 
 
 def test_kernels_say_what_they_cost():
@@ -313,8 +318,8 @@ def test_kernels_say_what_they_cost():
     '"bytes_accessed":"32","remote_bytes_transferred":"0"},"needs_layout_passes":true}}'
   )
   text = hlo.Text(PROGRAM.replace("  ROOT %r", f"{call}\n  ROOT %r"))
-  assert hlo.kernels(text, lambda file: 0) == [(32, 80, 7)]
-  assert hlo.kernels(hlo.Text(PROGRAM), lambda file: 0) == []
+  assert hlo.kernels(text, lambda file: None) == [(32, 80, 7)]
+  assert hlo.kernels(hlo.Text(PROGRAM), lambda file: None) == []
 
 
 SPLASH = """
@@ -338,8 +343,8 @@ def test_what_splash_attention_costs(kind, products, widths, blocks):
   tables = 2 * math.prod(map(int, widths.split(",")))
   size = 2 * (2 * 2 * 3 * 1024 * 64) + 8 * 4 + tables
   flops = products * 2 * 2 * 3 * blocks * block**2 * 64
-  assert hlo.kernels(text, lambda file: 0) == [(size, flops, 1)]
-  assert hlo.milliseconds(text, 1.0, lambda file: 0) == pytest.approx(1e-4)  # nothing is cut off
+  assert hlo.kernels(text, lambda file: None) == [(size, flops, 1)]
+  assert hlo.milliseconds(text, 1.0, lambda file: None) == pytest.approx(1e-4)  # nothing is cut off
 
 
 def test_a_reduce_scatter_of_a_tpu():
@@ -356,7 +361,7 @@ ENTRY %main (x: f32[8]) -> f32[4] {
 }
 """
   for hosts, crosses in (((0, 0), False), ((0, 1), True)):
-    found = hlo.collectives(hlo.Text(text), hosts, lambda file: 0)
+    found = hlo.collectives(hlo.Text(text), hosts, lambda file: None)
     assert found == [("reduce-scatter", 16, 1, crosses)]
 
 

@@ -60,7 +60,7 @@ def test_what_the_kernel_takes():
 
 @NEEDS_LIBTPU
 def test_the_setting_on_a_tpu():
-  one = mesh.start(devices=plan._devices("v5e:2x2")[0][:1])
+  one = mesh.start(devices=plan.devices_of("v5e:2x2")[0][:1])
   means = {"auto": "tpu_kernel", "kernel": "tpu_kernel", "einsum": "einsum"}
   assert {name: attention.implementation(name) for name in means} == means
   config = dataclasses.replace(config_lib.Config(), attention="cudnn")
@@ -72,7 +72,7 @@ def compiled(topology, model_parallel, arch, t, unroll=False):
   """Compiled text of a forward pass of `t` tokens of 8 branches for a TPU that need not exist."""
   # A layer of a smaller ring would be copied to the memory of a core, which has room for it.
   b, k, c = 16, 8, 32
-  mesh.start(model_parallel, plan._devices(topology)[0][:4])
+  mesh.start(model_parallel, plan.devices_of(topology)[0][:4])
   spec = Spec(arch, Layout(dtype="bfloat16", attention="tpu_kernel", unroll=unroll))
   model = mesh.shapes(decoder.unstacked, weights.shapes(*spec))
   rows = lambda dtype, *tail: mesh.shape(

@@ -130,7 +130,7 @@ COMPILED = {  # topology, sizes, pairs of blocks of which one is not after the o
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_tpu_compiles_the_kernel(name):
   topology, case, blocks = COMPILED[name]
-  mesh.start(2, plan._devices(topology)[0][:4])
+  mesh.start(2, plan.devices_of(topology)[0][:4])
   rows = jax.P(EVERYWHERE)
   given = [mesh.shape(x, jnp.dtype(case.dtype), rows) for x in shapes(case)]
   segments = mesh.shape((case.b, case.t), jnp.int32, rows)
@@ -147,7 +147,7 @@ def test_a_tpu_compiles_the_kernel(name):
 @NEEDS_LIBTPU
 @pytest.mark.parametrize("remat", [False, True])
 def test_an_update_lowers_with_the_kernel(remat):
-  mesh.start(2, plan._devices("v5p:2x2x1")[0])
+  mesh.start(2, plan.devices_of("v5p:2x2x1")[0])
   arch = dataclasses.replace(tiny.STUDENT, head=64)
   settings = dataclasses.replace(
     train_test.TRAIN, dtype="bfloat16", length=256, block=128, remat=remat
