@@ -7,8 +7,10 @@ setting which cannot provide them is refused before any compute.
 """
 
 import dataclasses
+import math
 import typing
 
+import jax
 from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Bool
@@ -19,7 +21,7 @@ from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
 from gen_ssd.models import decoder
 
-LOGITS = 1 << 26  # logits in memory at a time
+LOGITS = 1 << 26  # logits in the memory of a device at a time
 
 
 @pytree
@@ -207,10 +209,11 @@ def token_statistics(
 ) -> Statistics:
   """Statistics (nll, rank, entropy) of targets under normed hidden states.
 
-  At most `limit` logits are in memory at a time. What a scorer leaves unused is not computed.
+  A device holds at most `limit` logits at a time. What a scorer leaves unused is not computed.
   """
   b, k, t = targets.shape
-  fits = lambda n: b * k * n * model.arch.vocab <= limit
+  rows = math.prod(jax.typeof(targets).sharding.shard_shape((b, k, t))[:2])
+  fits = lambda n: rows * n * model.arch.vocab <= limit
   step = next(n for n in range(t, 0, -1) if t % n == 0 and (fits(n) or n == 1))
   if step == t:
     return Statistics(**_statistics(model, hidden, targets))
