@@ -35,7 +35,7 @@ EXPECTATIONS = (
   ("fidelity", "must", "kl_data", ("kd_offline", "longer")),
   ("fidelity", "must", "kl_own", ("rkl", "longer")),
   ("pld", "paper", "accuracy", ("standard_kd", "pld")),
-  ("rmd", "must", "kl_data", ("third", "second", "fkl")),
+  ("rmd", "paper", "kl_data", ("third", "second", "fkl")),
   ("dasd", "paper", "ways.kept.coarse", ("gen_ssd", "standard_kd", "t10")),
   ("dasd", "paper", "accuracy", ("t06", "t10", "mixed")),
   ("dasd", "paper", "accuracy", ("mixed_masked", "mixed")),
