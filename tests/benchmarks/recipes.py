@@ -3,10 +3,10 @@
   gen-ssd run --config=configs/recipes.py --workdir=runs/recipes --config.seeds=5
   python tests/benchmarks/recipes.py runs/recipes
 
-An expectation is an order: a figure of results.json must rise from arm to arm. `must` are those
-without which the recipe would not do what it is for; `paper` are findings of the papers, or guesses
-of ours, which may turn out otherwise here. An order is certain where the intervals of neighbours do
-not overlap; shares of steps have none.
+An expectation is an order: a figure of results.json must rise from arm to arm, or the mean number of
+teacher sentences of a kept trace. `must` are those without which the recipe would not do what it is
+for; `paper` are findings of the papers, or guesses of ours, which may turn out otherwise here. An
+order is certain where the intervals of neighbours do not overlap; figures of traces have none.
 """
 
 import argparse
@@ -14,6 +14,11 @@ import json
 import math
 import pathlib
 import sys
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+from gen_ssd import workdir as workdir_lib  # noqa: E402
+from gen_ssd.collect import posthoc  # noqa: E402
 
 # (recipe, kind, figure, arms from the lowest to the highest)
 EXPECTATIONS = (
@@ -36,6 +41,7 @@ EXPECTATIONS = (
   ("fidelity", "must", "kl_own", ("rkl", "longer")),
   ("pld", "paper", "accuracy", ("standard_kd", "pld")),
   ("rmd", "paper", "kl_data", ("third", "second", "fkl")),
+  ("dasd", "must", "teacher_sentences", ("gen_ssd", "standard_kd", "t10")),
   ("dasd", "paper", "ways.kept.coarse", ("gen_ssd", "standard_kd", "t10")),
   ("dasd", "paper", "accuracy", ("t06", "t10", "mixed")),
   ("dasd", "paper", "accuracy", ("mixed_masked", "mixed")),
@@ -56,6 +62,12 @@ def figure(arms, arm, name):
   if isinstance(found, float):
     return found, -math.inf, math.inf
   return None if not found or found["value"] is None else (found["value"], *found["ci"])
+
+
+def teacher_sentences(workdir, arm):
+  """The mean number of a kept trace's sentences that are likelier to the teacher: see teacher_count."""
+  kept = workdir_lib.arm_rows(workdir, arm)[1]
+  return float(-posthoc.score(kept, "teacher_count").mean())
 
 
 def shown(x):
@@ -83,6 +95,11 @@ def main():
   if not file.exists():
     parser.error(f"{file} does not exist: run configs/recipes.py to its end first")
   arms, broken = json.loads(file.read_text())["arms"], 0
+  for name in {
+    arm for _, _, of, order in EXPECTATIONS for arm in order if of == "teacher_sentences"
+  }:
+    if name in arms:
+      arms[name]["teacher_sentences"] = teacher_sentences(file.parent, name)
   for recipe, kind, name, order in EXPECTATIONS:
     verdict, figures = judge(arms, name, order)
     broken += kind == "must" and verdict == "DOES NOT HOLD"
