@@ -198,6 +198,17 @@ def test_statistics_in_blocks_are_those_of_the_whole(case, tokens):
   assert size == 6 or f"2x3x6x{tiny.STUDENT.vocab}x" not in text
 
 
+def test_the_limit_of_logits_is_per_device(case):
+  mesh.start()
+  rows = mesh.AXES
+  net = tiny.build(tiny.STUDENT)
+  hidden = mesh.shape((8, 3, 6, tiny.STUDENT.width), np.float32, P(rows, None, None, None))
+  targets = mesh.shape((8, 3, 6), np.int32, P(rows, None, None))
+  limit = 3 * 2 * tiny.STUDENT.vocab  # two tokens of the one row that a device has
+  read = jax.jit(lambda h, t: scores.token_statistics(net, h, t, limit=limit))
+  assert f"8x3x2x{tiny.STUDENT.vocab}xf32" in read.lower(hidden, targets).as_text()
+
+
 def test_ties_share_the_better_rank():
   mesh.start(devices=jax.devices()[:1])
   net = tiny.build(tiny.STUDENT)

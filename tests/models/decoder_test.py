@@ -241,6 +241,15 @@ def test_unstacked_twice_is_unstacked_once():
   np.testing.assert_array_equal(once.blocks[1].q[...], net.blocks.q[...][1])
 
 
+def test_models_of_one_shape_are_unstacked_by_one_program():
+  mesh.start(devices=jax.devices()[:1])
+  build = lambda seed: decoder.initialise(SMALL, Layout(unroll=True), jax.random.key(seed))
+  decoder.unstacked(build(0))
+  count = decoder._split._cache_size()
+  decoder.unstacked(build(1))
+  assert decoder._split._cache_size() == count > 0
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_gradients_of_logits_are_products_in_the_dtype_of_the_model(tied):
   mesh.start(devices=jax.devices()[:1])
