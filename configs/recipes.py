@@ -120,7 +120,7 @@ def grpo(c):
 def fidelity(c):
   """Generalisation against fidelity (2505.15442): three divergences on the teacher's traces.
 
-  Ours: SFT comes first. From the base student, rkl and jsd do not learn how an answer looks.
+  Ours: SFT comes first. Trained from the base student, rkl and jsd never learn the answer's format.
   """
   kd = lambda name: after(c, terms={"kd": dict(objective=name)})
   arms = {"kd_offline": kd("fkl"), "rkl": kd("rkl"), "jsd": kd("jsd")}
@@ -150,7 +150,7 @@ def rmd(c):
 
 
 def dasd(c):
-  """DASD (2601.09088): teacher sentences, at 0.6 and then 1.0, then some traces the student began.
+  """DASD (2601.09088): teacher sentences, at 0.6 and then 1.0, then mixed with own beginnings.
 
   Ours: k, and the right traces only; all of the student's are cut, not those alone that are too long.
   """

@@ -144,7 +144,7 @@ class Train:
   start: str = "base"  # initial weights: base, cold_start, or an arm (its student of the same seed)
   cold_traces: bool = False  # train on the traces of the cold start too
   also: str = ""  # an arm whose kept traces are mixed with the arm's own; "": none
-  also_share: float = 0.5  # of the examples that are not the student's own: those of `also`
+  also_share: float = 0.5  # share of `also` among the examples that the student does not write
   given: str = "learn"  # the given part of traces, for arms with `after`: learn or mask
   seed: int = 0  # of the order of the examples
 

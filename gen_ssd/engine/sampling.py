@@ -131,8 +131,8 @@ def floor(
 def _largest(holds, zeros):
   """The largest x in [0, 1] with `holds(x)`, exact; `holds(0)` is true. Shaped like `zeros`.
 
-  It is a search over the bits of f32. An accelerator waits for the memory in each pass over the
-  vocabulary, so there a pass tries 7 values instead of 1, and 10 passes do instead of 30.
+  It is a search over the bits of f32. On an accelerator, a pass over the vocabulary is bound by
+  memory, so each pass tries 7 values instead of 1, and 10 passes are enough instead of 30.
   """
   search = lambda parts: lambda zeros: _search(holds, zeros, parts)
   return lax.platform_dependent(zeros, cpu=search(2), default=search(8))
