@@ -59,7 +59,7 @@ def get_config(arg="qwen"):
   # Its chunks end with a step, too, as their scores calibrate the threshold.
   c.cold_start.update(temperature=0.6, slots=64, **step, **length)
   plain = dict(slots=128, delimiters=())  # nothing is chosen: full chunks
-  c.arms = {name: ARMS[name] | plain for name in ("standard_kd", "rejection", "posthoc")}
+  c.arms = {name: ARMS[name] | plain for name in ("standard_kd", "posthoc")}
   c.arms.gen_ssd = {}
   training = dict(
     batch_size=2,

@@ -225,24 +225,26 @@ def check_devices(config, mesh):
 
 
 def _check_tensor_parallel(config):
-  """The teacher's weights must be divisible over `model_parallel` devices."""
-  path = hf.locate(config.teacher.path)
-  weights.check_split(path, hf.read_architecture(path), Layout())
+  """The weights of what is split must be divisible over `model_parallel` devices."""
+  for model in (config.teacher, *[config.student] * config.split_student):
+    path = hf.locate(model.path)
+    weights.check_split(path, hf.read_architecture(path), Layout())
 
 
 def _split_sizes(config, mesh):
   """[(field, value, number of devices that split it)] of the stages of a config."""
   if "pretrain" in config.stages:
     return [("train.batch_size", config.train.batch_size, mesh.size)]
+  student = mesh.shape["data"] if config.split_student else mesh.size
   rows = [(f"{n}.batch_size", t.batch_size, mesh.size) for n, t in _trainings(config).items()]
   if {"collect", "cold_start"} & {*config.stages}:
     rows += [("cold_start.slots", config.cold_start.slots, mesh.shape["data"])]  # without a student
-    rows += [(f"arms.{name}.slots", arm.select.slots, mesh.size) for name, arm in config.arms]
+    rows += [(f"arms.{name}.slots", arm.select.slots, student) for name, arm in config.arms]
   if "evaluate" in config.stages:
     if inputs.sampling(config):
       rows.append(("cold_start.slots", config.cold_start.slots, mesh.shape["data"]))
     rows += [
-      (f"tests.{name}.slots" if name else "evaluate.slots", e.slots, mesh.size)
+      (f"tests.{name}.slots" if name else "evaluate.slots", e.slots, student)
       for name, e in inputs.tests(config)
     ]
   return rows
@@ -271,14 +273,14 @@ def _needs(config, mesh):
     ("cold_start", config.cold_start, None),
     *((f"arms.{n}", arm.select, models["student"]) for n, arm in config.arms),
   ]:
-    who, shared = ("teacher", mesh.shape["model"]) if s.writer == "teacher" else ("student", 1)
-    need = memory.collecting(s, models[who], student, mesh.size, shared)
+    who = "teacher" if s.writer == "teacher" else "student"
+    need = memory.collecting(s, models[who], student, mesh.size, mesh.shape["model"])
     rows.append((where, need, named(where, s, collecting)))
   for name, e in inputs.tests(config) if "evaluate" in config.stages else ():
     where, answers = f"tests.{name}" if name else "evaluate", inputs.answering(config, e)
-    for who, shared in (("student", 1), ("teacher", mesh.shape["model"])):
+    for who in ("student", "teacher"):
       if who == "student" or who in config.references:
-        need = memory.collecting(answers, models[who], None, mesh.size, shared)
+        need = memory.collecting(answers, models[who], None, mesh.size, mesh.shape["model"])
         rows.append((where, need, named(where, e, ("slots", "max_tokens"))))
   for name, train in _trainings(config).items():
     own = models["student"]

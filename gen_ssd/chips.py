@@ -41,6 +41,7 @@ class Model(typing.NamedTuple):
   flops: float  # of one token, without attention
   cache: float  # bytes of one cached token
   attention: float  # flops of one query with one cached token
+  parts: int = 1  # devices that share it
 
 
 def model(spec: Spec, parts: int = 1) -> Model:
@@ -56,6 +57,7 @@ def model(spec: Spec, parts: int = 1) -> Model:
     flops=2 * used / parts,
     cache=2 * arch.layers * arch.kv_heads * arch.head * size / parts,
     attention=4 * arch.layers * heads / parts,
+    parts=parts,
   )
 
 
@@ -87,7 +89,7 @@ def round_ms(
   ]
   if student is None:
     return select.c * milliseconds(chip, token), 0.0
-  slots /= mesh[1]  # over both axes
+  slots *= student.parts / mesh[1]  # over both axes, if it is not split
   tokens = slots * select.k * select.c
   scoring = [
     (student.weights, tokens * student.flops),
@@ -105,7 +107,8 @@ def admit_ms(
 ) -> float:
   """ms to read `tokens` tokens into every slot, a chunk at a time."""
   chunks, parts = math.ceil(tokens / select.c), []
-  for m, slots in zip(pair, (select.slots / mesh[0], select.slots / math.prod(mesh))):
+  for m in pair:
+    slots = select.slots * m.parts / math.prod(mesh)
     n = slots * select.c
     parts += [
       (m.weights, n * m.flops),

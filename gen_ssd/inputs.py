@@ -19,7 +19,7 @@ from gen_ssd.problems import overlap
 from gen_ssd.problems import problem as problem_lib
 from gen_ssd.problems import sets
 
-# Layout of a student: weights are replicated, and slots are split over both mesh axes.
+# Layout of a student that is not split: all weights on each device, slots over both mesh axes.
 ALONE = dict(batch_axes=mesh_lib.AXES, tensor_axis=None)
 
 
@@ -28,7 +28,8 @@ def layout(config, who, **placement):
   model = getattr(config, who)
   own = dict(dtype=model.dtype, quantization=model.quantization, unroll=model.unroll)
   own |= dict(attention=attention.implementation(config.attention))
-  return Layout(**own | (ALONE if who == "student" else {}) | placement)
+  alone = who == "student" and not config.split_student
+  return Layout(**own | (ALONE if alone else {}) | placement)
 
 
 def identities(config):

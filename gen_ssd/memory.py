@@ -24,12 +24,14 @@ def collecting(
 ) -> int:
   """Bytes per device of weights, caches and one position's logits while traces are collected.
 
-  The student is None where nothing is scored.
+  `model_parallel` devices share the models whose layouts have a tensor axis. The student is None
+  where nothing is scored.
   """
   total = 0
-  for spec, copies in ((teacher, model_parallel), (student or teacher, 1)):
+  for spec in (teacher, student or teacher):
+    parts = model_parallel if spec.layout.tensor_axis else 1
     arch, size = spec.arch, jnp.dtype(spec.layout.dtype).itemsize
-    total += sum(architecture.leaf_bytes(spec).values()) // copies
+    total += sum(architecture.leaf_bytes(spec).values()) // parts
     tokens = select.slots * (config_lib.ring_slots(select) + select.k * select.c)
     total += tokens * arch.layers * 2 * arch.kv_heads * arch.head * size // devices
     if student is None:

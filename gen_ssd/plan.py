@@ -261,9 +261,10 @@ def _price_times(found, config, select, pair, chip, shape, price):
 
 
 def _models(config, pair, split):
-  """Teacher and student as the roofline sees them, where `split` devices share the teacher."""
+  """Teacher and student as the roofline sees them, where `split` devices share what is split."""
+  parts = lambda spec: split if spec.layout.tensor_axis else 1
   teacher, student = programs.specs(config, pair)
-  return chips.model(teacher, split), chips.model(student)
+  return chips.model(teacher, parts(teacher)), chips.model(student, parts(student))
 
 
 def _problems(config):
@@ -301,7 +302,8 @@ def _best(found, config, select, pair, devices, chip):
     return s.slots * s.c / (sum(chips.round_ms(chip, s, models, shape, filled)) / 1e3)
 
   found["kept_tok_s_roofline"] = round(speed(select, config.model_parallel), 1)
-  splits = [n for n in (1, 2, 4, 8) if not len(devices) % n and not pair.teacher.kv_heads % n]
+  heads = [pair.teacher.kv_heads, *[pair.student.kv_heads] * config.split_student]
+  splits = [n for n in (1, 2, 4, 8) if not any(size % n for size in (len(devices), *heads))]
   models = programs.specs(config, pair)
   spare = 1.15  # temporaries of the compiled step
   for split in splits:

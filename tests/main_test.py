@@ -749,6 +749,17 @@ def test_a_student_is_on_all_devices_also_where_the_teacher_is_split(field, tmp_
     stages.run(small(**{**even, where: 6}), tmp_path, jax.devices()[:4])
 
 
+def test_a_student_that_is_split_shares_its_slots_like_the_teacher(tmp_path):
+  sizes = {f"{n}__slots": 6 for n in ("select", "cold_start", "evaluate")}
+  sizes |= {f"{n}__batch_size": 8 for n in ("warm_up", "train")}
+  split = small(**sizes, model_parallel=2, split_student=True)
+  with stages.begun(split, tmp_path, jax.devices()[:4]):  # two groups of two devices
+    layout = inputs.layout(split, "student")
+    assert layout.tensor_axis == "model" and layout.batch_axes == "data"
+  with pytest.raises(ValueError, match=r"slots is 6: .* multiple of 4"):
+    stages.run(split, tmp_path / "more", jax.devices()[:8])  # four groups
+
+
 def test_a_thinking_part_without_an_end_is_refused():
   with pytest.raises(
     ValueError,

@@ -123,6 +123,18 @@ def test_same_tokens_on_every_mesh(parallel, devices, unroll):
   assert (tiny.compiled("select_step"), tiny.compiled("admit")) == (before[0] + 1, before[1] + 1)
 
 
+def test_a_student_that_is_split_like_the_teacher_chooses_the_same_tokens():
+  want = reference()
+  start(2, 4)
+  student = tiny.build(tiny.STUDENT, tiny.SHARED)
+  engine = play(student=student)
+  assert engine.texts == want.texts
+  for name, nll in want.nll.items():
+    np.testing.assert_allclose(engine.nll[name], nll, atol=1e-5)
+  wide = [x for x in jax.tree.leaves(student) if x.ndim == 3 and x.size > 500]  # matrices of layers
+  assert wide and all(2 * x.addressable_data(0).size == x.size for x in wide)
+
+
 def test_limits_of_teacher_likelihood_and_entropy_are_the_same_on_every_mesh():
   found = []
   for parallel, devices in ((1, 1), (2, 8)):
