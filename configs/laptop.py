@@ -54,12 +54,13 @@ def get_config(arg="qwen"):
 
   # Many slots, as a CPU multiplies 64 rows in one and a half times the time of 16. A step is a line.
   step = dict(c=32, delimiters=("\n",), loop_window=64)
-  length = dict(prompt=256, max_tokens=384, shard_rounds=16)
+  length = dict(prompt=256, max_tokens=384, shard_rounds=32)
   c.select.update(k=4, slots=32, temperature=0.8, threshold="calibrated", **step, **length)
   # Its chunks end with a step, too, as their scores calibrate the threshold.
   c.cold_start.update(temperature=0.6, slots=64, **step, **length)
-  plain = dict(slots=128, delimiters=())  # nothing is chosen: full chunks
-  c.arms = {name: ARMS[name] | plain for name in ("standard_kd", "posthoc")}
+  # Where nothing is chosen, chunks are full. More slots take longer to read again at a fence.
+  plain = dict(slots=128, delimiters=(), shard_rounds=64)
+  c.arms = {name: ARMS[name] | plain for name in ("standard_kd", "rejection", "posthoc")}
   c.arms.gen_ssd = {}
   training = dict(
     batch_size=2,

@@ -104,11 +104,12 @@ def admit_ms(
   pair: tuple[Model, Model],
   mesh: tuple[int, int],
   tokens: float,
+  rows: int,
 ) -> float:
-  """ms to read `tokens` tokens into every slot, a chunk at a time."""
+  """ms to read `tokens` tokens into `rows` slots, a chunk at a time."""
   chunks, parts = math.ceil(tokens / select.c), []
   for m in pair:
-    slots = select.slots * m.parts / math.prod(mesh)
+    slots = rows * m.parts / math.prod(mesh)
     n = slots * select.c
     parts += [
       (m.weights, n * m.flops),

@@ -42,6 +42,7 @@ from gen_ssd import memory
 from gen_ssd import mesh as mesh_lib
 from gen_ssd import plan_text
 from gen_ssd import programs
+from gen_ssd.collect import writer as writer_lib
 from gen_ssd.errors import UserError
 from gen_ssd.errors import fail
 from gen_ssd.errors import one_line
@@ -237,13 +238,20 @@ def _price_times(found, config, select, pair, chip, shape, price):
   writes, scores = chips.round_ms(chip, select, models, shape, filled)
   devices = shape[0] * shape[1]
   p["step"]["ms_roofline"] = round(writes + scores, 4)
-  p["admit"]["ms_roofline"] = round(chips.admit_ms(chip, select, models, shape, select.prompt), 4)
+  rows = writer_lib.rows(select, *programs.specs(config, pair)).number
+  p["admit"]["ms_roofline"] = round(
+    chips.admit_ms(chip, select, models, shape, select.prompt, rows), 4
+  )
   p["train"]["ms_roofline"] = round(chips.update_ms(chip, config.train, pair.student, devices), 4)
   found["student_share"] = round(scores / (writes + scores), 3)
   slower = lambda name: (p[name]["ms_estimate"] or 0) / p[name]["ms_roofline"]
-  found["kept_tok_s"] = round(
-    select.slots * select.c / (max(writes + scores, p["step"]["ms_estimate"] or 0) / 1e3), 1
-  )
+  round_ms = max(writes + scores, p["step"]["ms_estimate"] or 0)
+  found["kept_tok_s"] = round(select.slots * select.c / (round_ms / 1e3), 1)
+  fence = chips.admit_ms(chip, select, models, shape, filled, select.slots)
+  fence *= max(1.0, slower("admit"))  # all that is under way is read again
+  between = select.shard_rounds * round_ms
+  found["fence_share"] = round(fence / (fence + between), 4)
+  found["lost_minutes"] = round((fence + between) / 6e4, 1)
   problems, hours = _problems(config), 0.0
   found["problems"] = problems
   plain = {config_lib.collection(arm.select) for _, arm in config.arms}
@@ -253,6 +261,7 @@ def _price_times(found, config, select, pair, chip, shape, price):
     rounds = problems * config_lib.attempts(s, config.arms) * written / (s.slots * s.c)
     hours += rounds * ms * max(1.0, slower("step")) / 3.6e6
   updates = sum(arm.train.steps for _, arm in config.arms) * config.seeds + config.warm_up.steps
+  hours /= 1 - found["fence_share"]
   hours += updates * p["train"]["ms_roofline"] * max(1.0, slower("train")) / 3.6e6
   found["hours"] = round(hours, 2)
   found["chip_hours"] = round(hours * found["chips"], 1)

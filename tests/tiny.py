@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -110,30 +111,35 @@ def put(x):
   return mesh.place(x, P("data", *[None] * (x.ndim - 1)))
 
 
-def admission(b, size, entries, *, room=1000, student=None):
-  """An Admission of {slot: (prompt ids, name, chunks kept)}; `student` maps ids to its prompt."""
-  text, length = np.zeros((2, b, size), np.int32), np.ones((2, b), np.int32)
-  new, key = np.zeros(b, bool), np.zeros((b, 2), np.uint32)
-  chunk = np.zeros(b, np.int32)
-  for i, (ids, name, kept) in entries.items():
+def admission(b, size, entries, *, places=None, rows=0, room=1000, student=None):
+  """An Admission of {slot: (prompt ids, name, chunks kept)} to b slots, in `rows` rows (default: b).
+
+  `places` is {row: slot} (default: rows are slots); `student` maps ids to its prompt.
+  """
+  rows, places = rows or b, places or {i: i for i in entries}
+  text, length = np.zeros((2, rows, size), np.int32), np.ones((2, rows), np.int32)
+  slot, key = np.full(rows, b, np.int32), np.zeros((rows, 2), np.uint32)
+  chunk = np.zeros(rows, np.int32)
+  for row, i in places.items():
+    ids, name, kept = entries[i]
     for m, own in enumerate((ids, (student or list)(ids))):
-      text[m, i, : len(own)], length[m, i] = own, len(own)
-    new[i], chunk[i] = True, kept
-    key[i] = jax.random.key_data(sampling.trace_key(0, f"{name:08x}", 0))
+      text[m, row, : len(own)], length[m, row] = own, len(own)
+    slot[row], chunk[row] = i, kept
+    key[row] = jax.random.key_data(sampling.trace_key(0, f"{name:08x}", 0))
   return jax.tree.map(
     put,
     state_lib.Admission(
-      new=new,
+      slot=slot,
       teacher=ring_lib.Text(tokens=text[0], length=length[0]),
       student=ring_lib.Text(tokens=text[1], length=length[1]),
       key=key,
       chunk=chunk,
-      resample=np.zeros(b, np.int32),
-      budget=np.full(b, room, np.int32),
-      recent=np.full((b, WINDOW - 1), -1, np.int32),
-      score_sum=np.zeros(b, np.float32),
+      resample=np.zeros(rows, np.int32),
+      budget=np.full(rows, room, np.int32),
+      recent=np.full((rows, WINDOW - 1), -1, np.int32),
+      score_sum=np.zeros(rows, np.float32),
       prompt_length=length[1],
-      after_thinking=np.zeros(b, bool),
+      after_thinking=np.zeros(rows, bool),
     ),
   )
 
@@ -155,6 +161,7 @@ class Engine:
     student="tiny",
     knob=None,
     room=1000,
+    rows=None,
     **static,
   ):
     layouts = [dataclasses.replace(layout, unroll=unroll) for layout in (SHARED, ALONE)]
@@ -169,6 +176,8 @@ class Engine:
     )
     self.knob = knob or knobs()
     self.b, self.slots, self.room = b, slots, room
+    parts = math.gcd(b, jax.sharding.get_mesh().size)
+    self.rows = rows or writer_lib.Rows(b, parts, b // parts)
     self.static = state_lib.Round(
       k=k, c=c, scorer=scorer, block=block or slots, window=WINDOW, **static
     )
@@ -176,16 +185,19 @@ class Engine:
 
   def admit(self, entries, kept=0, student=None):
     """Starts {slot: (ids, name)}."""
-    start = admission(
-      self.b,
-      self.slots,
-      {i: (ids, name, kept) for i, (ids, name) in entries.items()},
-      room=self.room,
-      student=student,
-    )
-    self.state = step_lib.admit(
-      self.teacher, self.student, self.state, start, c=self.static.c, block=self.static.block
-    )
+    for places in self.rows.groups({i: len(ids) for i, (ids, _) in entries.items()}):
+      start = admission(
+        self.b,
+        self.slots,
+        {i: (*entries[i], kept) for i in places.values()},
+        places=places,
+        rows=self.rows.number,
+        room=self.room,
+        student=student,
+      )
+      self.state = step_lib.admit(
+        self.teacher, self.student, self.state, start, c=self.static.c, block=self.static.block
+      )
     for i, (ids, name) in entries.items():
       self.names[i], self.texts[name], self.nll[name] = name, list(ids), []
 

@@ -156,11 +156,11 @@ class _Loop:
         if self.rounds:
           self._write()
         engine.reset()
-      new = self._fill(fence)
+      new = self._fill(fence, engine.rows.number)
       if not any(self.slots):
         break
-      if new:
-        engine.admit(self._admission(new))
+      for places in engine.rows.groups({i: self._length(i) for i in new}):
+        engine.admit(self._admission(places, engine.rows.number))
       report = engine.round(self.slots)
       self._finish()  # traces of the last round are graded while the devices work
       report = mesh_lib.host(report)
@@ -197,15 +197,15 @@ class _Loop:
 
   # ---------------------------------------------------------------- admit
 
-  def _fill(self, fence):
+  def _fill(self, fence, rows):
     """Gives free slots pending traces; returns the slots to read. At a fence all are read again.
 
     Between fences, full slots are read again, which leaves out what chunks that ended early wasted,
-    and free slots are filled when a quarter of them is free: an admission costs a prefill.
+    and free slots are filled when there are enough for the rows of an admission.
     """
     free = [i for i, t in enumerate(self.slots) if t is None]
     new = [i for i, t in enumerate(self.slots) if t and (fence or i in self.full)]
-    if self.pending and (fence or len(free) >= max(1, self.select.slots // 4)):
+    if self.pending and (fence or len(free) >= rows):
       for i in free[: len(self.pending)]:
         self.slots[i] = self._begun(*self.pending.pop())
         new.append(i)
@@ -218,12 +218,17 @@ class _Loop:
     source = self.writer.given[uuid, attempt % self.select.attempts]
     return self.prefixes.begun(source, attempt)
 
-  def _admission(self, new):
-    """The Admission of slots `new`, on the mesh."""
-    s, a = self.select, writer_lib.blank_admission(self.select)
-    for i in new:
-      trace = self.slots[i]
-      a.new[i] = True
+  def _length(self, slot):
+    """Tokens of a slot's prompt, the longer of both models', and of its trace."""
+    trace = self.slots[slot]
+    return max(map(len, self.prompts[trace.uuid])) + len(trace.ids)
+
+  def _admission(self, places, rows):
+    """The Admission of the slots in `places`, {row: slot}, on the mesh."""
+    s, a = self.select, writer_lib.blank_admission(self.select, rows)
+    for i, slot in places.items():
+      trace = self.slots[slot]
+      a.slot[i] = slot
       prompts = self.prompts[trace.uuid]
       for to, prompt in zip((a.teacher, a.student), prompts):
         ids = [*prompt, *trace.ids]

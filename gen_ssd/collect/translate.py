@@ -70,6 +70,7 @@ class Translator:
     self.writer, self.select, self.prompts, self.knobs = writer, select, prompts, traced
     self.student: typing.Any = writer.student
     self.static = writer_lib.round_of(select, config_lib.ring_slots(select))
+    self.rows = writer_lib.rows(select, writer.teacher)
 
   def reset(self) -> None:
     """Empty slots: a fence, after which a resumed run is in the same state."""
@@ -255,19 +256,21 @@ class Translator:
     slots, c = sorted(cut.keys() - self.inside), self.select.c
     if not slots:
       return
-    tokens = np.zeros((self.select.slots, self.ring_slots + 1), np.int32)
-    new, length = np.zeros(self.select.slots, bool), np.ones(self.select.slots, np.int32)
-    for i in slots:
-      new[i], length[i] = True, len(self.held[i].ids)
-      tokens[i, : length[i]] = self.held[i].ids
-    self.ring = translated.read(
-      self.student,
-      self.ring,
-      self._place(new),
-      ring_lib.Text(tokens=self._place(tokens), length=self._place(length)),
-      c=c,
-      block=self.select.block or self.ring_slots,
-    )
+    rows = writer_lib.rows(self.select, self.student)
+    for places in rows.groups({i: len(self.held[i].ids) for i in slots}):
+      tokens = np.zeros((rows.number, self.ring_slots + 1), np.int32)
+      slot, length = np.full(rows.number, rows.slots), np.ones(rows.number, np.int32)
+      for n, i in places.items():
+        slot[n], length[n] = i, len(self.held[i].ids)
+        tokens[n, : length[n]] = self.held[i].ids
+      self.ring = translated.read(
+        self.student,
+        self.ring,
+        self._place(slot.astype(np.int32)),
+        ring_lib.Text(tokens=self._place(tokens), length=self._place(length)),
+        c=c,
+        block=self.select.block or self.ring_slots,
+      )
     self.inside |= {*slots}
 
   def _moved(self, cut, stay):

@@ -10,6 +10,7 @@ of them. The order of ring slots does not matter to attention, which goes by pos
 
 import dataclasses
 import functools
+import typing
 
 import jax
 from jax import lax
@@ -42,8 +43,8 @@ class Ring:
 class Text:
   """What one model is to read of the traces that are admitted."""
 
-  tokens: Int[Array, "b p"]  # prompt and kept tokens
-  length: Int[Array, " b"]
+  tokens: Int[Array, "r p"]  # prompt and kept tokens
+  length: Int[Array, " r"]
 
 
 def blank(spec: Spec, b: int, s: int) -> Ring:
@@ -86,24 +87,59 @@ def used_blocks(held: Bool[Array, "b s"], block: int) -> Int[Array, ""]:
   return (top + block - 1) // block
 
 
+def put_rows(old: typing.Any, fresh: typing.Any, slot: Int[Array, " r"]) -> typing.Any:
+  """The tree `old`, in whose arrays row `i` of `fresh` takes the place of row `slot[i]` of b rows.
+
+  Where a slot is b, nothing is put. Rows are the first axis, and the fourth from the end of keys and
+  values. A row and its slot must lie on the same device: nothing is moved between devices.
+  """
+  specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, old)
+  batch = jax.typeof(slot).sharding.spec
+  axis = lambda x: max(x.ndim - 4, 0)
+
+  def local(old, fresh, slot):
+    any_of = jax.tree.leaves(old)[0]
+    count = any_of.shape[axis(any_of)]
+    at = slot - (count * lax.axis_index(batch[0]) if batch[0] else 0)
+
+    def put(i, old):
+      there = jnp.clip(at[i], 0, count - 1)
+
+      def one(to, x):
+        row = lax.dynamic_index_in_dim(x, i, axis(x))
+        held = lax.dynamic_index_in_dim(to, there, axis(to))
+        row = jnp.where(at[i] == there, row, held)
+        return lax.dynamic_update_slice_in_dim(to, row, there, axis(to))
+
+      return jax.tree.map(one, old, fresh)
+
+    return lax.fori_loop(0, slot.shape[0], put, old)
+
+  put = jax.shard_map(local, in_specs=(specs, specs, batch), out_specs=specs, check_vma=False)
+  return put(old, fresh, slot)
+
+
 def read(
   model: decoder.Transformer,
   ring: Ring,
-  new: Bool[Array, " b"],
+  slot: Int[Array, " r"],
   text: Text,
   chunks: Int[Array, ""],
   c: int,
   block: int,
 ) -> Ring:
-  """The ring after `model` has read `text` into the slots marked new; other slots stay as they are.
+  """The ring after `model` has read text i into slot `slot[i]`; other slots stay as they are.
 
   A text fills as many chunks of c tokens before the cursor as it needs, at most `chunks`; the cursor
   does not move. The newest token is not read but kept as `last`. `length - 1` tokens must fit the ring.
+  The r texts are read into a ring of their own first, so that r rows are computed and not b. For
+  `slot`, see put_rows.
   """
   axes = model.layout.batch_axes
-  new, length = reshard(new, P(axes)), reshard(text.length, P(axes))
+  slot, length = reshard(slot, P(axes)), reshard(text.length, P(axes))
   tokens = reshard(text.tokens, P(axes, None))
   b, slots = ring.position.shape
+  start = blank(model.spec, length.shape[0], slots)
   index = jnp.arange(c, dtype=jnp.int32)
   causal = index[None, :] <= index[:, None]
   first = ring.cursor - chunks * c
@@ -114,12 +150,12 @@ def read(
     position, kv = carry
     places = place(i)
     at = (first + i * c) % slots
-    seen = prefix(dataclasses.replace(ring, kv=kv, position=position), new, block)
+    seen = prefix(dataclasses.replace(start, kv=kv, position=position), slot < b, block)
     _, chunk = decoder.forward(
       model,
       jnp.take_along_axis(tokens, jnp.clip(places, 0, tokens.shape[1] - 1), 1)[:, None],
       jnp.maximum(places, 0)[:, None],
-      attention.blank_chunk(model.spec, b, 1, c),
+      attention.blank_chunk(model.spec, length.shape[0], 1, c),
       jnp.int32(0),
       seen,
       causal,
@@ -127,27 +163,23 @@ def read(
 
     def put(axis, buffer, fresh):  # [(L),b,n,*], [(L),b,1,n,*]
       fresh = lax.squeeze(fresh, [fresh.ndim - 4])
-      old = lax.dynamic_slice_in_dim(buffer, at, c, axis)
-      is_new = new.reshape((1,) * (buffer.ndim - 4) + (b, 1, 1, 1))
-      return lax.dynamic_update_slice_in_dim(buffer, jnp.where(is_new, fresh, old), at, axis)
+      return lax.dynamic_update_slice_in_dim(buffer, fresh, at, axis)
 
     kv = attention.each(put, kv, chunk)
     fresh = jnp.where((places >= 0) & (places < (length - 1)[:, None]), places, -1)
-    fresh = jnp.where(new[:, None], fresh, lax.dynamic_slice_in_dim(position, at, c, 1))
     return lax.dynamic_update_slice_in_dim(position, fresh, at, 1), kv
 
-  without = jnp.where(new[:, None], -1, ring.position)
-  position, kv = lax.fori_loop(0, chunks, read_chunk, (without, ring.kv))
+  position, kv = lax.fori_loop(0, chunks, read_chunk, (start.position, start.kv))
   newest = jnp.arange(tokens.shape[1]) == (length - 1)[:, None]
-  last = jnp.sum(jnp.where(newest, tokens, 0), 1)
-  return dataclasses.replace(
-    ring,
+  found = dict(
     kv=kv,
     position=position,
-    length=jnp.where(new, length - 1, ring.length),
-    last=jnp.where(new, last, ring.last),
-    age=jnp.where(new, own * c, ring.age),
+    length=length - 1,
+    last=jnp.sum(jnp.where(newest, tokens, 0), 1),
+    age=own * c,
   )
+  held = {name: getattr(ring, name) for name in found}
+  return dataclasses.replace(ring, **put_rows(held, found, slot))
 
 
 def rewind(

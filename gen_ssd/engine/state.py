@@ -69,19 +69,19 @@ class State:
 
 @pytree
 class Admission:
-  """Traces that start, or go on, in the slots marked `new`; entries of other slots are ignored."""
+  """Traces that start, or go on: r rows, each for a slot. A row and its slot lie on one device."""
 
-  new: Bool[Array, " b"]
+  slot: Int[Array, " r"]  # the number of slots for a row that is not used
   teacher: ring_lib.Text  # in the teacher's template
   student: ring_lib.Text  # in the student's
-  key: UInt32[Array, "b 2"]  # key data
-  chunk: Int[Array, " b"]
-  resample: Int[Array, " b"]
-  budget: Int[Array, " b"]
-  recent: Int[Array, "b w"]
-  score_sum: Float[Array, " b"]
-  prompt_length: Int[Array, " b"]
-  after_thinking: Bool[Array, " b"]
+  key: UInt32[Array, "r 2"]  # key data
+  chunk: Int[Array, " r"]
+  resample: Int[Array, " r"]
+  budget: Int[Array, " r"]
+  recent: Int[Array, "r w"]
+  score_sum: Float[Array, " r"]
+  prompt_length: Int[Array, " r"]
+  after_thinking: Bool[Array, " r"]
 
 
 @pytree

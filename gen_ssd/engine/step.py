@@ -74,43 +74,31 @@ def admit(
   c: int,
   block: int,
 ) -> State:
-  """Reads the admission into its new slots, a chunk of c tokens at a time; others stay as they are.
+  """Reads the admission into its slots, a chunk of c tokens at a time; others stay as they are.
 
   The tokens end right before the cursor. The trip count follows the longest, so one program
   serves prompts and half-written traces. All but the newest token must fit the ring.
   """
-  new = admission.new
-  needed = lambda text: (jnp.max(jnp.where(new, text.length - 1, 0)) + c - 1) // c
+  slot = admission.slot
+  used = slot < state.status.shape[0]
+  needed = lambda text: (jnp.max(jnp.where(used, text.length - 1, 0)) + c - 1) // c
   chunks = needed(admission.teacher)
   if state.student is not None:
     chunks = jnp.maximum(chunks, needed(admission.student))
-  update = lambda name: _where(new, getattr(admission, name), getattr(state, name))
-  key = _where(new, admission.key, jax.random.key_data(state.key))
+  names = {f.name for f in dataclasses.fields(admission)} - {"slot", "teacher", "student"}
+  found = {name: getattr(admission, name) for name in sorted(names)}
+  found["status"] = jnp.full_like(slot, RUNNING)
+  held = {name: getattr(state, name) for name in found} | {"key": jax.random.key_data(state.key)}
+  found = ring_lib.put_rows(held, found, slot)
+  found["key"] = jax.random.wrap_key_data(found["key"])
   student_ring = state.student
   if student_ring is not None:
-    student_ring = ring_lib.read(student, student_ring, new, admission.student, chunks, c, block)
+    student_ring = ring_lib.read(student, student_ring, slot, admission.student, chunks, c, block)
   return State(
-    teacher=ring_lib.read(teacher, state.teacher, new, admission.teacher, chunks, c, block),
+    teacher=ring_lib.read(teacher, state.teacher, slot, admission.teacher, chunks, c, block),
     student=student_ring,
-    key=jax.random.wrap_key_data(key),
-    status=_where(new, jnp.zeros_like(state.status) + RUNNING, state.status),
-    **{
-      name: update(name)
-      for name in (
-        "chunk",
-        "resample",
-        "budget",
-        "recent",
-        "score_sum",
-        "prompt_length",
-        "after_thinking",
-      )
-    },
+    **found,
   )
-
-
-def _where(new, fresh, old):
-  return jnp.where(new.reshape(new.shape + (1,) * (old.ndim - 1)), fresh, old)
 
 
 # ---------------------------------------------------------------- a round

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.sharding import reshard
-from jaxtyping import Bool
 from jaxtyping import Int
 
 from gen_ssd.arrays import Array
@@ -52,15 +51,16 @@ def propose(
 def read(
   student: decoder.Transformer,
   ring: ring_lib.Ring,
-  new: Bool[Array, " b"],
+  slot: Int[Array, " r"],
   text: ring_lib.Text,
   *,
   c: int,
   block: int,
 ) -> ring_lib.Ring:
-  """The student reads `text` into the slots marked new, as step.admit does."""
-  chunks = (jnp.max(jnp.where(new, text.length - 1, 0)) + c - 1) // c
-  return ring_lib.read(student, ring, new, text, chunks, c, block)
+  """The student reads text i into slot `slot[i]`, as step.admit does."""
+  used = slot < ring.last.shape[0]
+  chunks = (jnp.max(jnp.where(used, text.length - 1, 0)) + c - 1) // c
+  return ring_lib.read(student, ring, slot, text, chunks, c, block)
 
 
 @functools.partial(jax.jit, static_argnames="round", donate_argnums=(1, 2))

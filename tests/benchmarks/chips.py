@@ -140,7 +140,7 @@ class Pair:
     text = ring_lib.Text(tokens=tokens, length=fill(prefix))
     keys = [sampling.trace_key(0, f"{i:08x}", 0) for i in range(slots)]
     admission = state_lib.Admission(
-      new=np.ones(slots, bool),
+      slot=np.arange(slots, dtype=np.int32),
       teacher=text,
       student=text,
       key=np.stack([jax.random.key_data(key) for key in keys]),
@@ -156,8 +156,12 @@ class Pair:
     state = step_lib.blank_state(
       teacher=self.teacher.spec, student=self.student.spec, b=slots, s=room, window=WINDOW
     )
-    admission, block = jax.tree.map(place, admission), self.block(room)
-    return step_lib.admit(self.teacher, self.student, state, admission, c=self.c, block=block)
+    for rows in np.split(np.arange(slots), max(1, slots // 8)):  # eight slots, as a collection does
+      few = jax.tree.map(lambda x: place(x[rows]), admission)
+      state = step_lib.admit(
+        self.teacher, self.student, state, few, c=self.c, block=self.block(room)
+      )
+    return state
 
   def block(self, room):
     return min(self.args.block, room)

@@ -83,7 +83,7 @@ def measure(workload, rounds, model_parallel):
   start = jax.tree.map(
     lambda x: mesh.place(x, P("data", *[None] * (np.ndim(x) - 1))),
     state_lib.Admission(
-      new=np.ones(b, bool),
+      slot=np.arange(b, dtype=np.int32),
       teacher=text,
       student=text,
       key=np.stack([jax.random.key_data(sampling.trace_key(0, f"{i:08x}", 0)) for i in range(b)]),

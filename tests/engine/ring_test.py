@@ -1,12 +1,15 @@
 """The ring that a model reads into: order, wrapping, reading again."""
 
 import numpy as np
+import pytest
 
+from gen_ssd.collect import writer as writer_lib
 from tests import tiny
 from tests.engine.step_test import full_nll
 from tests.engine.step_test import play
 from tests.engine.step_test import reference
 from tests.engine.step_test import start
+from tests.tiny import PROMPT
 
 
 def test_the_ring_wraps():
@@ -51,6 +54,35 @@ def test_caches_after_rounds_are_those_of_a_fresh_prefill():
       for a, b in zip(tokens(mine), tokens(theirs)):
         assert a.shape[-1] == mine.length[slot]
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("parallel,devices,parts,each", [(1, 1, 1, 3), (1, 4, 4, 1), (2, 8, 8, 1)])
+def test_a_few_rows_at_a_time_are_read_into_their_slots(parallel, devices, parts, each):
+  want = reference().texts
+  start(parallel, devices)
+  engine = play(rows=writer_lib.Rows(8, parts, each))
+  assert engine.texts == want
+  before = tiny.compiled("admit")
+  engine.names = [None] * 8
+  engine.admit({5: (tiny.prompts(1)[0], 3)})  # others go on
+  position = np.asarray(engine.state.teacher.position)
+  assert tiny.compiled("admit") == before
+  assert (position[5] >= 0).sum() == len(tiny.prompts(1)[0]) - 1
+  assert all((position[i] >= 0).sum() > PROMPT for i in range(8) if i != 5)
+
+
+def test_rows_lie_where_their_slots_do_and_the_longest_come_first():
+  rows = writer_lib.Rows(slots=16, parts=2, each=3)
+  length = {i: (7 * i) % 16 for i in range(16) if i != 4}
+  groups = rows.groups(length)
+  assert [len(places) for places in groups] == [6, 6, 3]
+  assert sorted(slot for places in groups for slot in places.values()) == sorted(length)
+  for part in range(2):
+    own = [[s for row, s in places.items() if row // 3 == part] for places in groups]
+    assert {s // 8 for slots in own for s in slots} == {part}
+    found = [length[s] for slots in own for s in slots]
+    assert found == sorted(found, reverse=True)
+  assert rows.groups({}) == []
 
 
 def test_a_chunk_drawn_again_leaves_no_hole():
