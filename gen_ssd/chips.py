@@ -104,16 +104,16 @@ def admit_ms(
   pair: tuple[Model, Model],
   mesh: tuple[int, int],
   tokens: float,
-  rows: int,
+  slots: int,
 ) -> float:
-  """ms to read `tokens` tokens into `rows` slots, a chunk at a time."""
+  """ms to read `tokens` tokens into `slots` slots, a chunk at a time."""
   chunks, parts = math.ceil(tokens / select.c), []
   for m in pair:
-    slots = rows * m.parts / math.prod(mesh)
-    n = slots * select.c
+    own = slots * m.parts / math.prod(mesh)
+    n = own * select.c
     parts += [
       (m.weights, n * m.flops),
-      (slots * tokens / 2 * m.cache, n * tokens / 2 * m.attention),
+      (own * tokens / 2 * m.cache, n * tokens / 2 * m.attention),
     ]
   return chunks * milliseconds(chip, parts)
 

@@ -238,9 +238,9 @@ def _price_times(found, config, select, pair, chip, shape, price):
   writes, scores = chips.round_ms(chip, select, models, shape, filled)
   devices = shape[0] * shape[1]
   p["step"]["ms_roofline"] = round(writes + scores, 4)
-  rows = writer_lib.rows(select, *programs.specs(config, pair)).number
+  entries = writer_lib.entries(select, *programs.specs(config, pair)).number
   p["admit"]["ms_roofline"] = round(
-    chips.admit_ms(chip, select, models, shape, select.prompt, rows), 4
+    chips.admit_ms(chip, select, models, shape, select.prompt, entries), 4
   )
   p["train"]["ms_roofline"] = round(chips.update_ms(chip, config.train, pair.student, devices), 4)
   found["student_share"] = round(scores / (writes + scores), 3)

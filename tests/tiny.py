@@ -111,21 +111,21 @@ def put(x):
   return mesh.place(x, P("data", *[None] * (x.ndim - 1)))
 
 
-def admission(b, size, entries, *, places=None, rows=0, room=1000, student=None):
-  """An Admission of {slot: (prompt ids, name, chunks kept)} to b slots, in `rows` rows (default: b).
+def admission(b, size, entries, *, places=None, number=0, room=1000, student=None):
+  """An Admission of {slot: (prompt ids, name, chunks kept)} to b slots, in `number` entries or b.
 
-  `places` is {row: slot} (default: rows are slots); `student` maps ids to its prompt.
+  `places` is {entry: slot} (default: entries are slots); `student` maps ids to its prompt.
   """
-  rows, places = rows or b, places or {i: i for i in entries}
-  text, length = np.zeros((2, rows, size), np.int32), np.ones((2, rows), np.int32)
-  slot, key = np.full(rows, b, np.int32), np.zeros((rows, 2), np.uint32)
-  chunk = np.zeros(rows, np.int32)
-  for row, i in places.items():
+  number, places = number or b, places or {i: i for i in entries}
+  text, length = np.zeros((2, number, size), np.int32), np.ones((2, number), np.int32)
+  slot, key = np.full(number, b, np.int32), np.zeros((number, 2), np.uint32)
+  chunk = np.zeros(number, np.int32)
+  for n, i in places.items():
     ids, name, kept = entries[i]
     for m, own in enumerate((ids, (student or list)(ids))):
-      text[m, row, : len(own)], length[m, row] = own, len(own)
-    slot[row], chunk[row] = i, kept
-    key[row] = jax.random.key_data(sampling.trace_key(0, f"{name:08x}", 0))
+      text[m, n, : len(own)], length[m, n] = own, len(own)
+    slot[n], chunk[n] = i, kept
+    key[n] = jax.random.key_data(sampling.trace_key(0, f"{name:08x}", 0))
   return jax.tree.map(
     put,
     state_lib.Admission(
@@ -134,12 +134,12 @@ def admission(b, size, entries, *, places=None, rows=0, room=1000, student=None)
       student=ring_lib.Text(tokens=text[1], length=length[1]),
       key=key,
       chunk=chunk,
-      resample=np.zeros(rows, np.int32),
-      budget=np.full(rows, room, np.int32),
-      recent=np.full((rows, WINDOW - 1), -1, np.int32),
-      score_sum=np.zeros(rows, np.float32),
+      resample=np.zeros(number, np.int32),
+      budget=np.full(number, room, np.int32),
+      recent=np.full((number, WINDOW - 1), -1, np.int32),
+      score_sum=np.zeros(number, np.float32),
       prompt_length=length[1],
-      after_thinking=np.zeros(rows, bool),
+      after_thinking=np.zeros(number, bool),
     ),
   )
 
@@ -161,7 +161,7 @@ class Engine:
     student="tiny",
     knob=None,
     room=1000,
-    rows=None,
+    entries=None,
     **static,
   ):
     layouts = [dataclasses.replace(layout, unroll=unroll) for layout in (SHARED, ALONE)]
@@ -177,7 +177,7 @@ class Engine:
     self.knob = knob or knobs()
     self.b, self.slots, self.room = b, slots, room
     parts = math.gcd(b, jax.sharding.get_mesh().size)
-    self.rows = rows or writer_lib.Rows(b, parts, b // parts)
+    self.entries = entries or writer_lib.Entries(b, parts, b // parts)
     self.static = state_lib.Round(
       k=k, c=c, scorer=scorer, block=block or slots, window=WINDOW, **static
     )
@@ -185,13 +185,13 @@ class Engine:
 
   def admit(self, entries, kept=0, student=None):
     """Starts {slot: (ids, name)}."""
-    for places in self.rows.groups({i: len(ids) for i, (ids, _) in entries.items()}):
+    for places in self.entries.groups({i: len(ids) for i, (ids, _) in entries.items()}):
       start = admission(
         self.b,
         self.slots,
         {i: (*entries[i], kept) for i in places.values()},
         places=places,
-        rows=self.rows.number,
+        number=self.entries.number,
         room=self.room,
         student=student,
       )

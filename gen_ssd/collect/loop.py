@@ -156,11 +156,11 @@ class _Loop:
         if self.rounds:
           self._write()
         engine.reset()
-      new = self._fill(fence, engine.rows.number)
+      new = self._fill(fence, engine.entries.number)
       if not any(self.slots):
         break
-      for places in engine.rows.groups({i: self._length(i) for i in new}):
-        engine.admit(self._admission(places, engine.rows.number))
+      for places in engine.entries.groups({i: self._length(i) for i in new}):
+        engine.admit(self._admission(places, engine.entries.number))
       report = engine.round(self.slots)
       self._finish()  # traces of the last round are graded while the devices work
       report = mesh_lib.host(report)
@@ -197,15 +197,15 @@ class _Loop:
 
   # ---------------------------------------------------------------- admit
 
-  def _fill(self, fence, rows):
+  def _fill(self, fence, entries):
     """Gives free slots pending traces; returns the slots to read. At a fence all are read again.
 
     Between fences, full slots are read again, which leaves out what chunks that ended early wasted,
-    and free slots are filled when there are enough for the rows of an admission.
+    and free slots are filled when there are as many as an admission has entries.
     """
     free = [i for i, t in enumerate(self.slots) if t is None]
     new = [i for i, t in enumerate(self.slots) if t and (fence or i in self.full)]
-    if self.pending and (fence or len(free) >= rows):
+    if self.pending and (fence or len(free) >= entries):
       for i in free[: len(self.pending)]:
         self.slots[i] = self._begun(*self.pending.pop())
         new.append(i)
@@ -223,9 +223,9 @@ class _Loop:
     trace = self.slots[slot]
     return max(map(len, self.prompts[trace.uuid])) + len(trace.ids)
 
-  def _admission(self, places, rows):
-    """The Admission of the slots in `places`, {row: slot}, on the mesh."""
-    s, a = self.select, writer_lib.blank_admission(self.select, rows)
+  def _admission(self, places, number):
+    """The Admission of the slots in `places`, {entry: slot}, on the mesh; it has `number` entries."""
+    s, a = self.select, writer_lib.blank_admission(self.select, number)
     for i, slot in places.items():
       trace = self.slots[slot]
       a.slot[i] = slot

@@ -70,7 +70,7 @@ class Translator:
     self.writer, self.select, self.prompts, self.knobs = writer, select, prompts, traced
     self.student: typing.Any = writer.student
     self.static = writer_lib.round_of(select, config_lib.ring_slots(select))
-    self.rows = writer_lib.rows(select, writer.teacher)
+    self.entries = writer_lib.entries(select, writer.teacher)
 
   def reset(self) -> None:
     """Empty slots: a fence, after which a resumed run is in the same state."""
@@ -256,10 +256,10 @@ class Translator:
     slots, c = sorted(cut.keys() - self.inside), self.select.c
     if not slots:
       return
-    rows = writer_lib.rows(self.select, self.student)
-    for places in rows.groups({i: len(self.held[i].ids) for i in slots}):
-      tokens = np.zeros((rows.number, self.ring_slots + 1), np.int32)
-      slot, length = np.full(rows.number, rows.slots), np.ones(rows.number, np.int32)
+    entries = writer_lib.entries(self.select, self.student)
+    for places in entries.groups({i: len(self.held[i].ids) for i in slots}):
+      tokens = np.zeros((entries.number, self.ring_slots + 1), np.int32)
+      slot, length = np.full(entries.number, entries.slots), np.ones(entries.number, np.int32)
       for n, i in places.items():
         slot[n], length[n] = i, len(self.held[i].ids)
         tokens[n, : length[n]] = self.held[i].ids

@@ -22,6 +22,7 @@ from gen_ssd.engine import step as step_lib
 from gen_ssd.errors import UserError
 from gen_ssd.models import decoder
 from gen_ssd.models import tokenization
+from gen_ssd.models.architecture import Spec
 from gen_ssd.problems.problem import Problem
 from gen_ssd.rows import Row
 
@@ -100,44 +101,44 @@ def round_of(select: Select, ring_slots: int) -> state_lib.Round:
   )
 
 
-class Rows(typing.NamedTuple):
-  """The rows of an admission, a few for each part of the devices that holds slots of its own."""
+class Entries(typing.NamedTuple):
+  """The entries of an Admission: a few for each part of the devices that holds slots of its own."""
 
   slots: int
   parts: int  # into which the devices divide the slots
-  each: int  # rows of a part
+  each: int  # entries of a part
 
   @property
   def number(self) -> int:
     return self.parts * self.each
 
   def groups(self, length: Mapping[int, int]) -> list[dict[int, int]]:
-    """[{row: slot}] of the admissions that read the slots {slot: tokens}.
+    """[{entry: slot}] of the admissions that read the slots {slot: tokens}.
 
-    A row lies where its slot does. The longest come first, so that texts of an admission are of about
-    equal lengths: the longest sets its time.
+    An entry lies where its slot does. The longest come first, so that the texts of an admission
+    are of about equal lengths: the longest sets its time.
     """
     found: list[dict[int, int]] = []
     size = self.slots // self.parts
     for part in range(self.parts):
       own = [i for i in length if i // size == part]
       for n, slot in enumerate(sorted(own, key=lambda i: (-length[i], i))):
-        turn, row = divmod(n, self.each)
+        turn, place = divmod(n, self.each)
         found += [{}] * (turn == len(found))
-        found[turn] = found[turn] | {part * self.each + row: slot}
+        found[turn] = found[turn] | {part * self.each + place: slot}
     return found
 
 
-def rows(select: Select, *models: decoder.Transformer | None) -> Rows:
-  """The rows of an admission for these models: an eighth of the slots, where the devices allow it."""
+def entries(select: Select, *models: decoder.Transformer | Spec | None) -> Entries:
+  """The entries of an Admission for these models: an eighth of the slots where devices allow it."""
   sizes = jax.sharding.get_mesh().shape
   axes = [m.layout.batch_axes for m in models if m is not None]
   parts = max(math.prod(sizes[n] for n in ((a,) if isinstance(a, str) else a or ())) for a in axes)
-  return Rows(select.slots, parts, max(1, select.slots // parts // 8))
+  return Entries(select.slots, parts, max(1, select.slots // parts // 8))
 
 
 def blank_admission(select: Select, number: int) -> state_lib.Admission:
-  """An Admission of `number` rows on the host that starts nothing."""
+  """An Admission of `number` entries on the host that starts nothing."""
   size = config_lib.ring_slots(select) + 1
   zeros = lambda *tail, dtype=np.int32: np.zeros((number, *tail), dtype)
   text = lambda: ring_lib.Text(tokens=zeros(size), length=zeros() + 1)
@@ -174,7 +175,7 @@ def shapes(
   limits = {f.name: number(np.float32) for f in dataclasses.fields(selectors.Limits)}
   return (
     state,
-    jax.tree.map(row, blank_admission(select, rows(select, teacher, student).number)),
+    jax.tree.map(row, blank_admission(select, entries(select, teacher, student).number)),
     state_lib.Knobs(
       filters=sampling.Filters(
         temperature=number(np.float32),
@@ -227,7 +228,7 @@ class Engine:
     self.writer, self.select, self.knobs = writer, select, traced
     self.ring_slots = config_lib.ring_slots(select)
     self.static = round_of(select, self.ring_slots)
-    self.rows = rows(select, writer.teacher, writer.student)
+    self.entries = entries(select, writer.teacher, writer.student)
 
   def reset(self) -> None:
     """Empty slots: a fence, after which a resumed run is in the same state."""

@@ -132,7 +132,7 @@ def read(
 
   A text fills as many chunks of c tokens before the cursor as it needs, at most `chunks`; the cursor
   does not move. The newest token is not read but kept as `last`. `length - 1` tokens must fit the ring.
-  The r texts are read into a ring of their own first, so that r rows are computed and not b. For
+  The r texts are read into a ring of their own first, so that r of them are computed and not b. For
   `slot`, see put_rows.
   """
   axes = model.layout.batch_axes

@@ -69,9 +69,9 @@ class State:
 
 @pytree
 class Admission:
-  """Traces that start, or go on: r rows, each for a slot. A row and its slot lie on one device."""
+  """Traces that start, or go on: r entries. An entry lies on the device of its slot."""
 
-  slot: Int[Array, " r"]  # the number of slots for a row that is not used
+  slot: Int[Array, " r"]  # where it goes; the number of slots, b, if the entry is not used
   teacher: ring_lib.Text  # in the teacher's template
   student: ring_lib.Text  # in the student's
   key: UInt32[Array, "r 2"]  # key data

@@ -57,10 +57,10 @@ def test_caches_after_rounds_are_those_of_a_fresh_prefill():
 
 
 @pytest.mark.parametrize("parallel,devices,parts,each", [(1, 1, 1, 3), (1, 4, 4, 1), (2, 8, 8, 1)])
-def test_a_few_rows_at_a_time_are_read_into_their_slots(parallel, devices, parts, each):
+def test_a_few_texts_at_a_time_are_read_into_their_slots(parallel, devices, parts, each):
   want = reference().texts
   start(parallel, devices)
-  engine = play(rows=writer_lib.Rows(8, parts, each))
+  engine = play(entries=writer_lib.Entries(8, parts, each))
   assert engine.texts == want
   before = tiny.compiled("admit")
   engine.names = [None] * 8
@@ -71,18 +71,18 @@ def test_a_few_rows_at_a_time_are_read_into_their_slots(parallel, devices, parts
   assert all((position[i] >= 0).sum() > PROMPT for i in range(8) if i != 5)
 
 
-def test_rows_lie_where_their_slots_do_and_the_longest_come_first():
-  rows = writer_lib.Rows(slots=16, parts=2, each=3)
+def test_entries_lie_where_their_slots_do_and_the_longest_come_first():
+  entries = writer_lib.Entries(slots=16, parts=2, each=3)
   length = {i: (7 * i) % 16 for i in range(16) if i != 4}
-  groups = rows.groups(length)
+  groups = entries.groups(length)
   assert [len(places) for places in groups] == [6, 6, 3]
   assert sorted(slot for places in groups for slot in places.values()) == sorted(length)
   for part in range(2):
-    own = [[s for row, s in places.items() if row // 3 == part] for places in groups]
+    own = [[s for entry, s in places.items() if entry // 3 == part] for places in groups]
     assert {s // 8 for slots in own for s in slots} == {part}
     found = [length[s] for slots in own for s in slots]
     assert found == sorted(found, reverse=True)
-  assert rows.groups({}) == []
+  assert entries.groups({}) == []
 
 
 def test_a_chunk_drawn_again_leaves_no_hole():
