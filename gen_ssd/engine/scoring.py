@@ -21,6 +21,7 @@ from gen_ssd.models import decoder
 # Attention scores that a device holds while it scores chunks, by Layout.unroll: what its memory
 # takes, or on a CPU what its cache takes.
 ATTENTION_SCORES = {False: 1 << 26, True: 1 << 21}
+READ = ("nll", "rank", "entropy")  # the Statistics that a student forward gives
 
 
 def score(
@@ -73,19 +74,26 @@ def _read_candidates(student, ring, candidates, prefix):
   wide = c if kernel else prefix.block
   size = _tile(student, candidates.tokens, wide)
 
-  def tile(cache, at):
+  def tile(carry):
+    (i, cache, known), at = carry, carry[0] * size
     cut = lambda x: lax.dynamic_slice_in_dim(x, at, size, 2)
     places = lax.dynamic_slice_in_dim(index, at, size)
     positions = jnp.broadcast_to(ring.length[:, None, None] + places, (b, k, size))
     causal = index[None] <= places[:, None]
     hidden, cache = decoder.forward(student, cut(inputs), positions, cache, at, prefix, causal)
     found = scores_lib.token_statistics(student, hidden, cut(candidates.tokens))
-    return cache, {"nll": found.nll, "rank": found.rank, "entropy": found.entropy}
+    put = lambda to, x: lax.dynamic_update_slice_in_dim(to, x, at, 2)
+    known = tuple(put(to, getattr(found, name)) for name, to in zip(READ, known))
+    return i + 1, cache, known
 
-  blank = attention.blank_chunk(student.spec, b, k, c)
-  cache, found = lax.scan(tile, blank, index[::size])
+  longest = jnp.max(candidates.count)  # what is behind it is not read
+  nothing = jnp.zeros_like(candidates.teacher_nll)
+  start = jnp.int32(0), attention.blank_chunk(student.spec, b, k, c), (nothing,) * len(READ)
+  _, cache, known = lax.while_loop(
+    lambda x: (x[0] < c // size) & (x[0] * size < longest), tile, start
+  )
   return scores_lib.Statistics(
-    **{name: scores_lib.unfold(x) for name, x in found.items()},
+    **dict(zip(READ, known)),
     teacher_nll=candidates.teacher_nll,
     step_start=candidates.step_start,
   ), cache

@@ -174,6 +174,29 @@ def test_scoring_in_tiles_of_tokens_changes_nothing(monkeypatch, tile, unroll):
     np.testing.assert_allclose(engine.nll[name], nll, atol=1e-5)
 
 
+def test_the_student_reads_no_further_than_the_longest_candidate(monkeypatch):
+  read, statistics = [], scoring.scores_lib.token_statistics
+
+  def counted(model, hidden, targets):
+    jax.debug.callback(lambda n: read.append(int(n)), jnp.int32(targets.shape[2]))
+    return statistics(model, hidden, targets)
+
+  start()
+  slots = 80  # not compiled by another test
+  monkeypatch.setattr(scoring, "ATTENTION_SCORES", {False: 1 * 8 * 3 * 2 * slots})
+  monkeypatch.setattr(scoring.scores_lib, "token_statistics", counted)
+  kind = np.full(tiny.TEACHER.vocab, state_lib.DELIMITER, np.int8)
+  engine = tiny.Engine(slots=slots, knob=tiny.knobs(token_kind=kind))
+  engine.admit({i: (ids, i) for i, ids in enumerate(tiny.prompts(8))})
+  report = engine.round()
+  jax.effects_barrier()
+  assert report.count.max() == 1 and read == [1]  # and not the 4 tokens of a chunk
+  engine.knob = tiny.knobs()
+  report = engine.round()
+  jax.effects_barrier()
+  assert len(read) == 1 + report.count.max() == 5
+
+
 def test_same_tokens_in_any_row_in_any_company_at_any_time():
   want = reference().texts
   start()
