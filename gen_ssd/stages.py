@@ -185,7 +185,7 @@ def evaluate(config, workdir):
         workdir_lib.answers(home, test),
         problems[test],
         collecting.Models(writer=model, examples=inputs.examples(e)),
-        f"evaluate {title} {test}".strip(),
+        " ".join(filter(None, ("evaluate", title, test))),
       )
   answered = [(home, path) for _, home, path in _measured(config, workdir) if path]
   instruments.read(config, workdir, answered)
@@ -210,7 +210,7 @@ def _measured(config, workdir):
   }
   for name in config.references:
     if name != "cold_start" or workdir_lib.has_student(workdir / name):
-      yield name, workdir / "models" / name, paths[name]
+      yield name if config.arms else "", workdir / "models" / name, paths[name]
   for name, _ in config.arms:
     for i in range(config.seeds):
       home = workdir / "arms" / name / f"seed-{i}"
