@@ -74,7 +74,7 @@ class Text:
       for ins in self.computations.get(name, ()):
         yield ins, times, fused
         if ins.op == "while":
-          if again := self._trips(ins, trips):
+          if again := self.trips(ins, trips):
             left.append((_named(ins, "body"), times * again, fused))
         elif ins.op == "conditional":
           branches = re.search(r"branch_computations=\{([^}]*)\}", ins.rest)
@@ -84,7 +84,8 @@ class Text:
           called = _named(ins, "calls") or _named(ins, "to_apply")
           left.append((called, times, fused or ins.op == "fusion"))
 
-  def _trips(self, ins, trips):
+  def trips(self, ins: Instruction, trips: Trips) -> int:
+    """How often the body of a `while` runs."""
     dynamic = trips(self.file(ins))
     if dynamic == 0:
       return 0

@@ -43,6 +43,7 @@ from gen_ssd import mesh as mesh_lib
 from gen_ssd import plan_text
 from gen_ssd import programs
 from gen_ssd.collect import writer as writer_lib
+from gen_ssd.engine import scoring
 from gen_ssd.errors import UserError
 from gen_ssd.errors import fail
 from gen_ssd.errors import one_line
@@ -119,7 +120,7 @@ def plan(
   tokens = tokens or select.max_tokens // 2
   filled = select.prompt / 2 + tokens / 2  # of a ring, on average
   shape = (mesh.shape["data"], mesh.shape["model"])
-  parts = programs.of(config, select, pair)
+  parts, student = programs.of(config, select, pair), programs.specs(config, pair)[1]
   found: dict[str, typing.Any] = {
     "config": config.name,
     "arm": arm,
@@ -130,7 +131,7 @@ def plan(
     "tokens": tokens,
   }
   found["programs"] = (
-    _programs(parts, mesh, chip, select, filled) if compiles else _uncompiled(parts, chip)
+    _programs(parts, mesh, chip, select, student, filled) if compiles else _uncompiled(parts, chip)
   )
   if chip:
     _price_times(found, config, select, pair, chip, shape, price)
@@ -183,16 +184,19 @@ def _stand_ins(topology, per_chip, shape):
 # ---------------------------------------------------------------- compiling
 
 
-def _programs(found, mesh, chip, select, filled):
-  """{name: what a Program needs, compiled}; several compile at once."""
+def _programs(found, mesh, chip, select, student, filled):
+  """{name: what a Program needs, compiled}; several compile at once. `student` is a Spec."""
   blocks = int(np.ceil(filled / select.block)) if select.block else 1
   filters = {} if select.top_k or select.top_p < 1 else {"sampling.py": 0}  # they are searches
+  own = select.slots // writer_lib.entries(select, student).parts, select.k, select.c
+  ring_slots = config_lib.ring_slots(select)
+  tiles = select.c // scoring.tile_size(student, own, ring_slots, select.block or ring_slots)
   trips = {  # of loops whose number of trips depends on the data
-    "step": {"attention.py": blocks, "step.py": select.c} | filters,
+    "step": {"attention.py": blocks, "step.py": select.c, "scoring.py": tiles} | filters,
     "admit": {"attention.py": blocks, "ring.py": -(-select.prompt // select.c)},
     "train": {},
   }
-  share = blocks * select.block / config_lib.ring_slots(select) if select.block else 1.0
+  share = blocks * select.block / ring_slots if select.block else 1.0
   hosts = [d.process_index for d in mesh.devices.flat]
   have = chip.hbm if chip else memory.available(mesh.local_devices[0]) / chips.GIB
 

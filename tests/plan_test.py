@@ -245,6 +245,14 @@ def test_no_buffer_of_the_step_has_a_vocabulary_for_every_position(compiled):
   assert 0 < max(rows) <= max(branches, pair.teacher.width) < branches * select.c
 
 
+def test_the_plan_says_how_often_the_student_reads(compiled):
+  """The number of its loop's trips depends on the data, and is in no constant of the program."""
+  text, _, _ = compiled
+  loops = [x for x, *_ in text.walk(lambda file: 1) if x.op == "while"]
+  reads = [x for x in loops if text.file(x) == "scoring.py"]
+  assert len(reads) == 1 and text.trips(reads[0], {"scoring.py": 7}.get) == 7
+
+
 def test_weights_and_rings_are_never_gathered_or_copied_whole(compiled):
   text, select, pair = compiled
   head = pair.teacher.kv_heads * pair.teacher.head

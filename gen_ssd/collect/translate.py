@@ -82,11 +82,12 @@ class Translator:
       s=config_lib.ring_slots(s),
       window=s.loop_window,
     )
-    # Most tokens of a candidate, and ring slots: two per teacher token at first, and they grow.
+    # Most tokens of a candidate, and ring slots: two per teacher token at first, and they grow. What
+    # chunks waste that end early is left out when a full slot is read again.
     self.wide, self.ring_slots = 2 * s.c, 0
     self.names: list = [None] * s.slots  # which trace a slot holds
     self.held: list = [None] * s.slots  # its Held
-    self._resize(2 * config_lib.ring_slots(s))
+    self._resize(s.prompt + 2 * (s.max_tokens + s.resamples * s.c))
 
   def admit(self, admission: state_lib.Admission) -> None:
     """The teacher reads at once; the student reads in the next round, from the texts."""
@@ -248,8 +249,8 @@ class Translator:
     if wide > self.wide or need > self.ring_slots:
       self.wide = wide
       self._resize(2 * need)
-    elif any(self.age[i] + wide > self.ring_slots for i in self.inside & cut.keys()):
-      self._empty()
+    else:  # as in the teacher's ring, a full slot is read again
+      self.inside -= {i for i in self.inside if self.age[i] + wide > self.ring_slots}
 
   def _read(self, cut):
     """Reads the slots that are not inside the ring."""

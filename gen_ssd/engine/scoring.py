@@ -17,6 +17,7 @@ from gen_ssd.engine.state import Candidates
 from gen_ssd.engine.state import Scored
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
+from gen_ssd.models.architecture import Spec
 
 # Attention scores that a device holds while it scores chunks, by Layout.unroll: what its memory
 # takes, or on a CPU what its cache takes.
@@ -67,15 +68,11 @@ def _read_candidates(student, ring, candidates, prefix):
   index = jnp.arange(c, dtype=jnp.int32)
   last = jnp.broadcast_to(ring.last[:, None, None], (b, k, 1))
   inputs = jnp.concatenate([last, candidates.tokens[..., :-1]], -1)
-  # Scores that are in memory: of a block of the ring, or by the kernel of the chunk alone.
-  kernel = attention.by_kernel(
-    student.layout.attention, student.arch.head, prefix.position.shape[1]
-  )
-  wide = c if kernel else prefix.block
-  size = _tile(student, candidates.tokens, wide)
+  shape = jax.typeof(candidates.tokens).sharding.shard_shape((b, k, c))
+  size = tile_size(student.spec, shape, prefix.position.shape[1], prefix.block)
 
-  def tile(carry):
-    (i, cache, known), at = carry, carry[0] * size
+  def tile(i, carry):
+    (cache, known), at = carry, i * size
     cut = lambda x: lax.dynamic_slice_in_dim(x, at, size, 2)
     places = lax.dynamic_slice_in_dim(index, at, size)
     positions = jnp.broadcast_to(ring.length[:, None, None] + places, (b, k, size))
@@ -84,14 +81,12 @@ def _read_candidates(student, ring, candidates, prefix):
     found = scores_lib.token_statistics(student, hidden, cut(candidates.tokens))
     put = lambda to, x: lax.dynamic_update_slice_in_dim(to, x, at, 2)
     known = tuple(put(to, getattr(found, name)) for name, to in zip(READ, known))
-    return i + 1, cache, known
+    return cache, known
 
-  longest = jnp.max(candidates.count)  # what is behind it is not read
+  tiles = (jnp.max(candidates.count) + size - 1) // size  # what is behind the longest is not read
   nothing = jnp.zeros_like(candidates.teacher_nll)
-  start = jnp.int32(0), attention.blank_chunk(student.spec, b, k, c), (nothing,) * len(READ)
-  _, cache, known = lax.while_loop(
-    lambda x: (x[0] < c // size) & (x[0] * size < longest), tile, start
-  )
+  start = attention.blank_chunk(student.spec, b, k, c), (nothing,) * len(READ)
+  cache, known = lax.fori_loop(0, tiles, tile, start)
   return scores_lib.Statistics(
     **dict(zip(READ, known)),
     teacher_nll=candidates.teacher_nll,
@@ -99,9 +94,14 @@ def _read_candidates(student, ring, candidates, prefix):
   ), cache
 
 
-def _tile(student, tokens, wide):
-  """Tokens of a chunk to score at a time: they divide it and keep to ATTENTION_SCORES."""
-  b, k, c = jax.typeof(tokens).sharding.shard_shape(tokens.shape)
-  heads = student.arch.kv_heads * student.arch.groups
-  most = ATTENTION_SCORES[student.layout.unroll] // (b * k * heads * wide)
+def tile_size(spec: Spec, shape: tuple[int, ...], slots: int, block: int) -> int:
+  """Tokens of a chunk to score at a time: they divide it and keep to ATTENTION_SCORES.
+
+  `shape` is (b, k, c) on one device; `slots` and `block` are those of the ring.
+  """
+  arch, layout = spec
+  b, k, c = shape
+  # Scores that are in memory: of a block of the ring, or by the kernel of the chunk alone.
+  wide = c if attention.by_kernel(layout.attention, arch.head, slots) else block
+  most = ATTENTION_SCORES[layout.unroll] // (b * k * arch.kv_heads * arch.groups * wide)
   return max(n for n in range(1, c + 1) if c % n == 0 and n <= max(most, 1))

@@ -22,6 +22,7 @@ from gen_ssd.engine import step as step_lib
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models.architecture import Layout
+from gen_ssd.models.architecture import Spec
 from gen_ssd.training import objectives
 from tests import tiny
 
@@ -160,14 +161,8 @@ def test_scoring_in_tiles_of_tokens_changes_nothing(monkeypatch, tile, unroll):
   start()
   slots = 64 + 4 * tile  # not compiled by another test
   monkeypatch.setattr(scoring, "ATTENTION_SCORES", {unroll: tile * 8 * 3 * 2 * slots})
-  assert (
-    scoring._tile(
-      tiny.build(tiny.STUDENT, dataclasses.replace(tiny.ALONE, unroll=unroll)),
-      tiny.put(np.zeros((8, 3, 4), np.int32)),
-      slots,
-    )
-    == tile
-  )
+  spec = Spec(tiny.STUDENT, dataclasses.replace(tiny.ALONE, unroll=unroll))
+  assert scoring.tile_size(spec, (8, 3, 4), slots, slots) == tile
   engine = play(slots=slots, unroll=unroll)
   assert engine.texts == want.texts
   for name, nll in want.nll.items():
