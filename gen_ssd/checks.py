@@ -225,7 +225,7 @@ def check_devices(config, mesh):
 
 
 def _check_tensor_parallel(config):
-  """The weights of what is split must be divisible over `model_parallel` devices."""
+  """`model_parallel` devices must be able to divide the weights of every model that is split."""
   for model in (config.teacher, *[config.student] * config.split_student):
     path = hf.locate(model.path)
     weights.check_split(path, hf.read_architecture(path), Layout())

@@ -196,7 +196,7 @@ class Config:
   stages: tuple = ("cold_start", "collect", "train", "evaluate", "report")
   trackers: tuple = ()  # where metrics go besides files: tensorboard, wandb, trackio
   model_parallel: int = 1  # devices that share one copy of the teacher
-  split_student: bool = False  # they share one copy of the student, too; off: each has all of it
+  split_student: bool = False  # share one copy of the student, too; False: each device has one
   attention: str = "auto"  # einsum; kernel (GPU, TPU); cudnn (GPU); auto: the kernel there is
   teacher: Model = Model()
   student: Model = Model()

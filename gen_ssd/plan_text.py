@@ -37,8 +37,8 @@ def text(found: dict[str, typing.Any]) -> str:
       "",
       f"{found['kept_tok_s']:,.0f} kept tokens/s at best; the student takes "
       f"{found['student_share']:.0%} of a round",
-      f"{found['fence_share']:.1%} of a collection's time is for its fences (select.shard_rounds), "
-      f"and when it is killed, it loses {found['lost_minutes']:,.1f} minutes at most",
+      f"fences take {found['fence_share']:.1%} of a collection, and one that is killed loses at most "
+      f"{found['lost_minutes']:,.1f} minutes (select.shard_rounds)",
       f"{found['hours']:,.1f} hours, {found['chip_hours']:,.1f} chip-hours"
       + (f", price {found['price']:,.2f}" if "price" in found else "")
       + f" for {found['problems']:,} problems in every arm, traces of {found['tokens']:,} tokens and "

@@ -219,7 +219,7 @@ class _Loop:
     return self.prefixes.begun(source, attempt)
 
   def _length(self, slot):
-    """Tokens of a slot's prompt, the longer of both models', and of its trace."""
+    """Tokens to read into a slot: the longer of both models' prompts, and the trace."""
     trace = self.slots[slot]
     return max(map(len, self.prompts[trace.uuid])) + len(trace.ids)
 

@@ -82,8 +82,8 @@ class Translator:
       s=config_lib.ring_slots(s),
       window=s.loop_window,
     )
-    # Most tokens of a candidate, and ring slots: two per teacher token at first, and they grow. What
-    # chunks waste that end early is left out when a full slot is read again.
+    # Most tokens of a candidate, and ring slots: two per teacher token at first, and they grow.
+    # Reading a full slot again leaves out what chunks that end early waste.
     self.wide, self.ring_slots = 2 * s.c, 0
     self.names: list = [None] * s.slots  # which trace a slot holds
     self.held: list = [None] * s.slots  # its Held

@@ -118,15 +118,17 @@ class Entries(typing.NamedTuple):
     An entry lies where its slot does. The longest come first, so that the texts of an admission
     are of about equal lengths: the longest sets its time.
     """
-    found: list[dict[int, int]] = []
-    size = self.slots // self.parts
-    for part in range(self.parts):
-      own = [i for i in length if i // size == part]
-      for n, slot in enumerate(sorted(own, key=lambda i: (-length[i], i))):
-        turn, place = divmod(n, self.each)
-        found += [{}] * (turn == len(found))
-        found[turn] = found[turn] | {part * self.each + place: slot}
-    return found
+    waiting: list[list[int]] = [[] for _ in range(self.parts)]
+    for slot in sorted(length, key=lambda i: (-length[i], i)):
+      waiting[slot * self.parts // self.slots].append(slot)
+    return [
+      {
+        part * self.each + place: slot
+        for part, own in enumerate(waiting)
+        for place, slot in enumerate(own[at : at + self.each])
+      }
+      for at in range(0, max(map(len, waiting)), self.each)
+    ]
 
 
 def entries(select: Select, *models: decoder.Transformer | Spec | None) -> Entries:

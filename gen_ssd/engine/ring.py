@@ -88,10 +88,11 @@ def used_blocks(held: Bool[Array, "b s"], block: int) -> Int[Array, ""]:
 
 
 def put_rows(old: typing.Any, fresh: typing.Any, slot: Int[Array, " r"]) -> typing.Any:
-  """The tree `old`, in whose arrays row `i` of `fresh` takes the place of row `slot[i]` of b rows.
+  """The tree `old` with row i of `fresh` in place of row `slot[i]`, in every array.
 
-  Where a slot is b, nothing is put. Rows are the first axis, and the fourth from the end of keys and
-  values. A row and its slot must lie on the same device: nothing is moved between devices.
+  A `slot[i]` equal to the number of rows of `old` changes nothing. Rows are the first axis, and the
+  fourth from the end of keys and values. A row of `fresh` must lie on the device of the row that it
+  replaces: nothing moves between devices.
   """
   specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, old)
   batch = jax.typeof(slot).sharding.spec
@@ -124,33 +125,34 @@ def read(
   ring: Ring,
   slot: Int[Array, " r"],
   text: Text,
-  chunks: Int[Array, ""],
   c: int,
   block: int,
 ) -> Ring:
   """The ring after `model` has read text i into slot `slot[i]`; other slots stay as they are.
 
-  A text fills as many chunks of c tokens before the cursor as it needs, at most `chunks`; the cursor
-  does not move. The newest token is not read but kept as `last`. `length - 1` tokens must fit the ring.
-  The r texts are read into a ring of their own first, so that r of them are computed and not b. For
-  `slot`, see put_rows.
+  A text fills as many chunks of c tokens before the cursor as it needs, and the longest sets the
+  number of forward passes; the cursor does not move. The newest token is not read but kept as `last`.
+  `length - 1` tokens must fit the ring. The texts are read into a ring of r slots first, so that the
+  model computes r sequences instead of b. For `slot`, see put_rows.
   """
   axes = model.layout.batch_axes
   slot, length = reshard(slot, P(axes)), reshard(text.length, P(axes))
   tokens = reshard(text.tokens, P(axes, None))
   b, slots = ring.position.shape
+  used = slot < b
   start = blank(model.spec, length.shape[0], slots)
   index = jnp.arange(c, dtype=jnp.int32)
   causal = index[None, :] <= index[:, None]
-  first = ring.cursor - chunks * c
   own = (length - 1 + c - 1) // c  # chunks of each text
+  chunks = jnp.max(jnp.where(used, own, 0))
+  first = ring.cursor - chunks * c
   place = lambda i: ((i - chunks + own) * c)[:, None] + index  # [b,c]: where in each text
 
   def read_chunk(i, carry):
     position, kv = carry
     places = place(i)
     at = (first + i * c) % slots
-    seen = prefix(dataclasses.replace(start, kv=kv, position=position), slot < b, block)
+    seen = prefix(dataclasses.replace(start, kv=kv, position=position), used, block)
     _, chunk = decoder.forward(
       model,
       jnp.take_along_axis(tokens, jnp.clip(places, 0, tokens.shape[1] - 1), 1)[:, None],

@@ -219,13 +219,8 @@ def token_statistics(
     return Statistics(**_statistics(model, hidden, targets))
   fold = lambda x: jnp.moveaxis(lax.reshape(x, (b, k, t // step, step, *x.shape[3:])), 2, 0)
   found = lax.map(lambda xs: _statistics(model, *xs), (fold(hidden), fold(targets)))
+  unfold = lambda x: lax.reshape(jnp.moveaxis(x, 0, 2), (b, k, t))
   return Statistics(**{name: unfold(x) for name, x in found.items()})
-
-
-def unfold(x: Float[Array, "n b k p"]) -> Float[Array, "b k t"]:
-  """Values of n pieces of p tokens as values of t = n p tokens."""
-  n, b, k, p = x.shape
-  return lax.reshape(jnp.moveaxis(x, 0, 2), (b, k, n * p))
 
 
 def _statistics(model, hidden, targets):

@@ -80,11 +80,6 @@ def admit(
   serves prompts and half-written traces. All but the newest token must fit the ring.
   """
   slot = admission.slot
-  used = slot < state.status.shape[0]
-  needed = lambda text: (jnp.max(jnp.where(used, text.length - 1, 0)) + c - 1) // c
-  chunks = needed(admission.teacher)
-  if state.student is not None:
-    chunks = jnp.maximum(chunks, needed(admission.student))
   names = {f.name for f in dataclasses.fields(admission)} - {"slot", "teacher", "student"}
   found = {name: getattr(admission, name) for name in sorted(names)}
   found["status"] = jnp.full_like(slot, RUNNING)
@@ -93,9 +88,9 @@ def admit(
   found["key"] = jax.random.wrap_key_data(found["key"])
   student_ring = state.student
   if student_ring is not None:
-    student_ring = ring_lib.read(student, student_ring, slot, admission.student, chunks, c, block)
+    student_ring = ring_lib.read(student, student_ring, slot, admission.student, c, block)
   return State(
-    teacher=ring_lib.read(teacher, state.teacher, slot, admission.teacher, chunks, c, block),
+    teacher=ring_lib.read(teacher, state.teacher, slot, admission.teacher, c, block),
     student=student_ring,
     **found,
   )

@@ -156,7 +156,7 @@ class Pair:
     state = step_lib.blank_state(
       teacher=self.teacher.spec, student=self.student.spec, b=slots, s=room, window=WINDOW
     )
-    for rows in np.split(np.arange(slots), max(1, slots // 8)):  # eight slots, as a collection does
+    for rows in np.array_split(np.arange(slots), -(-slots // 8)):  # a few, as a collection does
       few = jax.tree.map(lambda x: place(x[rows]), admission)
       state = step_lib.admit(
         self.teacher, self.student, state, few, c=self.c, block=self.block(room)
