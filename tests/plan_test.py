@@ -385,6 +385,16 @@ def test_rooflines_are_those_worked_out_by_hand():
   own = 2.5 * 8  # mean tokens of the own chunk, in 4 slots of 2 branches
   want = max(m.weights, 8 * m.flops) + max(own * m.cache, own * m.attention)
   assert writes == pytest.approx(4 * want / 1e6) and scores == 0
+  whole = chips.model(Spec(ARCH, Layout()))
+  for s in (whole, m):  # a student that is whole, and one that two devices share
+    scores = chips.round_ms(chip, select, (m, s), (2, 2), 0.0)[1]
+    tokens = 8 * 2 * 4 * s.parts / 4  # slots, branches and tokens of a chunk, on four devices
+    want = max(s.weights, tokens * s.flops) + tokens * 2.5 * s.attention
+    assert scores == pytest.approx(want / 1e6)
+    read = chips.admit_ms(chip, select, (s, s), (2, 2), 4.0, 2)  # two slots, one chunk
+    own = 2 * s.parts / 4
+    want = max(s.weights, own * 4 * s.flops) + max(own * 2 * s.cache, own * 8 * s.attention)
+    assert read == pytest.approx(2 * want / 1e6)
   plain = chips.update_ms(chip, config_lib.Train(), ARCH, 2)
   again = chips.update_ms(chip, config_lib.Train(remat=True), ARCH, 2)
   assert again == pytest.approx(plain * 4 / 3)
