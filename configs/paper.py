@@ -28,7 +28,7 @@ def get_config(arg=""):
   c.name = "paper"
   c.problems.update(source="math", train=5000, cold_start=500, held_out=50, system=SYSTEM)
   long = dict(c=128, slots=64, prompt=2048, max_tokens=8192, block=2048, loop_window=256)
-  long |= dict(shard_rounds=128)  # of traces this long, fences then take 2 % of the time at most
+  long |= dict(shard_rounds=128)  # fences then take about 2 % of the time
   c.select.update(k=8, temperature=1.0, threshold="calibrated", **long)
   c.cold_start.update(temperature=0.6, **long)
   budget = dict(attempts=c.select.k)  # standard_kd_all: as many teacher tokens as the others
