@@ -20,6 +20,7 @@ A process that does not get there within GRACE seconds ends with 143 all the sam
 same command continues to the same result; a collection goes on from its last fence.
 """
 
+import atexit
 from collections.abc import Iterator
 import contextlib
 import errno
@@ -93,19 +94,19 @@ def command() -> Iterator[None]:
   while (number := os.open(os.devnull, os.O_RDWR)) < 3:
     pass
   os.close(number)
-  with _signals():
-    try:
-      yield
-      print(end="", flush=True)
-    except BrokenPipeError:
-      _unread()
-    except (UserError, FloatingPointError) as error:
-      _end(str(error), 2)
-    except OSError as error:
-      if error.errno not in MACHINE:
-        raise
-      where = f"{error.filename}: " if error.filename else ""
-      _end(f"{where}{MACHINE[error.errno]}", 2)
+  _take_signals()
+  try:
+    yield
+    print(end="", flush=True)
+  except BrokenPipeError:
+    _unread()
+  except (UserError, FloatingPointError) as error:
+    _end(str(error), 2)
+  except OSError as error:
+    if error.errno not in MACHINE:
+      raise
+    where = f"{error.filename}: " if error.filename else ""
+    _end(f"{where}{MACHINE[error.errno]}", 2)
 
 
 @contextlib.contextmanager
@@ -145,32 +146,29 @@ def keep_signals() -> None:
       signal.signal(number, _heard)
 
 
-@contextlib.contextmanager
-def _signals():
-  """Handles signals at once, even while the main thread is inside a library for minutes."""
-  if threading.current_thread() is not threading.main_thread():
-    yield
+def _take_signals():
+  """Handles signals at once, even while the main thread is inside a library for minutes.
+
+  They stay handled until the process has ended, which takes a while after the command has.
+  """
+  ours = signal.getsignal(signal.SIGTERM) is _heard
+  if ours or threading.current_thread() is not threading.main_thread():
     return
-  before = {number: signal.signal(number, _heard) for number in SIGNALS}
+  for number in SIGNALS:
+    signal.signal(number, _heard)
   read, write = os.pipe()
   os.set_blocking(write, False)
-  earlier = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+  signal.set_wakeup_fd(write, warn_on_full_buffer=False)
   threading.Thread(target=_listen, args=[read], daemon=True).start()
-  try:
-    yield
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-    signal.set_wakeup_fd(earlier)
-    os.close(write)
+  # From there on Python runs no handler and would end as if SIGTERM had none.
+  atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
 def _listen(pipe):
-  """Handles the signals whose numbers Python writes to the pipe, until it is closed."""
+  """Handles the signals whose numbers Python writes to the pipe."""
   while number := os.read(pipe, 1):
     if signal.getsignal(number[0]) is _heard:  # else somebody else deals with it meanwhile
       _heard(number[0])
-  os.close(pipe)
 
 
 def _heard(number, frame=None):

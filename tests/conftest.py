@@ -18,6 +18,7 @@ os.environ.setdefault(
 )  # fewer threads than devices dead-lock in a collective (jax 0.10)
 
 import gc
+import signal
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -42,6 +43,15 @@ def shared_programs(tmp_path_factory):
     yield
   jax.config.update("jax_compilation_cache_dir", None)
   compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def signals():
+  """A command keeps signals until its process ends, which here is not the command's."""
+  before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

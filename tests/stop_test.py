@@ -127,6 +127,28 @@ def test_what_takes_longer_than_the_grace_ends_without_saving():
     assert process.stderr.read() == HERE
 
 
+def test_after_a_command_sigterm_ends_its_process_as_before():
+  with command("  pass\nprint('done', flush=True)\ntime.sleep(600)") as process:
+    process.terminate()
+    assert process.wait(20) == 143
+    assert process.stderr.read() == HERE
+
+
+def test_sigterm_to_a_process_that_is_leaving_does_not_change_how_it_ends():
+  body = """
+  class Slow:
+    def __del__(self, write=errors.os.write, sleep=time.sleep):
+      write(1, b"leaves\\n")
+      sleep(1)
+  errors.kept = Slow()  # Python deletes modules last
+  raise errors.UserError("k is 0")
+"""
+  with command(body) as process:
+    process.terminate()
+    assert process.wait(20) == 2
+    assert process.stderr.read() == "gen_ssd: k is 0\n"
+
+
 def test_ctrl_c_does_not_wait_for_a_training():
   body = "  with errors.grace():\n    print('saves', flush=True)\n    time.sleep(600)\n"
   with command(body) as process:
