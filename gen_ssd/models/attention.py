@@ -28,6 +28,8 @@ NEVER = -1e30  # a masked score: finite, so that an all-masked block stays NaN-f
 KERNEL_HEADS = (16, 32, 64, 128, 256)  # head dimensions that the kernels for GPUs take
 TPU_HEADS = (64, 128, 256)  # and the kernel for TPUs: less leaves most of a register empty
 LANES = 128  # of a TPU: the number of ring slots must be a multiple of it for the kernel
+CPU_BLOCK = 128  # most queries, and keys, whose scores packed_blocks has at a time on a CPU
+EVERYTHING = 1 << 30  # the window of a layer that sees all that came before
 GPU = ("kernel", "cudnn", "interpret")  # values of Layout.attention with kernels for GPUs
 
 
@@ -259,8 +261,8 @@ def _by_kernel(q, own, shared, s, near, implementation):
   return jnp.moveaxis((o / z[..., None]).astype(q.dtype), 1, 3)
 
 
-def _packed_kernel(implementation):
-  """The module with the kernel for packed sequences of this Layout.attention, or None."""
+def _packed_kernel(q, window, implementation):
+  """The kernel for packed sequences of this Layout.attention, or None if it has none for them."""
   if implementation == "einsum":
     return None
   if implementation in GPU:  # imported only here: as above, and not every jax has Pallas for both
@@ -268,7 +270,9 @@ def _packed_kernel(implementation):
   else:
     from gen_ssd.models import packed_kernel_tpu as kernel
 
-  return kernel
+  if not kernel.takes(q, window, implementation):
+    return None
+  return functools.partial(kernel.on_one_device, window=window, implementation=implementation)
 
 
 def attend_packed(
@@ -281,44 +285,20 @@ def attend_packed(
   window: typing.Any = None,
   implementation: str = "einsum",
 ) -> Float[Array, "b 1 t n g h"]:
-  """Causal attention inside segments of packed sequences, one block of keys at a time.
+  """Causal attention inside segments of packed sequences.
 
-  Segment 0 is padding. Blocks are computed again in the backward pass, so memory is linear in t.
-  `block` divides t. With a `window`, a query sees that many tokens, itself included.
-  `implementation` is Layout.attention; what its kernel does not take is computed in blocks.
+  Segment 0 is padding. With a `window`, a query sees that many tokens, itself included. Memory is
+  linear in t: at most `block` queries and keys have scores at a time. `implementation` is
+  Layout.attention; what its kernel does not take is computed by packed_blocks.
   """
-  kernel = _packed_kernel(implementation)
-  if kernel is not None and kernel.takes(q, window, implementation):
-    given = (q, k, v, segments)
-    specs = tuple(jax.typeof(x).sharding.spec for x in given)
-    f = functools.partial(kernel.on_one_device, window=window, implementation=implementation)
-    return jax.shard_map(f, in_specs=specs, out_specs=specs[0], check_vma=False)(*given)
-  t = q.shape[2]
-  q, k, v = (x[:, 0] for x in (q, k, v))
-  q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-  index = jnp.arange(t)
+  from gen_ssd.models import packed_blocks  # only here: it imports this module
 
-  def scores(i):
-    cut = lambda x, axis=1: lax.dynamic_slice_in_dim(x, i * block, block, axis)
-    ago = index[:, None] - cut(index, 0)[None, :]
-    seen = ago >= 0 if window is None else (ago >= 0) & (ago < window)
-    ok = seen & (cut(segments)[:, None, :] == segments[:, :, None])
-    return jnp.where(ok[:, None, None], _dot("btngh,bsnh->bngts", q, cut(k)), NEVER), cut(v)
-
-  if block == t:
-    s, _ = scores(0)
-    out = _dot("bngts,bsnh->btngh", jax.nn.softmax(s, -1).astype(q.dtype), v)
-    return out.astype(q.dtype)[:, None]
-
-  @jax.checkpoint
-  def body(carry, i):
-    m, z, o = carry
-    s, values = scores(i)
-    top = jnp.maximum(m, s.max(-1))
-    e, r = jnp.exp(s - top[..., None]), jnp.exp(m - top)
-    o = o * r[..., None] + _dot("bngts,bsnh->bngth", e.astype(q.dtype), values)
-    return (top, z * r + e.sum(-1), o), None
-
-  like = jnp.einsum("btngh->bngth", q).astype(jnp.float32) * 0  # carries q's sharding
-  (_, z, o), _ = lax.scan(body, (like[..., 0] + NEVER, like[..., 0], like), jnp.arange(t // block))
-  return jnp.moveaxis((o / z[..., None]).astype(q.dtype), 3, 1)[:, None]
+  given = (q, k, v, segments)
+  attend = _packed_kernel(q, window, implementation)
+  if attend is None:
+    # A CPU is fastest with scores that stay in its cache; others want fewer and larger blocks.
+    size = min(block, CPU_BLOCK) if implementation == "einsum" else block
+    attend = functools.partial(packed_blocks.on_one_device, block=size)
+    given = (*given, jnp.int32(EVERYTHING if window is None else window))
+  specs = tuple(jax.typeof(x).sharding.spec for x in given)
+  return jax.shard_map(attend, in_specs=specs, out_specs=specs[0], check_vma=False)(*given)

@@ -22,6 +22,7 @@ from jaxtyping import Key
 from gen_ssd.arrays import Array
 from gen_ssd.models import architecture
 from gen_ssd.models import attention
+from gen_ssd.models import products
 from gen_ssd.models import quantization
 from gen_ssd.models import rope
 from gen_ssd.models.architecture import Architecture
@@ -124,7 +125,6 @@ def _arrays(blocks):
 # ---------------------------------------------------------------- pieces of a layer
 
 ACTS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
-EVERYTHING = 1 << 30  # window of a layer that is not sliding
 
 
 def rms_norm(
@@ -149,7 +149,7 @@ def views(arch: Architecture, positions: Int[Array, "b k t"]) -> typing.Callable
     if isinstance(sliding, bool):
       return (near, arch.window) if sliding else (full, None)
     pick = lambda a, b: jnp.where(sliding, a, b)
-    return jax.tree.map(pick, near, full), pick(arch.window, EVERYTHING)
+    return jax.tree.map(pick, near, full), pick(arch.window, attention.EVERYTHING)
 
   return of
 
@@ -188,12 +188,12 @@ def layer(
   arch, layout = spec
   replicated = P(layout.batch_axes, None, None, None)
 
-  def dot(equation, x, w, **options):
-    return quantization.product(functools.partial(jnp.einsum, equation, **options), x, w)
+  def dot(x, name, summed=(0,), out_sharding=None):
+    multiply = lambda x, w: products.dot(x, w, summed, None, out_sharding)
+    return quantization.product(multiply, x, w[name])
 
   y = rms_norm(arch, x, w["ln1"]) if arch.pre_norms else x
-  q = dot("bktd,dngh->bktngh", y, w["q"])
-  k, v = (dot("bktd,dnh->bktnh", y, w[name]) for name in ("k", "v"))
+  q, k, v = (dot(y, name) for name in ("q", "k", "v"))
   if arch.bias:
     q, k, v = (a + w[name].astype(a.dtype) for a, name in ((q, "qb"), (k, "kb"), (v, "vb")))
   if arch.qk_norm:
@@ -203,41 +203,17 @@ def layer(
   if arch.query_scale != 1:
     q = q * jnp.asarray(arch.query_scale, q.dtype)
   out, extra = attend(rope.rotate(q, *angles), rope.rotate(k, *angles), v)
-  # Not einsum, which orders the contracted axes in its own way and transposes the weight.
-  over = (((3, 4, 5), (0, 1, 2)), ((), ()))
-  multiply = lambda x, w: lax.dot_general(x, w, over, out_sharding=replicated)
-  y = quantization.product(multiply, out, w["o"])
+  y = dot(out, "o", (0, 1, 2), replicated)
   x = x + (rms_norm(arch, y, w["ln1b"]) if arch.post_norms else y)
   y = rms_norm(arch, x, w["ln2"]) if arch.pre_norms else x
-  y = ACTS[arch.act](dot("bktd,df->bktf", y, w["gate"])) * dot("bktd,df->bktf", y, w["up"])
-  y = dot("bktf,fd->bktd", y, w["down"], out_sharding=replicated)
+  y = dot(ACTS[arch.act](dot(y, "gate")) * dot(y, "up"), "down", out_sharding=replicated)
   return x + (rms_norm(arch, y, w["ln2b"]) if arch.post_norms else y), extra
 
 
 def logits(model: Transformer, x: Float[Array, "b k t d"]) -> Float[Array, "b k t v"]:
   """f32 logits of normed hidden states."""
-  axes, head = ("vd", model.embed) if model.arch.tied else ("dv", model.head)
-  return quantization.product(functools.partial(_output, axes), x, head[...])
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _output(axes, x, w):
-  """The product of x [b,k,t,d] with a weight of these axes, in f32."""
-  return jnp.einsum(f"bktd,{axes}->bktv", x, w, preferred_element_type=jnp.float32)
-
-
-def _output_backward(axes, given, gradient):
-  """Products in the dtype of x, like all others: those of a f32 gradient would take twice the time."""
-  x, w = given
-  gradient = gradient.astype(x.dtype)
-  spec = lambda y: jax.typeof(y).sharding.spec
-  return (
-    jnp.einsum(f"bktv,{axes}->bktd", gradient, w, out_sharding=spec(x)),
-    jnp.einsum(f"bktv,bktd->{axes}", gradient, x, out_sharding=spec(w)),
-  )
-
-
-_output.defvjp(lambda axes, x, w: (_output(axes, x, w), (x, w)), _output_backward)
+  summed, head = (1, model.embed) if model.arch.tied else (0, model.head)
+  return quantization.product(lambda x, w: products.dot(x, w, (summed,), "float32"), x, head[...])
 
 
 # ---------------------------------------------------------------- forward, two uses

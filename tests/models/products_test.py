@@ -1,0 +1,48 @@
+"""Products with weights are those of einsum, and so are their gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gen_ssd import mesh
+from gen_ssd.models import products
+
+EVERYWHERE = ("data", "model")
+CASES = {  # dims of the inputs, of w and its summed axes, and the equation
+  "wide": ((6,), (6, 10), (0,), "bktd,df->bktf"),
+  "narrow": ((10,), (10, 6), (0,), "bktf,fd->bktd"),
+  "to_heads": ((6,), (6, 2, 3, 4), (0,), "bktd,dngh->bktngh"),
+  "from_heads": ((2, 3, 4), (2, 3, 4, 6), (0, 1, 2), "bktngh,nghd->bktd"),
+  "tied": ((6,), (40, 6), (1,), "bktd,vd->bktv"),
+}
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("inputs,dims,summed,equation", CASES.values(), ids=CASES)
+def test_values_and_gradients_are_those_of_einsum(inputs, dims, summed, equation, devices):
+  mesh.start(2 if devices > 1 else 1, devices=jax.devices()[:devices])
+  random = np.random.default_rng(0)
+  x, w = (random.normal(size=size).astype(np.float32) for size in ((4, 1, 5, *inputs), dims))
+  weight = random.normal(size=np.einsum(equation, x, w).shape).astype(np.float32)
+
+  def results(product, *given):
+    loss = lambda x, w, weight: ((out := product(x, w)) * weight).sum() + (out**2).sum()
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(*given)
+
+  want = results(lambda x, w: jnp.einsum(equation, x, w), *map(jnp.asarray, (x, w, weight)))
+  split = jax.P(EVERYWHERE)
+  given = mesh.place(x, split), mesh.place(w, jax.P()), mesh.place(weight, split)
+  got = results(lambda x, w: products.dot(x, w, summed), *given)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), got, want)
+
+
+def test_gradients_are_products_in_the_dtype_of_the_input():
+  mesh.start(devices=jax.devices()[:1])
+  x, w = jnp.ones((1, 1, 3, 4), jnp.bfloat16), jnp.ones((4, 5), jnp.bfloat16)
+  loss = lambda x, w: products.dot(x, w, dtype="float32").sum()
+  found = [
+    e for e in jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, w).eqns if "dot" in e.primitive.name
+  ]
+  assert [v.aval.dtype for e in found for v in e.invars] == [jnp.bfloat16] * 4
+  assert products.dot(x, w, dtype="float32").dtype == jnp.float32
