@@ -110,7 +110,10 @@ def unstacked(model: Transformer) -> Transformer:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _split(blocks, layers):
-  return [{n: x[l] for n, x in blocks.items()} for l in range(layers)]
+  """Weights of each layer, whose gradients come together in one copy; indices would sum padded ones."""
+  stacked, tree = jax.tree.flatten(blocks)
+  parts = [lax.split(x, [1] * layers) for x in stacked]
+  return [tree.unflatten(jnp.squeeze(x[l], 0) for x in parts) for l in range(layers)]
 
 
 def _params(blocks):
@@ -305,8 +308,8 @@ def forward_packed(
   body = jax.checkpoint(body) if remat else body
   stacked = _arrays(model.blocks)
   if layout.unroll:
-    for l, sliding in enumerate(_sliding(arch)):
-      x, _ = body(x, ({n: w[l] for n, w in stacked.items()}, sliding))
+    for weights_and_sliding in zip(_split(stacked, arch.layers), _sliding(arch)):
+      x, _ = body(x, weights_and_sliding)
   else:
     x, _ = lax.scan(body, x, (stacked, _scanned_sliding(arch)))
   return rms_norm(arch, x, gather({"norm": model.norm[...]})["norm"])
