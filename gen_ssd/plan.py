@@ -47,6 +47,7 @@ from gen_ssd.engine import scoring
 from gen_ssd.errors import UserError
 from gen_ssd.errors import fail
 from gen_ssd.errors import one_line
+from gen_ssd.models import attention
 from gen_ssd.problems import sets
 
 UNCOMPILED = ("compile_s", "ms_estimate", "ms_kernel", "collectives")  # unknown without a compiler
@@ -191,10 +192,13 @@ def _programs(found, mesh, chip, select, student, filled):
   own = select.slots // writer_lib.entries(select, student).parts, select.k, select.c
   ring_slots = config_lib.ring_slots(select)
   tiles = select.c // scoring.tile_size(student, own, ring_slots, select.block or ring_slots)
+  train = found["train"].static["config"]
+  size = attention.packed_block(min(train.block, train.length), student.layout.attention)
+  rows = -(-train.length // size)  # of blocks, and on average half as many columns
   trips = {  # of loops whose number of trips depends on the data
     "step": {"attention.py": blocks, "step.py": select.c, "scoring.py": tiles} | filters,
     "admit": {"attention.py": blocks, "ring.py": -(-select.prompt // select.c)},
-    "train": {},
+    "train": {"packed_blocks.py": (rows + 2) // 2},
   }
   share = blocks * select.block / ring_slots if select.block else 1.0
   hosts = [d.process_index for d in mesh.devices.flat]

@@ -28,7 +28,7 @@ NEVER = -1e30  # a masked score: finite, so that an all-masked block stays NaN-f
 KERNEL_HEADS = (16, 32, 64, 128, 256)  # head dimensions that the kernels for GPUs take
 TPU_HEADS = (64, 128, 256)  # and the kernel for TPUs: less leaves most of a register empty
 LANES = 128  # of a TPU: the number of ring slots must be a multiple of it for the kernel
-CPU_BLOCK = 128  # most queries, and keys, whose scores packed_blocks has at a time on a CPU
+CPU_BLOCK = 128  # see packed_block
 EVERYTHING = 1 << 30  # the window of a layer that sees all that came before
 GPU = ("kernel", "cudnn", "interpret")  # values of Layout.attention with kernels for GPUs
 
@@ -275,6 +275,14 @@ def _packed_kernel(q, window, implementation):
   return functools.partial(kernel.on_one_device, window=window, implementation=implementation)
 
 
+def packed_block(block: int, implementation: str) -> int:
+  """Most queries, and most keys, whose scores `attend_packed` has at a time where it has no kernel.
+
+  A CPU is fastest with scores that stay in its cache; others want fewer and larger blocks.
+  """
+  return min(block, CPU_BLOCK) if implementation == "einsum" else block
+
+
 def attend_packed(
   q: Float[Array, "b 1 t n g h"],
   k: Float[Array, "b 1 t n h"],
@@ -296,8 +304,7 @@ def attend_packed(
   given = (q, k, v, segments)
   attend = _packed_kernel(q, window, implementation)
   if attend is None:
-    # A CPU is fastest with scores that stay in its cache; others want fewer and larger blocks.
-    size = min(block, CPU_BLOCK) if implementation == "einsum" else block
+    size = packed_block(block, implementation)
     attend = functools.partial(packed_blocks.on_one_device, block=size)
     given = (*given, jnp.int32(EVERYTHING if window is None else window))
   specs = tuple(jax.typeof(x).sharding.spec for x in given)

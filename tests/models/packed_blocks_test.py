@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gen_ssd import hlo
 from gen_ssd import mesh
 from gen_ssd.models import attention
 from gen_ssd.models import packed_blocks
@@ -100,3 +101,14 @@ def test_rows_are_skipped_by_the_one_that_sees_most():
   np.testing.assert_array_equal(one, [0, 0, 0, 2, 2, 2])
   near = packed_blocks._first_blocks(5, jnp.ones((1, T), jnp.int32), jnp.int32(7))
   np.testing.assert_array_equal(near, [0, 0, 0, 1, 2, 3])
+
+
+def test_the_plan_finds_the_loops_whose_trips_depend_on_the_data():
+  """Those over queries always run 5 times; those over keys, as often as it is told."""
+  mesh.start(devices=jax.devices()[:1])
+  q, k, v, segments = given(Case(6))
+  loss = lambda q, k, v: attention.attend_packed(q, k, v, segments, block=6).sum()
+  text = hlo.Text(jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, v).compile().as_text())
+  told = {"packed_blocks.py": 3}.get
+  loops = [text.trips(ins, told) for ins, _, _ in text.walk(told) if ins.op == "while"]
+  assert sorted(loops) == [3, 3, 5, 5]
