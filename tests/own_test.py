@@ -126,6 +126,22 @@ def test_laptop_explains_a_wrong_argument(argument):
     laptop.get_config(argument)
 
 
+def test_laptop_uses_bfloat16_where_the_cpu_does(tmp_path, monkeypatch):
+  features = tmp_path / "cpuinfo"
+  assert laptop.dtype(features) == "float32"  # no such file, as on a Mac
+  for text, want in (
+    ("flags : avx2 avx512f avx512_vnni", "float32"),
+    ("flags : avx512f avx512_bf16 avx512_vnni", "bfloat16"),
+    ("flags : avx512f amx_bf16", "bfloat16"),
+  ):
+    features.write_text(text)
+    assert laptop.dtype(features) == want
+  for want in ("bfloat16", "float32"):
+    monkeypatch.setattr(laptop, "dtype", lambda want=want: want)
+    c = laptop.get_config()
+    assert {c.teacher.dtype, c.student.dtype, c.warm_up.dtype, c.train.dtype} == {want}
+
+
 def test_laptop_refuses_two_tests_of_one_name():
   with pytest.raises(UserError, match="two tests have one name: svamp, svamp"):
     laptop.get_config("qwen,gsm8k,svamp,svamp:other.jsonl")

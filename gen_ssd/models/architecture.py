@@ -54,6 +54,7 @@ class Layout:
   tensor_axis: str | None = "model"  # mesh axis that splits heads, hidden and vocabulary
   fsdp_axes: Axes = None  # mesh axes that split the width of weights while training
   unroll: bool = False
+  outputs_first: bool = False  # of the weights of unstacked layers: see products.py
   # einsum; by kernels for a GPU (kernel, cudnn) or for a TPU (tpu_kernel); for tests on a CPU,
   # interpret or tpu_interpret
   attention: str = "einsum"

@@ -99,21 +99,38 @@ def replace(
 
 
 def unstacked(model: Transformer) -> Transformer:
-  """The model with layers as separate leaves when its layout unrolls, for the generation loops."""
+  """The model as generation loops want it: where its layout unrolls, layers are separate leaves.
+
+  These, and the output layer, are OutputsFirst where the layout says so.
+  """
   if not model.layout.unroll or isinstance(model.blocks, nnx.List):
     return model
 
   other = replace(model)
-  other.blocks = nnx.List([Blocks(w) for w in _split(_arrays(model.blocks), model.arch.layers)])
+  first = model.layout.outputs_first
+  layers = _split(_arrays(model.blocks), model.arch.layers, first)
+  other.blocks = nnx.List([Blocks(w) for w in layers])
+  if first and not model.arch.tied:
+    other.head = nnx.Param(_outputs_first({"head": model.head[...]})["head"])
   return other
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _split(blocks, layers):
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _split(blocks, layers, outputs_first=False):
   """Weights of each layer, whose gradients come together in one copy; indices would sum padded ones."""
   stacked, tree = jax.tree.flatten(blocks)
   parts = [lax.split(x, [1] * layers) for x in stacked]
-  return [tree.unflatten(jnp.squeeze(x[l], 0) for x in parts) for l in range(layers)]
+  found = [tree.unflatten(jnp.squeeze(x[l], 0) for x in parts) for l in range(layers)]
+  return [_outputs_first(w) for w in found] if outputs_first else found
+
+
+@jax.jit
+def _outputs_first(weights):
+  def stored(name, w):
+    is_plain = architecture.summed(name) and not isinstance(w, Int8Weight)
+    return products.outputs_first(w, architecture.summed(name)) if is_plain else w
+
+  return {name: stored(name, w) for name, w in weights.items()}
 
 
 def _params(blocks):
@@ -215,8 +232,11 @@ def layer(
 
 def logits(model: Transformer, x: Float[Array, "b k t d"]) -> Float[Array, "b k t v"]:
   """f32 logits of normed hidden states."""
-  summed, head = (1, model.embed) if model.arch.tied else (0, model.head)
-  return quantization.product(lambda x, w: products.dot(x, w, (summed,), "float32"), x, head[...])
+  arch, layout = model.spec
+  summed, head = (1, model.embed[...]) if arch.tied else (0, model.head[...])
+  if arch.tied and layout.outputs_first and not isinstance(head, Int8Weight):
+    head = products.outputs_first(head, (summed,))
+  return quantization.product(lambda x, w: products.dot(x, w, (summed,), "float32"), x, head)
 
 
 # ---------------------------------------------------------------- forward, two uses

@@ -17,6 +17,7 @@ from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
 from gen_ssd.models import architecture
 from gen_ssd.models.architecture import Layout
+from gen_ssd.models.products import OutputsFirst
 
 MOST = 127  # -128 is not used, so that the rule is symmetric
 
@@ -55,7 +56,7 @@ def stored(layout: Layout, leaf: str, w: Float[Array, "..."]) -> Float[Array, ".
 def product(
   multiply: typing.Callable,
   x: Float[Array, "..."],
-  w: Float[Array, "..."] | Int8Weight,
+  w: Float[Array, "..."] | Int8Weight | OutputsFirst,
 ) -> Float[Array, "..."]:
   """`multiply(x, w)` with w in the dtype of x; the outputs of w are the last axes of the result.
 

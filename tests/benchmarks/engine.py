@@ -64,7 +64,9 @@ def measure(workload, rounds, model_parallel):
   shared = mesh.start(model_parallel)
   w = contenders.ENGINE[workload]
   b, k, c, prompt = (w[name] for name in ("b", "k", "c", "prompt"))
-  layout = functools.partial(Layout, unroll=True, dtype=w.get("dtype", "float32"))
+  layout = functools.partial(
+    Layout, unroll=True, outputs_first=True, dtype=w.get("dtype", "float32")
+  )
   # Random and untied: tied ones repeat themselves on random prompts and would be pruned.
   teacher, student = (
     decoder.unstacked(decoder.initialise(dataclasses.replace(arch, tied=False), layout, key))
@@ -173,6 +175,7 @@ def _products(jax, teacher, rows):
 
   from gen_ssd import mesh
   from gen_ssd.models import architecture
+  from gen_ssd.models import products
 
   top, layer = architecture.leaves(teacher.arch)
   inputs = {"o": 3, "down": 1, "head": 1, "q": 1, "k": 1, "v": 1, "gate": 1, "up": 1}
@@ -184,14 +187,16 @@ def _products(jax, teacher, rows):
     sizes.append((teacher.arch.width, teacher.arch.vocab))
   wide, dtype = max(size[0] for size in sizes), jnp.dtype(teacher.layout.dtype)
   rng = np.random.default_rng(0)
-  matrices = [mesh.place(rng.normal(size=size).astype(dtype)) for size in sizes]
+  draw = lambda size: mesh.place(rng.normal(size=size).astype(dtype))
+  matrices = [products.outputs_first(draw(size), (0,)) for size in sizes]
   x = mesh.place(rng.normal(size=(rows, wide)).astype(dtype), jax.P("data", None))
 
   @jax.jit
   def run(x, matrices):
     def step(_, total):
       for w in matrices:
-        total += ((x[:, : w.shape[0]] + 1e-9 * total[:, None]) @ w)[:, 0]
+        y = (x[:, : w.values.shape[1]] + 1e-9 * total[:, None])[:, None, None]
+        total += products.dot(y.astype(x.dtype), w)[:, 0, 0, 0]
       return total
 
     return jax.lax.fori_loop(0, 8, step, jnp.zeros_like(x[:, 0]))

@@ -241,6 +241,16 @@ def test_unstacked_twice_is_unstacked_once():
   np.testing.assert_array_equal(once.blocks[1].q[...], net.blocks.q[...][1])
 
 
+def test_outputs_come_first_where_the_layout_says_so():
+  mesh.start(devices=jax.devices()[:1])
+  net = small(layout=Layout(unroll=True, outputs_first=True))
+  once = decoder.unstacked(net)
+  one = net.blocks.o[...][1]
+  np.testing.assert_array_equal(once.blocks[1].o[...].values, np.moveaxis(one, -1, 0))
+  np.testing.assert_array_equal(once.head[...].values, np.transpose(net.head[...]))
+  np.testing.assert_array_equal(once.blocks[1].ln1[...], net.blocks.ln1[...][1])
+
+
 def test_models_of_one_shape_are_unstacked_by_one_program():
   mesh.start(devices=jax.devices()[:1])
   build = lambda seed: decoder.initialise(SMALL, Layout(unroll=True), jax.random.key(seed))

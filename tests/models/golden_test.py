@@ -61,18 +61,21 @@ CASES = [
   ("gemma3", dict(c=8, slots=64)),
   ("gemma3_nested", dict(block=12)),
   ("gemma3", dict(unroll=True, block=12, devices=4)),
+  ("r1_distill_qwen", dict(unroll=True, outputs_first=True)),
+  ("gemma3", dict(unroll=True, outputs_first=True, devices=4)),
 ]
 
 
 @pytest.mark.parametrize("name,options", CASES, ids=[f"{n}-{'-'.join(o)}" for n, o in CASES])
 def test_decoding_through_the_ring_and_chunk_scoring_are_torchs(name, options, forced, tmp_path):
   """One model is teacher and student: its decoding and its scoring are both held to the golden."""
-  count, unroll = options.get("devices", 1), options.get("unroll", False)
+  count = options.get("devices", 1)
   mesh.start(2 if count > 1 else 1, devices=jax.devices()[:count])
   folder, tokens, want = golden(name, tmp_path)
   c = options.get("c", 4)
   forced(tokens, c)
-  load = lambda **axes: decoder.unstacked(weights.load(folder, Layout(unroll=unroll, **axes)))
+  form = {name: options.get(name, False) for name in ("unroll", "outputs_first")}
+  load = lambda **axes: decoder.unstacked(weights.load(folder, Layout(**form, **axes)))
   vocab = want.shape[1]
   engine = tiny.Engine(
     teacher=load(),

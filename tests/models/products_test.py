@@ -37,12 +37,29 @@ def test_values_and_gradients_are_those_of_einsum(inputs, dims, summed, equation
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), got, want)
 
 
-def test_gradients_are_products_in_the_dtype_of_the_input():
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("few", [0, 128])
+@pytest.mark.parametrize("inputs,dims,summed,equation", CASES.values(), ids=CASES)
+def test_weights_with_outputs_first_give_the_same(
+  inputs, dims, summed, equation, few, devices, monkeypatch
+):
+  mesh.start(2 if devices > 1 else 1, devices=jax.devices()[:devices])
+  monkeypatch.setattr(products, "FEW", few)
+  random = np.random.default_rng(0)
+  x, w = (random.normal(size=size).astype(np.float32) for size in ((4, 1, 5, *inputs), dims))
+  stored = products.outputs_first(mesh.place(w, jax.P()), summed)
+  assert stored.values.shape[-len(summed) :] == inputs
+  got = jax.jit(lambda x, w: products.dot(x, w, summed))(mesh.place(x, jax.P(EVERYWHERE)), stored)
+  np.testing.assert_allclose(got, np.einsum(equation, x, w), rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_is_rounded_once():
   mesh.start(devices=jax.devices()[:1])
-  x, w = jnp.ones((1, 1, 3, 4), jnp.bfloat16), jnp.ones((4, 5), jnp.bfloat16)
-  loss = lambda x, w: products.dot(x, w, dtype="float32").sum()
-  found = [
-    e for e in jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, w).eqns if "dot" in e.primitive.name
-  ]
-  assert [v.aval.dtype for e in found for v in e.invars] == [jnp.bfloat16] * 4
-  assert products.dot(x, w, dtype="float32").dtype == jnp.float32
+  random = np.random.default_rng(0)
+  draw = lambda *dims: jnp.asarray(random.normal(size=dims), jnp.bfloat16)
+  x, w = draw(1, 1, 7, 300), draw(300, 40)
+  want = np.float64(x[0, 0]) @ np.float64(w)
+  for weight in (w, products.outputs_first(w, (0,))):
+    got = jax.jit(products.dot)(x, weight)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float64(got[0, 0]), want, rtol=2**-8, atol=1e-4)

@@ -160,10 +160,10 @@ def test_random_int8_weights_are_the_rounded_random_weights():
 # ---------------------------------------------------------------- generation
 
 
-def written(folder, devices, unroll=False):
+def written(folder, devices, **form):
   """What two rounds of an int8 teacher write, and the nll that an int8 student gives it."""
   mesh.start(2 if devices > 1 else 1, devices=jax.devices()[:devices])
-  layout = dataclasses.replace(INT8, unroll=unroll)
+  layout = dataclasses.replace(INT8, **form)
   alone = dataclasses.replace(layout, batch_axes=("data", "model"), tensor_axis=None)
   teacher, student = (decoder.unstacked(weights.load(folder, own)) for own in (layout, alone))
   vocab = teacher.arch.vocab
@@ -181,7 +181,8 @@ def test_eight_devices_and_separate_layers_write_what_one_device_writes(tmp_path
   folder, _, _ = golden("qwen3", tmp_path)
   texts, nll = written(folder, 1)
   assert all(len(text) == 3 + 2 * 4 for text in texts.values())
-  for options in (dict(devices=8), dict(devices=1, unroll=True)):
+  separate = dict(devices=1, unroll=True)
+  for options in (dict(devices=8), separate, separate | dict(outputs_first=True)):
     again, its = written(folder, **options)
     assert again == texts
     for name, values in nll.items():
