@@ -7,9 +7,9 @@ on GSM8K and SVAMP, from the hub. For example, with local files only:
 
   configs/laptop.py:teacher.gguf,student.gguf,gsm8k:train.jsonl,gsm8k:test.jsonl,svamp:test.jsonl
 
-On a CPU that multiplies bfloat16 by itself (AVX-512 BF16 or AMX), generation and training use it;
-elsewhere they use float32, which takes about 1.5 times as long. To continue on another kind of CPU,
-set the dtypes of the first one: --config.teacher.dtype, student.dtype, warm_up.dtype and train.dtype.
+Generation and training use bfloat16 on a CPU with instructions for it (AVX-512 BF16 or AMX), where
+it is faster, and float32 on others. To continue a run on another kind of CPU, keep its dtypes, with
+--config.teacher.dtype, --config.student.dtype, --config.warm_up.dtype and --config.train.dtype.
 """
 
 import pathlib

@@ -160,7 +160,7 @@ def _take_signals():
   os.set_blocking(write, False)
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
   threading.Thread(target=_listen, args=[read], daemon=True).start()
-  # From there on Python runs no handler and would end as if SIGTERM had none.
+  # After that Python has no handlers any more, and SIGTERM would change the exit code.
   atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 

@@ -5,8 +5,6 @@ import hashlib
 import json
 import pathlib
 
-import jax
-
 from gen_ssd import config as config_lib
 from gen_ssd import mesh as mesh_lib
 from gen_ssd.errors import UserError
@@ -30,7 +28,7 @@ def layout(config, who, **placement):
   model = getattr(config, who)
   own = dict(dtype=model.dtype, quantization=model.quantization, unroll=model.unroll)
   own |= dict(attention=attention.implementation(config.attention))
-  own |= dict(outputs_first=jax.sharding.get_mesh().devices.flat[0].platform == "cpu")
+  own |= dict(outputs_first=attention.platform() == "cpu")
   alone = who == "student" and not config.split_student
   return Layout(**own | (ALONE if alone else {}) | placement)
 

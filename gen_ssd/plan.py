@@ -194,11 +194,11 @@ def _programs(found, mesh, chip, select, student, filled):
   tiles = select.c // scoring.tile_size(student, own, ring_slots, select.block or ring_slots)
   train = found["train"].static["config"]
   size = attention.packed_block(min(train.block, train.length), student.layout.attention)
-  rows = -(-train.length // size)  # of blocks, and on average half as many columns
+  count = -(-train.length // size)  # blocks of queries, which read half of the keys on average
   trips = {  # of loops whose number of trips depends on the data
     "step": {"attention.py": blocks, "step.py": select.c, "scoring.py": tiles} | filters,
     "admit": {"attention.py": blocks, "ring.py": -(-select.prompt // select.c)},
-    "train": {"packed_blocks.py": (rows + 2) // 2},
+    "train": {"packed_blocks.py": (count + 2) // 2},
   }
   share = blocks * select.block / ring_slots if select.block else 1.0
   hosts = [d.process_index for d in mesh.devices.flat]

@@ -127,13 +127,17 @@ def write(
   return chunk, jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, l, 0, keepdims=False), chunk)
 
 
-_dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+f32_einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def platform() -> str:
+  """The kind of devices of the current mesh, such as cpu, gpu or tpu."""
+  return jax.sharding.get_mesh().devices.flat[0].platform
 
 
 def implementation(setting: str) -> str:
   """The Layout.attention that a config's setting means for the devices of the current mesh."""
-  platform = jax.sharding.get_mesh().devices.flat[0].platform
-  kernel = {"gpu": "kernel", "tpu": "tpu_kernel"}.get(platform, "einsum")
+  kernel = {"gpu": "kernel", "tpu": "tpu_kernel"}.get(platform(), "einsum")
   return {"auto": kernel, "kernel": kernel}.get(setting, setting)
 
 
@@ -172,7 +176,7 @@ def attend_branches(
   if near is not None:  # a query's own token is the last it sees of its chunk
     causal &= causal.sum(-1, keepdims=True) - 1 - jnp.arange(causal.shape[1]) < near[0]
   # Batch axes first and in the order of the cache: any other order transposes the cache.
-  s = jnp.where(causal[:, None, :], _dot("bktngh,bknhc->bkntgc", q, own.k), NEVER)
+  s = jnp.where(causal[:, None, :], f32_einsum("bktngh,bknhc->bkntgc", q, own.k), NEVER)
   if by_kernel(implementation, q.shape[-1], shared.prefix.position.shape[1]):
     return _by_kernel(q, own, shared, s, near, implementation)
   if shared.prefix.position.shape[1] == shared.prefix.block:
@@ -200,13 +204,13 @@ def _one_block(q, own, shared, s, near):
     x if l is None else lax.dynamic_index_in_dim(x, l, 0, keepdims=False) for x in (kv.k, kv.v)
   )
   p = jnp.where(
-    _seen(prefix.visible, prefix.position, near), _dot("bktngh,bnhs->bnktgs", q, k), NEVER
+    _seen(prefix.visible, prefix.position, near), f32_einsum("bktngh,bnhs->bnktgs", q, k), NEVER
   )
   m = jnp.maximum(s.max(-1, keepdims=True), _swap(p.max(-1, keepdims=True)))
   e, f = jnp.exp(s - m), jnp.exp(p - _swap(m))
   z = e.sum(-1, keepdims=True) + _swap(f.sum(-1, keepdims=True))
-  o = _dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v) + _swap(
-    _dot("bnktgs,bnsh->bnktgh", f.astype(q.dtype), v)
+  o = f32_einsum("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v) + _swap(
+    f32_einsum("bnktgs,bnsh->bnktgh", f.astype(q.dtype), v)
   )
   return jnp.swapaxes((o / z).astype(q.dtype), 2, 3)
 
@@ -229,18 +233,22 @@ def _many_blocks(q, own, shared, s, near):
 
     in_block = lambda x: lax.dynamic_slice_in_dim(x, i * block, block, 1)
     ok = _seen(in_block(prefix.visible), in_block(prefix.position), near)
-    p = jnp.where(ok, _dot("bktngh,bnhs->bnktgs", q, cut(-1, kv.k)), NEVER)
+    p = jnp.where(ok, f32_einsum("bktngh,bnhs->bnktgs", q, cut(-1, kv.k)), NEVER)
     top = jnp.maximum(m, p.max(-1, keepdims=True))
     e, r = jnp.exp(p - top), jnp.exp(m - top)
     return (
       top,
       z * r + e.sum(-1, keepdims=True),
-      o * r + _dot("bnktgs,bnsh->bnktgh", e.astype(q.dtype), cut(-2, kv.v)),
+      o * r + f32_einsum("bnktgs,bnsh->bnktgh", e.astype(q.dtype), cut(-2, kv.v)),
     )
 
   m = s.max(-1, keepdims=True)
   e = jnp.exp(s - m)
-  start = (m, e.sum(-1, keepdims=True), _dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v))
+  start = (
+    m,
+    e.sum(-1, keepdims=True),
+    f32_einsum("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v),
+  )
   _, z, o = lax.fori_loop(0, prefix.used, body, tuple(map(_swap, start)))
   return jnp.moveaxis((o / z).astype(q.dtype), 1, 3)
 
@@ -257,7 +265,7 @@ def _by_kernel(q, own, shared, s, near, implementation):
   top = jnp.maximum(_swap(s.max(-1)), m)
   e, r = jnp.exp(s - _swap(top)[..., None]), jnp.exp(m - top)
   z = _swap(e.sum(-1)) + z * r
-  o = _swap(_dot("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v)) + o * r[..., None]
+  o = _swap(f32_einsum("bkntgc,bknch->bkntgh", e.astype(q.dtype), own.v)) + o * r[..., None]
   return jnp.moveaxis((o / z[..., None]).astype(q.dtype), 1, 3)
 
 

@@ -117,7 +117,10 @@ def unstacked(model: Transformer) -> Transformer:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _split(blocks, layers, outputs_first=False):
-  """Weights of each layer, whose gradients come together in one copy; indices would sum padded ones."""
+  """The weights of each layer.
+
+  The gradient of a split is a concatenation; that of indices would be a sum of padded layers.
+  """
   stacked, tree = jax.tree.flatten(blocks)
   parts = [lax.split(x, [1] * layers) for x in stacked]
   found = [tree.unflatten(jnp.squeeze(x[l], 0) for x in parts) for l in range(layers)]

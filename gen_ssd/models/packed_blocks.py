@@ -1,4 +1,4 @@
-"""Causal attention in packed sequences by loops over blocks, for CPUs and what no kernel takes.
+"""Causal attention in packed sequences by loops over blocks: on CPUs, and where no kernel fits.
 
 FlashAttention-2 (arXiv:2307.08691) in plain jax: scores exist for one block of queries and keys at a
 time, also in the backward pass, and memory is linear in t. Blocks of keys that no query sees, because
@@ -17,9 +17,9 @@ from jaxtyping import Int
 
 from gen_ssd.arrays import Array
 from gen_ssd.models.attention import NEVER
+from gen_ssd.models.attention import f32_einsum
 
 PADDING = -1  # the segment of positions that fill the last block
-_dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def on_one_device(
@@ -31,7 +31,7 @@ def on_one_device(
   *,
   block: int,
 ) -> Float[Array, "b 1 t n g h"]:
-  """attention.attend_packed for the sequences of one device, in blocks of `block` at most."""
+  """attention.attend_packed for the sequences of one device, in blocks of at most `block` tokens."""
   t = q.shape[2]
   count = -(-t // block)
   size = -(-t // count)
@@ -143,13 +143,13 @@ def _rows(x):
 
 def _dot_rows(x, y):
   """x [b,n,g,q,c] times y [b,n,c,d], in the dtype of y: f32[b,n,g,q,d]."""
-  found = _dot("bnrc,bncd->bnrd", _rows(x).astype(y.dtype), y)
+  found = f32_einsum("bnrc,bncd->bnrd", _rows(x).astype(y.dtype), y)
   return found.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _dot_columns(x, y):
   """x [b,n,g,q,k] and y [b,n,g,q,h], summed over all queries in the dtype of y: f32[b,n,k,h]."""
-  return _dot("bnrk,bnrh->bnkh", _rows(x).astype(y.dtype), _rows(y))
+  return f32_einsum("bnrk,bnrh->bnkh", _rows(x).astype(y.dtype), _rows(y))
 
 
 def _joined(x):

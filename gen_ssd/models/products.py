@@ -1,4 +1,4 @@
-"""Products with weights, and their gradients as the compilers compute them best."""
+"""Products with weights and their gradients, in the forms that compilers are fastest with."""
 
 import functools
 import math
@@ -36,7 +36,7 @@ class OutputsFirst:
 
 
 def outputs_first(w: Float[Array, "..."], summed: tuple[int, ...]) -> OutputsFirst:
-  """The weight, of which products sum over the axes `summed`."""
+  """The weight w, whose inputs are its axes `summed`, with its outputs first."""
   return OutputsFirst(values=jnp.moveaxis(w, summed, range(-len(summed), 0)))
 
 
@@ -51,7 +51,7 @@ def dot(
 
   Axes stay in their order: einsum has one of its own, which transposes weights. `dtype` is that of the
   result, by default that of x. Gradients are products in the dtype of x: those of a f32 gradient would
-  take twice the time. There are none of a weight that is OutputsFirst.
+  take twice the time.
   """
   if isinstance(w, OutputsFirst):
     return _with_outputs_first(x, w.values, len(summed), dtype, out_sharding)
@@ -76,8 +76,8 @@ def _dot(x, w, summed, dtype, out_sharding):
 def _multiply(x, y, summed, dtype=None, out_sharding=None):
   """lax.dot_general without batch axes.
 
-  A CPU multiplies bfloat16 two to four times as fast when the result is float32, and is rounded then;
-  elsewhere devices would send each other twice the bytes.
+  A CPU multiplies bfloat16 faster when the result is float32 and is rounded afterwards. Elsewhere,
+  devices that share a product would then send each other twice the bytes.
   """
   multiply = functools.partial(
     lax.dot_general, dimension_numbers=(summed, ((), ())), out_sharding=out_sharding
@@ -93,7 +93,7 @@ def _forward(x, w, summed, dtype, out_sharding):
 
 
 def _backward(summed, dtype, out_sharding, given, gradient):
-  """The smaller factor of the weight's gradient comes first: a CPU makes a transposed copy of it."""
+  """The gradients of x and w. A CPU copies the first factor of w's transposed: it is the smaller."""
   del dtype, out_sharding
   x, w = given
   gradient = gradient.astype(x.dtype)
