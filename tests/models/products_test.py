@@ -53,6 +53,16 @@ def test_weights_with_outputs_first_give_the_same(
   np.testing.assert_allclose(got, np.einsum(equation, x, w), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("inputs,outputs", [(6, 10), (10, 6)])
+def test_the_smaller_factor_of_a_gradient_is_the_one_that_a_cpu_copies(inputs, outputs):
+  mesh.start(devices=jax.devices()[:1])
+  loss = lambda w, x: products.dot(x, w).sum()
+  program = jax.make_jaxpr(jax.grad(loss))(jnp.ones((inputs, outputs)), jnp.ones((1, 1, 5, inputs)))
+  found = [e for e in program.eqns if e.primitive.name == "dot_general"]
+  over = [e for e in found if e.params["dimension_numbers"][0] == ((0, 1, 2), (0, 1, 2))]
+  assert [[v.aval.size for v in e.invars] for e in over] == [[5 * 6, 5 * 10]]
+
+
 def test_bfloat16_is_rounded_once():
   mesh.start(devices=jax.devices()[:1])
   random = np.random.default_rng(0)
