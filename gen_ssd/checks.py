@@ -15,6 +15,7 @@ from gen_ssd.errors import UserError
 from gen_ssd.errors import clip
 from gen_ssd.errors import fail
 from gen_ssd.models import hf
+from gen_ssd.models import split_sequences
 from gen_ssd.models import tokenization
 from gen_ssd.models import weights
 from gen_ssd.models.architecture import Layout
@@ -215,6 +216,7 @@ def check_devices(config, mesh):
   for field, value, size in _split_sizes(config, mesh):
     if value % size:
       fail(field, value, f"a multiple of {size}, the number of devices that split it")
+  _check_split_sequences(config, mesh.shape["model"])
   have = memory.available(mesh.local_devices[0])
   for where, need, sizes in _needs(config, mesh):
     if need > have:
@@ -231,12 +233,32 @@ def _check_tensor_parallel(config):
     weights.check_split(path, hf.read_architecture(path), Layout())
 
 
+def _check_split_sequences(config, size):
+  """`size` devices must be able to share the sequences, and the heads of all models that read them."""
+  if "pretrain" in config.stages and config.train.split_sequences:
+    fail("train.split_sequences", True, "False in the stage pretrain, whose sequences are short")
+  for field, train in _trainings(config).items():
+    if not train.split_sequences:
+      continue
+    for name, value in (("length", train.length), ("block", min(train.block, train.length))):
+      if value % size:
+        fail(f"{field}.{name}", value, f"a multiple of model_parallel ({size})")
+    for who in {"student", *terms.models(train)} & {"student", "teacher"}:
+      arch = hf.read_architecture(hf.locate(getattr(config, who).path))
+      if not split_sequences.divides(arch, size):
+        heads = f"{arch.kv_heads} key-value heads, each for {arch.groups} query heads"
+        fail(
+          f"{field}.split_sequences", True, f"False: {size} devices cannot share {heads} ({who})"
+        )
+
+
 def _split_sizes(config, mesh):
   """[(field, value, number of devices that split it)] of the stages of a config."""
   if "pretrain" in config.stages:
     return [("train.batch_size", config.train.batch_size, mesh.size)]
   student = mesh.shape["data"] if config.split_student else mesh.size
-  rows = [(f"{n}.batch_size", t.batch_size, mesh.size) for n, t in _trainings(config).items()]
+  splits = lambda train: mesh.shape["data"] if train.split_sequences else mesh.size
+  rows = [(f"{n}.batch_size", t.batch_size, splits(t)) for n, t in _trainings(config).items()]
   if {"collect", "cold_start"} & {*config.stages}:
     rows += [("cold_start.slots", config.cold_start.slots, mesh.shape["data"])]  # without a student
     rows += [(f"arms.{name}.slots", arm.select.slots, student) for name, arm in config.arms]

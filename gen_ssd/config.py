@@ -138,6 +138,7 @@ class Train:
   block: int = 1024  # positions whose attention keys or logits are in memory at a time
   remat: bool = False  # recompute each layer in the backward pass: less memory, more time
   dtype: str = "float32"  # of activations: float32 or bfloat16; weights and optimizer are float32
+  split_sequences: bool = False  # devices that share a teacher share each sequence, too
   unroll: bool = False  # a separate copy of the program for each layer: faster on a CPU
   save_every: int = 200  # updates between checkpoints
   log_every: int = 10  # updates between lines of metrics.jsonl

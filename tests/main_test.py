@@ -760,6 +760,46 @@ def test_a_student_that_is_split_shares_its_slots_like_the_teacher(tmp_path):
     stages.run(split, tmp_path / "more", jax.devices()[:8])  # four groups
 
 
+def shared_sequences(**changes):
+  sizes = {f"{n}__slots": 8 for n in ("select", "cold_start", "evaluate")}
+  sizes |= {f"{n}__batch_size": 6 for n in ("warm_up", "train")}
+  return small(**sizes | dict(model_parallel=2, train__split_sequences=True) | changes)
+
+
+def test_sequences_that_devices_share_need_fewer_rows(tmp_path):
+  both = shared_sequences(warm_up__split_sequences=True)
+  with stages.begun(both, tmp_path, jax.devices()[:4]):  # two groups of two devices
+    pass
+  with pytest.raises(ValueError, match=r"warm_up.batch_size is 6: .* multiple of 4"):
+    stages.run(shared_sequences(), tmp_path / "some", jax.devices()[:4])
+  with pytest.raises(ValueError, match=r"batch_size is 6: .* multiple of 4"):
+    stages.run(both, tmp_path / "more", jax.devices()[:8])  # four groups
+
+
+@pytest.mark.parametrize(
+  "changes,says",
+  [
+    (dict(train__length=127, train__block=127), "train.length is 127: it must be a multiple of"),
+    (dict(train__block=1), r"train.block is 1: it must be a multiple of model_parallel \(2\)"),
+    (dict(stages=("pretrain",), train__batch_size=8), "False in the stage pretrain"),
+  ],
+)
+def test_sequences_that_devices_cannot_share_are_refused(changes, says, tmp_path):
+  config = shared_sequences(warm_up__batch_size=8, **changes)
+  with pytest.raises(ValueError, match=says):
+    stages.run(config, tmp_path, jax.devices()[:4])
+
+
+def test_heads_that_devices_cannot_share_are_refused(tmp_path, monkeypatch):
+  read = checks.hf.read_architecture
+  odd = lambda path: dataclasses.replace(read(path), kv_heads=1, groups=3)
+  mesh.start(2, jax.devices()[:4])
+  monkeypatch.setattr(checks.hf, "read_architecture", odd)
+  says = "train.split_sequences is True: it must be False: 2 devices cannot share 1 key-value heads"
+  with pytest.raises(ValueError, match=says):
+    checks._check_split_sequences(shared_sequences(), 2)
+
+
 def test_a_thinking_part_without_an_end_is_refused():
   with pytest.raises(
     ValueError,

@@ -51,6 +51,7 @@ class Layout:
   dtype: str = "float32"  # of activations and caches, and of weights that are not norms
   quantization: str = "off"  # or int8, of matrices: see quantization.py
   batch_axes: Axes = "data"  # mesh axes that split the batch
+  sequence_axis: str | None = None  # mesh axis that splits the tokens of packed sequences
   tensor_axis: str | None = "model"  # mesh axis that splits heads, hidden and vocabulary
   fsdp_axes: Axes = None  # mesh axes that split the width of weights while training
   unroll: bool = False

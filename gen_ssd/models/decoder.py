@@ -190,7 +190,7 @@ def embed(
 ) -> Float[Array, "b k t d"]:
   """Token embeddings in the layout's dtype, times the scale, which is rounded to it first."""
   arch, layout = spec
-  split = lambda x: P(layout.batch_axes, *[None] * (x.ndim + 1))
+  split = lambda x: P(layout.batch_axes, None, layout.sequence_axis, *[None] * (x.ndim - 1))
   look_up = lambda x: x.at[tokens].get(out_sharding=split(x))
   x = quantization.rows(look_up, table).astype(layout.dtype)
   return x if arch.embed_scale == 1 else x * jnp.asarray(arch.embed_scale, x.dtype)
@@ -209,7 +209,7 @@ def layer(
   masks, so that generation and training share everything else. Returns (x, extra).
   """
   arch, layout = spec
-  replicated = P(layout.batch_axes, None, None, None)
+  replicated = P(layout.batch_axes, None, layout.sequence_axis, None)
 
   def dot(x, name, summed=(0,), out_sharding=None):
     multiply = lambda x, w: products.dot(x, w, summed, None, out_sharding)

@@ -13,6 +13,7 @@ from gen_ssd.arrays import Array
 from gen_ssd.models import attention
 from gen_ssd.models import decoder
 from gen_ssd.models import quantization
+from gen_ssd.models import split_sequences
 
 
 class Reader(typing.NamedTuple):
@@ -20,6 +21,18 @@ class Reader(typing.NamedTuple):
 
   model: decoder.Transformer
   hidden: Float[Array, "b 1 t _"]
+
+  @property
+  def split(self) -> P:
+    """How columns [b,t] lie beside the hidden states."""
+    batch, _, sequence, _ = jax.typeof(self.hidden).sharding.spec
+    return P(batch, sequence)
+
+  @property
+  def shards(self) -> int:
+    """Parts of a sequence, each on a device of its own."""
+    axis = self.split[1]
+    return jax.typeof(self.hidden).sharding.mesh.shape[axis] if axis else 1
 
 
 def reader(
@@ -34,19 +47,22 @@ def reader(
   """A model, placed as `train.layout` says, and its hidden states of packed sequences.
 
   Attention reads `block` keys at a time, which divides t. With `remat`, layers are computed again in
-  the backward pass.
+  the backward pass. Where the layout has a `sequence_axis`, its devices share the tokens of each
+  sequence; only tokens, positions and segments are whole on all of them.
   """
+  layout = model.layout
+  attend = functools.partial(
+    attention.attend_packed, segments=segments, block=block, implementation=layout.attention
+  )
+  if layout.sequence_axis:
+    attend = functools.partial(split_sequences.attend, attend, layout.sequence_axis)
+  own = P(layout.batch_axes, layout.sequence_axis)
   hidden = decoder.forward_packed(
     model,
-    tokens,
-    positions,
-    functools.partial(
-      attention.attend_packed,
-      segments=segments,
-      block=block,
-      implementation=model.layout.attention,
-    ),
-    gather=functools.partial(_replicated, dtype=model.layout.dtype),
+    reshard(tokens, own),
+    reshard(positions, own),
+    attend,
+    gather=functools.partial(_replicated, dtype=layout.dtype),
     remat=remat,
   )
   return Reader(_with_replicated_head(model), hidden)

@@ -11,11 +11,14 @@ Neither passes a gradient on. Divisors are the same for all terms: the number of
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import functools
 import typing
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.sharding import reshard
 from jaxtyping import Float
 from jaxtyping import Int
 from jaxtyping import Shaped
@@ -158,15 +161,19 @@ def sums(
     columns: of every term, as objectives.shift_columns returns them.
     block: divides t.
   """
-  t = targets.shape[1]
-  cut = lambda x, i, axis=1: lax.dynamic_slice_in_dim(x, i * block, block, axis)
-  logits = lambda reader, i: decoder.logits(reader.model, cut(reader.hidden, i, 2))[:, 0]
+  t, shards = targets.shape[1], student.shards
+  cut = functools.partial(_cut, block=block, shards=shards)
+  logits = lambda reader, i: decoder.logits(reader.model, cut(reader.hidden, i, axis=2))[:, 0]
   masks = {}
   if any(term.where != "all" for _, term in terms):
-    entropy = blocks(lambda i: objectives.token_entropy(logits(student, i)), t, block)
+    entropy = blocks(lambda i: objectives.token_entropy(logits(student, i)), t, block, shards)
+    entropy = reshard(lax.stop_gradient(entropy), P(student.split[0], None))
     for n, (name, term) in enumerate(terms):
-      factor = WHERES[term.where](lax.stop_gradient(entropy), live, segments, numbers.share[n])
-      masks[name] = live * factor
+      masks[name] = live * WHERES[term.where](entropy, live, segments, numbers.share[n])
+  count = jnp.sum(live)
+  targets, live, masks, columns = jax.tree.map(
+    lambda x: reshard(x, student.split), (targets, live, masks, dict(columns))
+  )
   temperatures = numbers.temperature[:, 0] + progress * (
     numbers.temperature[:, 1] - numbers.temperature[:, 0]
   )
@@ -190,13 +197,26 @@ def sums(
       jnp.zeros(len(terms), jnp.float32),
       jnp.arange(t // block),
     )
-  return total * numbers.scale, jnp.sum(live)
+  return total * numbers.scale, count
 
 
-def blocks(call: Callable[[Array], typing.Any], t: int, block: int) -> typing.Any:
+def _cut(x, i, block, shards, axis=1):
+  """Block i of the positions: as many of each shard, which a device has."""
+  dims, size = x.shape, block // shards
+  x = x.reshape(*dims[:axis], shards, -1, *dims[axis + 1 :]) if shards > 1 else x
+  x = lax.dynamic_slice_in_dim(x, i * size, size, axis + (shards > 1))
+  return x.reshape(*dims[:axis], block, *dims[axis + 1 :])
+
+
+def blocks(call: Callable[[Array], typing.Any], t: int, block: int, shards: int = 1) -> typing.Any:
   """call(i) of every block of positions, put together: a tree of [b,t]. No gradient passes."""
   parts = lax.map(lambda i: lax.stop_gradient(call(i)), jnp.arange(t // block))
-  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], t), parts)
+
+  def together(x):
+    x = x.reshape(*x.shape[:2], shards, block // shards)
+    return jnp.transpose(x, (1, 2, 0, 3)).reshape(x.shape[1], t)
+
+  return jax.tree.map(together, parts)
 
 
 def _nats(term, n, numbers, temperature, mine, theirs, targets, columns):

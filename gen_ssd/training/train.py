@@ -105,6 +105,9 @@ def loss_sum(
   block = min(config.block, config.length)
 
   def read(model, remat):
+    if config.split_sequences:
+      split = dict(zip(("batch_axes", "sequence_axis"), AXES))
+      model = decoder.replace(model, layout=dataclasses.replace(model.layout, **split))
     where = batch["positions"], batch["segments"]
     return reading.reader(model, batch["tokens"], *where, block=block, remat=remat)
 
@@ -156,9 +159,12 @@ def train_step(
   def add_part(carry, part):
     return jax.tree.map(jnp.add, carry, grad(state.model, part)), None
 
-  found = grad(state.model, jax.tree.map(lambda x: x[0], batch))
-  if config.accumulate > 1:
-    found, _ = lax.scan(add_part, found, jax.tree.map(lambda x: x[1:], batch))
+  if config.accumulate == 1:
+    found = grad(state.model, jax.tree.map(lambda x: x[0], batch))
+  else:
+    zero = jnp.float32(0), (jnp.float32(0), jnp.zeros(len(config.terms), jnp.float32))
+    none = zero, jax.tree.map(jnp.zeros_like, state.model)
+    found, _ = lax.scan(add_part, none, batch)
   (total, (count, parts)), grads = found
   divisor = jnp.maximum(count, 1)
   grads = jax.tree.map(lambda g: g / divisor, grads)
@@ -200,6 +206,11 @@ def second_layout(
   return dataclasses.replace(own, quantization=model.quantization)
 
 
+def batch_spec(config: config_lib.Train) -> P:
+  """How the columns [a,b,t] of a batch lie on the mesh; a device has whole sequences of them."""
+  return P(None, AXES[0] if config.split_sequences else AXES, None)
+
+
 def shapes(
   arch: Architecture,
   config: config_lib.Train,
@@ -215,11 +226,11 @@ def shapes(
   own = layout(arch, config.dtype, config.unroll, attention)
   state = mesh_lib.shapes(start, decoder.replace(model, layout=own), config=static(config))
   dims = (config.accumulate, config.batch_size, config.length)
-  part = mesh_lib.shape(dims, jnp.int32, P(None, AXES, None))
+  part = mesh_lib.shape(dims, jnp.int32, batch_spec(config))
   names = "tokens", "mask", "segments", "positions"
   batch: dict[str, jax.ShapeDtypeStruct] = {name: part for name in names}
   if config.credit != "one":
-    batch["weights"] = mesh_lib.shape(dims, jnp.float32, P(None, AXES, None))
+    batch["weights"] = mesh_lib.shape(dims, jnp.float32, batch_spec(config))
   read = {whom: weights.shapes(*spec) for whom, spec in (others or {}).items()}
   numbers = jax.tree.map(lambda x: mesh_lib.shape(x.shape, x.dtype), terms_lib.knobs(config.terms))
   return state, batch, read, numbers
@@ -290,7 +301,7 @@ def _updates(state, source, config, update, folder, home, end, line, field):
     log, clock = progress.Metrics(folder / "metrics.jsonl", first), times.Times(folder)
     pending = None  # metrics of the step before: the host never waits for the step it just sent
     for i in range(first + 1, end + 1):
-      batch = _next_batch(batches, config.accumulate)
+      batch = _next_batch(batches, config)
       stop = stopping()  # several processes wait here for the update before, not for this one
       state, metrics = update(state, batch)
       _report(pending, i - 1, config, log, line, field)
@@ -310,10 +321,10 @@ def _updates(state, source, config, update, folder, home, end, line, field):
   return state
 
 
-def _next_batch(batches, accumulate):
+def _next_batch(batches, config):
   """The next `accumulate` micro-batches: arrays [a,b,t] on the mesh, which splits the sequences."""
-  parts = [next(batches) for _ in range(accumulate)]
-  return jax.tree.map(lambda *xs: mesh_lib.place(np.stack(xs), P(None, AXES, None)), *parts)
+  parts = [next(batches) for _ in range(config.accumulate)]
+  return jax.tree.map(lambda *xs: mesh_lib.place(np.stack(xs), batch_spec(config)), *parts)
 
 
 def _report(metrics, i, config, log, line, field):

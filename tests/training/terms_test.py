@@ -179,8 +179,8 @@ def placed(arch, seed, unroll=False):
   )
 
 
-def updated(devices=1, **options):
-  train_test.start(devices)
+def updated(devices=1, model_parallel=1, **options):
+  train_test.start(devices, model_parallel)
   settings = dataclasses.replace(train_test.TRAIN, terms=ALL, **options)
   others = {
     "teacher": placed(tiny.TEACHER, 1, settings.unroll),
@@ -199,7 +199,11 @@ def plain():
 
 @pytest.mark.parametrize(
   "options",
-  [dict(accumulate=4, batch_size=2, block=8), dict(remat=True, unroll=True, devices=8)],
+  [
+    dict(accumulate=4, batch_size=2, block=8),
+    dict(remat=True, unroll=True, devices=8),
+    dict(remat=True, block=8, devices=8, model_parallel=2, split_sequences=True),
+  ],
 )
 def test_every_loss_is_the_same_however_it_is_computed(plain, options):
   got = updated(**options)

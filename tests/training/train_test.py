@@ -57,8 +57,8 @@ def losses(folder):
   return {r["step"]: r["loss"] for r in map(json.loads, open(folder / "metrics.jsonl"))}
 
 
-def start(devices=1):
-  mesh.start(devices=jax.devices()[:devices])
+def start(devices=1, model_parallel=1):
+  mesh.start(model_parallel, jax.devices()[:devices])
 
 
 def test_killed_and_run_again_it_ends_in_the_same_weights(tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def update(batch, settings, others=None):
   state = train.start(net, config=settings)
   parts = jax.tree.map(
     lambda x: mesh.place(
-      x.reshape(settings.accumulate, -1, x.shape[1]), jax.P(None, train.AXES, None)
+      x.reshape(settings.accumulate, -1, x.shape[1]), train.batch_spec(settings)
     ),
     batch,
   )
