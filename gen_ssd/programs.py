@@ -139,11 +139,13 @@ def need(program: Program, have: float) -> tuple[jax.stages.Compiled | None, Fac
     return None, memory_facts(gib(program.bytes()), None, used, has)
   m = compiled.memory_analysis()
   assert m is not None
-  # What goes out and is not donated is there beside the arguments.
-  peak = m.argument_size_in_bytes + m.temp_size_in_bytes
-  peak += max(0, m.output_size_in_bytes - m.alias_size_in_bytes)
-  arguments, temporaries = gib(m.argument_size_in_bytes), gib(m.temp_size_in_bytes)
-  return compiled, memory_facts(arguments, temporaries, gib(peak), have)
+  if attention.platform() == "tpu":  # whose temporaries count arguments again that are donated
+    peak = m.peak_memory_in_bytes
+  else:  # what goes out and is not donated is there beside the arguments
+    peak = m.argument_size_in_bytes + m.temp_size_in_bytes
+    peak += max(0, m.output_size_in_bytes - m.alias_size_in_bytes)
+  rest = peak - m.argument_size_in_bytes
+  return compiled, memory_facts(gib(m.argument_size_in_bytes), gib(rest), gib(peak), have)
 
 
 def memory_facts(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import quickstart
@@ -132,6 +133,26 @@ def test_the_bytes_of_arguments_are_those_of_the_compiled_program():
   select = config_lib.collection(dict(config.arms)["gen_ssd"].select)
   for p in programs.of(config, select, programs.architectures(config)).values():
     assert p.bytes() == p.lower().compile().memory_analysis().argument_size_in_bytes, p.name
+
+
+@NEEDS_LIBTPU
+def test_a_donated_argument_of_a_tpu_program_counts_once():
+  """x is there until the end, beside a sum and its two temporaries."""
+
+  def loop(x, n):
+    rolled = lambda i: jax.lax.optimization_barrier(jnp.roll(x, 7, 1) * i)
+    total = jax.lax.fori_loop(0, n, lambda i, y: y * 0.5 + rolled(i), jnp.zeros_like(x))
+    return x - total, jnp.sum(total)
+
+  mesh.start(1, plan.devices_of("v5e:1x1")[0][:1])
+  given = mesh.shape((2**14, 2**13), jnp.float32), mesh.shape((), jnp.int32)  # half a GiB
+  program = programs.Program("step", jax.jit(loop, donate_argnums=0), given, {}, "n")
+  _, facts = programs.need(program, 16)
+  assert facts["arguments_gib"] == pytest.approx(0.5, abs=1e-3)
+  assert facts["peak_gib"] == pytest.approx(2, abs=0.01)
+  big = mesh.shape((2**17, 2**13), jnp.float32), given[1]  # which needs 16 of 15.75
+  none, facts = programs.need(program._replace(arguments=big), 16)
+  assert none is None and facts["peak_gib"] == pytest.approx(16, abs=0.01) and not facts["fits"]
 
 
 def test_an_arm_that_is_not_there_is_one_message():
