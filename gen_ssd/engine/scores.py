@@ -21,7 +21,8 @@ from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
 from gen_ssd.models import decoder
 
-LOGITS = 1 << 26  # logits in the memory of a device at a time
+# Logits that a device holds at a time, by Layout.unroll: what its memory or a CPU's cache takes.
+LOGITS = {False: 1 << 26, True: 1 << 23}
 
 
 @pytree
@@ -205,13 +206,15 @@ def token_statistics(
   hidden: Float[Array, "b k t d"],
   targets: Int[Array, "b k t"],
   *,
-  limit: int = LOGITS,
+  limit: int | None = None,
 ) -> Statistics:
   """Statistics (nll, rank, entropy) of targets under normed hidden states.
 
-  A device holds at most `limit` logits at a time. What a scorer leaves unused is not computed.
+  A device holds at most `limit` logits at a time, or as LOGITS says. What a scorer leaves unused is not
+  computed.
   """
   b, k, t = targets.shape
+  limit = LOGITS[model.layout.unroll] if limit is None else limit
   rows = math.prod(jax.typeof(targets).sharding.shard_shape((b, k, t))[:2])
   fits = lambda n: rows * n * model.arch.vocab <= limit
   step = next(n for n in range(t, 0, -1) if t % n == 0 and (fits(n) or n == 1))

@@ -22,6 +22,7 @@ from gen_ssd.models.architecture import Spec
 # Attention scores that a device holds while it scores chunks, by Layout.unroll: what its memory
 # takes, or on a CPU what its cache takes.
 ATTENTION_SCORES = {False: 1 << 26, True: 1 << 21}
+ROWS = {False: 1, True: 1024}  # of products, at least: a CPU reads rings and weights for each tile
 READ = ("nll", "rank", "entropy")  # the Statistics that a student forward gives
 
 
@@ -95,7 +96,7 @@ def _read_candidates(student, ring, candidates, prefix):
 
 
 def tile_size(spec: Spec, shape: tuple[int, ...], slots: int, block: int) -> int:
-  """Tokens of a chunk to score at a time: they divide it and keep to ATTENTION_SCORES.
+  """Tokens of a chunk to score at a time: they divide it and keep to ATTENTION_SCORES and ROWS.
 
   `shape` is (b, k, c) on one device; `slots` and `block` are those of the ring.
   """
@@ -104,4 +105,5 @@ def tile_size(spec: Spec, shape: tuple[int, ...], slots: int, block: int) -> int
   # Scores that are in memory: of a block of the ring, or by the kernel of the chunk alone.
   wide = c if attention.by_kernel(layout.attention, arch.head, slots) else block
   most = ATTENTION_SCORES[layout.unroll] // (b * k * arch.kv_heads * arch.groups * wide)
-  return max(n for n in range(1, c + 1) if c % n == 0 and n <= max(most, 1))
+  most = max(most, ROWS[layout.unroll] // (b * k), 1)
+  return max(n for n in range(1, c + 1) if c % n == 0 and n <= most)

@@ -155,12 +155,14 @@ def test_layers_unrolled_and_prefix_in_blocks_change_nothing(options):
   assert play(**options).texts == want
 
 
-@pytest.mark.parametrize("tile,unroll", [(1, True), (2, False)])
-def test_scoring_in_tiles_of_tokens_changes_nothing(monkeypatch, tile, unroll):
+@pytest.mark.parametrize("tile,unroll,rows", [(1, True, 1), (2, False, 1), (4, True, 96)])
+def test_scoring_in_tiles_of_tokens_changes_nothing(monkeypatch, tile, unroll, rows):
   want = reference()
   start()
   slots = 64 + 4 * tile  # not compiled by another test
-  monkeypatch.setattr(scoring, "ATTENTION_SCORES", {unroll: tile * 8 * 3 * 2 * slots})
+  few = 1 if rows > 1 else tile  # so that the rows of products decide
+  monkeypatch.setattr(scoring, "ATTENTION_SCORES", {unroll: few * 8 * 3 * 2 * slots})
+  monkeypatch.setattr(scoring, "ROWS", {unroll: rows})
   spec = Spec(tiny.STUDENT, dataclasses.replace(tiny.ALONE, unroll=unroll))
   assert scoring.tile_size(spec, (8, 3, 4), slots, slots) == tile
   engine = play(slots=slots, unroll=unroll)
