@@ -243,7 +243,7 @@ def _check_split_sequences(config, size):
     for name, value in (("length", train.length), ("block", min(train.block, train.length))):
       if value % size:
         fail(f"{field}.{name}", value, f"a multiple of model_parallel ({size})")
-    for who in {"student", *terms.models(train)} & {"student", "teacher"}:
+    for who in ("student", *["teacher"] * ("teacher" in terms.models(train))):
       arch = hf.read_architecture(hf.locate(getattr(config, who).path))
       if not split_sequences.divides(arch, size):
         heads = f"{arch.kv_heads} key-value heads, each for {arch.groups} query heads"

@@ -239,13 +239,15 @@ def test_jax_may_rebuild_a_state_from_anything():
 # ---------------------------------------------------------------- whole runs
 
 
-def test_fsdp_on_eight_devices_is_training_on_one(tmp_path):
+@pytest.mark.parametrize("split_sequences", [False, True])
+def test_fsdp_on_eight_devices_is_training_on_one(tmp_path, split_sequences):
   start()
   want = leaves(fit(tmp_path / "one"))
   mesh.start(2, jax.devices())
   assert train.fsdp_axes(tiny.STUDENT) == train.AXES
   split = tiny.build(tiny.STUDENT, dataclasses.replace(tiny.ALONE, fsdp_axes=train.AXES))
-  net = train.fit(split, packing.Rows(pairs(), 24), TRAIN, tmp_path / "eight")
+  settings = dataclasses.replace(TRAIN, split_sequences=split_sequences)
+  net = train.fit(split, packing.Rows(pairs(), 24), settings, tmp_path / "eight")
   assert net.blocks.q[...].sharding.spec[1] == train.AXES
   for a, b in zip(want, leaves(net)):
     np.testing.assert_allclose(a, b, atol=1e-4)
