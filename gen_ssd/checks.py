@@ -234,7 +234,7 @@ def _check_tensor_parallel(config):
 
 
 def _check_split_sequences(config, size):
-  """`size` devices must be able to share the sequences, and the heads of all models that read them."""
+  """`size` devices must divide the sequences and the heads of all models that read them."""
   if "pretrain" in config.stages and config.train.split_sequences:
     fail("train.split_sequences", True, "False in the stage pretrain, whose sequences are short")
   for field, train in _trainings(config).items():

@@ -139,7 +139,7 @@ def need(program: Program, have: float) -> tuple[jax.stages.Compiled | None, Fac
     return None, memory_facts(gib(program.bytes()), None, used, has)
   m = compiled.memory_analysis()
   assert m is not None
-  if attention.platform() == "tpu":  # whose temporaries count arguments again that are donated
+  if attention.platform() == "tpu":  # its temporaries count donated arguments again
     peak = m.peak_memory_in_bytes
   else:  # what goes out and is not donated is there beside the arguments
     peak = m.argument_size_in_bytes + m.temp_size_in_bytes

@@ -21,7 +21,7 @@ from gen_ssd.arrays import Array
 from gen_ssd.arrays import pytree
 from gen_ssd.models import decoder
 
-# Logits that a device holds at a time, by Layout.unroll: what its memory or a CPU's cache takes.
+# Most logits that a device holds at a time, by Layout.unroll: they fit its memory, or a CPU's cache.
 LOGITS = {False: 1 << 26, True: 1 << 23}
 
 
@@ -210,8 +210,8 @@ def token_statistics(
 ) -> Statistics:
   """Statistics (nll, rank, entropy) of targets under normed hidden states.
 
-  A device holds at most `limit` logits at a time, or as LOGITS says. What a scorer leaves unused is not
-  computed.
+  A device holds at most `limit` logits at a time (by default, see LOGITS). What a scorer leaves unused
+  is not computed.
   """
   b, k, t = targets.shape
   limit = LOGITS[model.layout.unroll] if limit is None else limit

@@ -22,7 +22,8 @@ from gen_ssd.models.architecture import Spec
 # Attention scores that a device holds while it scores chunks, by Layout.unroll: what its memory
 # takes, or on a CPU what its cache takes.
 ATTENTION_SCORES = {False: 1 << 26, True: 1 << 21}
-ROWS = {False: 1, True: 1024}  # of products, at least: a CPU reads rings and weights for each tile
+# Fewest rows of a product, which take precedence: a CPU reads ring and weights again for each tile.
+ROWS = {False: 1, True: 1024}
 READ = ("nll", "rank", "entropy")  # the Statistics that a student forward gives
 
 
@@ -96,7 +97,7 @@ def _read_candidates(student, ring, candidates, prefix):
 
 
 def tile_size(spec: Spec, shape: tuple[int, ...], slots: int, block: int) -> int:
-  """Tokens of a chunk to score at a time: they divide it and keep to ATTENTION_SCORES and ROWS.
+  """Tokens of a chunk to score at a time, a divisor of c: as ATTENTION_SCORES and ROWS say.
 
   `shape` is (b, k, c) on one device; `slots` and `block` are those of the ring.
   """

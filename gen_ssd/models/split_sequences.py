@@ -1,8 +1,8 @@
 """Attention where devices share the tokens of every sequence, for rows too long for one device.
 
-Before attention, each device exchanges its tokens of all heads for all tokens of its heads, and
-afterwards back: DeepSpeed-Ulysses (arXiv:2309.14509). All else that a layer computes is of single
-tokens. Weights are gathered as without it.
+Before attention, the devices exchange queries, keys and values, so that each has all tokens of some
+heads instead of some tokens of all heads. Afterwards they exchange the outputs back. This is
+DeepSpeed-Ulysses (arXiv:2309.14509). Everything else in a layer works on single tokens.
 
     between layers         device 0  tokens 0..7   heads 0 1 2 3
                            device 1  tokens 8..15  heads 0 1 2 3
@@ -41,9 +41,10 @@ def attend(
   v: Float[Array, "b 1 t n h"],
   **options: typing.Any,
 ) -> Float[Array, "b 1 t n g h"]:
-  """`call(q, k, v, **options)`, attention in whole sequences, of tokens that mesh axis `axis` splits.
+  """`call(q, k, v, **options)`, which attends in whole sequences, where mesh axis `axis` splits tokens.
 
-  A key-value head that several devices need is copied, and each has a part of its query heads.
+  A key-value head that several devices need is copied, and each device has some of its query heads.
+  The axis must divide the heads: see `divides`.
   """
   b, _, t, n, g, h = q.shape
   sharding = jax.typeof(q).sharding

@@ -48,7 +48,7 @@ def reader(
 
   Attention reads `block` keys at a time, which divides t. With `remat`, layers are computed again in
   the backward pass. Where the layout has a `sequence_axis`, its devices share the tokens of each
-  sequence; only tokens, positions and segments are whole on all of them.
+  sequence; the columns that come in are whole on each device.
   """
   layout = model.layout
   attend = functools.partial(

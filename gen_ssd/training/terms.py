@@ -167,12 +167,12 @@ def sums(
   masks = {}
   if any(term.where != "all" for _, term in terms):
     entropy = blocks(lambda i: objectives.token_entropy(logits(student, i)), t, block, shards)
-    entropy = reshard(lax.stop_gradient(entropy), P(student.split[0], None))
+    entropy = reshard(entropy, P(student.split[0], None))
     for n, (name, term) in enumerate(terms):
       masks[name] = live * WHERES[term.where](entropy, live, segments, numbers.share[n])
   count = jnp.sum(live)
   targets, live, masks, columns = jax.tree.map(
-    lambda x: reshard(x, student.split), (targets, live, masks, dict(columns))
+    lambda x: reshard(x, student.split), (targets, live, masks, columns)
   )
   temperatures = numbers.temperature[:, 0] + progress * (
     numbers.temperature[:, 1] - numbers.temperature[:, 0]
@@ -201,11 +201,11 @@ def sums(
 
 
 def _cut(x, i, block, shards, axis=1):
-  """Block i of the positions: as many of each shard, which a device has."""
-  dims, size = x.shape, block // shards
-  x = x.reshape(*dims[:axis], shards, -1, *dims[axis + 1 :]) if shards > 1 else x
-  x = lax.dynamic_slice_in_dim(x, i * size, size, axis + (shards > 1))
-  return x.reshape(*dims[:axis], block, *dims[axis + 1 :])
+  """Block i of the positions, to which each shard contributes equally."""
+  (*before, t), after, size = x.shape[: axis + 1], x.shape[axis + 1 :], block // shards
+  x = x.reshape(*before, shards, t // shards, *after)
+  x = lax.dynamic_slice_in_dim(x, i * size, size, axis + 1)
+  return x.reshape(*before, block, *after)
 
 
 def blocks(call: Callable[[Array], typing.Any], t: int, block: int, shards: int = 1) -> typing.Any:
